@@ -1,0 +1,24 @@
+/* alloc.h - memory with overflow checks, and allocations that fail on demand in tests.
+ *
+ * Layer: base. SPDX-License-Identifier: MIT */
+#ifndef ZNL_BASE_ALLOC_H
+#define ZNL_BASE_ALLOC_H
+
+#include <stddef.h>
+
+void *znl_malloc(size_t size);
+void *znl_calloc(size_t count, size_t size);
+void *znl_realloc(void *block, size_t size);
+void znl_free(void *block);
+
+/* Test hook: the n-th allocation from now (0 = the next) and all after it fail; negative turns
+ * the hook off. It also counts for lua_Alloc, see vm.h. */
+void znl_alloc_fail_after(long n);
+
+/* True when the hook says this allocation must fail; counts it. */
+int znl_alloc_should_fail(void);
+
+/* Allocations counted since the hook was last set. */
+long znl_alloc_count(void);
+
+#endif

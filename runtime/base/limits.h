@@ -1,0 +1,81 @@
+/* limits.h - every bound on size, count and time, with its unit and its reason.
+ *
+ * `..._DEFAULT` is what an option starts from, `..._MIN` and `..._MAX` what it accepts. A limit
+ * reached is an error with a code, a counter and a log line.
+ *
+ * Layer: base. SPDX-License-Identifier: MIT */
+#ifndef ZNL_BASE_LIMITS_H
+#define ZNL_BASE_LIMITS_H
+
+/* --- one message ------------------------------------------------------------------------------- */
+
+/* Bytes in one frame, given to ZMQ_MAXMSGSIZE: 32 MiB file chunks with room for an envelope. */
+#define ZNL_FRAME_BYTES_DEFAULT (64u * 1024 * 1024)
+#define ZNL_FRAME_BYTES_MAX (1024u * 1024 * 1024)
+/* Frames in one message, routing id and control frames included. */
+#define ZNL_FRAMES_DEFAULT 1024u
+#define ZNL_FRAMES_MAX 65536u
+/* Bytes in all frames of one message: four 16 MiB chunks in flight. */
+#define ZNL_MESSAGE_BYTES_DEFAULT (64u * 1024 * 1024)
+
+/* --- names and tokens -------------------------------------------------------------------------- */
+
+#define ZNL_ID_BYTES_MAX 255u         /* routing ids: the limit of ZMTP */
+#define ZNL_REQUEST_ID_BYTES_MAX 256u /* JavaScript peers send 36 */
+#define ZNL_TOPIC_BYTES_MAX 1024u
+#define ZNL_SERVICE_BYTES_MAX 255u
+/* "svc:" service ":" request id, or a topic: what a proof names. */
+#define ZNL_SUBJECT_BYTES_MAX 1100u
+/* Text of a proof: every name at its limit with each byte escaped as \u00xx, in base64. */
+#define ZNL_PROOF_BYTES_MAX 12288u
+#define ZNL_SECRET_BYTES_MAX 65536u
+
+/* --- tables ------------------------------------------------------------------------------------ */
+
+#define ZNL_PEERS_DEFAULT 10000u /* slaves of one master */
+#define ZNL_PEERS_MAX 1000000u
+#define ZNL_PENDING_DEFAULT 1000u /* spec, section 20 */
+#define ZNL_PENDING_MAX 1000000u  /* what "no limit" means; the slot field of a request id */
+#define ZNL_CONCURRENCY_DEFAULT 10000u /* handlers at work in one node; each holds a coroutine */
+#define ZNL_CONCURRENCY_MAX 1000000u
+#define ZNL_KEYS_MAX 1000000u /* keys of one master */
+
+/* --- queues ------------------------------------------------------------------------------------ */
+
+/* Messages libzmq holds per connection and direction. */
+#define ZNL_HWM_DEFAULT 10000u
+#define ZNL_HWM_MAX 1000000u
+/* Messages that wait in the node for a connection or for room. */
+#define ZNL_OUTBOX_MESSAGES_DEFAULT 10000u
+#define ZNL_OUTBOX_BYTES_DEFAULT (64u * 1024 * 1024)
+
+/* --- time, in milliseconds --------------------------------------------------------------------- */
+
+#define ZNL_TIMEOUT_MS_DEFAULT 5000u /* spec, section 20 */
+#define ZNL_TIMEOUT_MS_MAX 86400000u
+#define ZNL_HEARTBEAT_MS_DEFAULT 3000u
+#define ZNL_HEARTBEAT_MS_MAX 3600000u
+#define ZNL_SKEW_MS_DEFAULT 30000u
+#define ZNL_SKEW_MS_MAX 86400000u
+#define ZNL_REPLAY_WINDOW_MS_DEFAULT 120000u
+#define ZNL_REPLAY_WINDOW_MS_MIN 10000u
+#define ZNL_REPLAY_WINDOW_MS_MAX 86400000u
+#define ZNL_RECONNECT_MS 200u      /* spec, section 1 */
+#define ZNL_RECONNECT_MAX_MS 1000u /* spec, section 1 */
+/* How old a timestamp may be when the node is made: older ones could be replays from before. */
+#define ZNL_START_ALLOWANCE_MS_DEFAULT 10000u
+#define ZNL_STOP_LINGER_MS 250u    /* what a stopping node grants its last frames */
+
+/* --- replay ------------------------------------------------------------------------------------ */
+
+/* Nonces remembered: 12 bytes each, two minutes of 130,000 messages per second. */
+#define ZNL_REPLAY_NONCES_DEFAULT 16000000u
+#define ZNL_REPLAY_NONCES_MAX 100000000u
+
+/* --- the loop ---------------------------------------------------------------------------------- */
+
+#define ZNL_BATCH_MESSAGES 64u /* messages taken from one socket before its sends are flushed */
+#define ZNL_BATCH_ROUNDS 16u   /* rounds before the other sockets and timers have a turn */
+#define ZNL_TASK_POOL_MAX 4096u /* finished coroutines kept for reuse */
+
+#endif

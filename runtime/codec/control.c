@@ -1,0 +1,190 @@
+/* control.c - see control.h. SPDX-License-Identifier: MIT */
+#include "codec/control.h"
+
+#include "base/err.h"
+#include "base/limits.h"
+
+static const char prefix_text[] = "__znl_v1__";
+static const char marker_text[] = "__znl_v1_auth__";
+
+/* What stands between the action and the marker. */
+enum shape { SHAPE_NONE, SHAPE_BARE, SHAPE_ID, SHAPE_TOPIC, SHAPE_SERVICE };
+
+/* WIRE.md, "Control messages": one row per kind. */
+static const struct row {
+    const char *action;
+    const char *name;
+    const char *proof_name;
+    uint8_t action_size;
+    uint8_t shape;
+} rows[ZNL_KIND_COUNT] = {
+#define ROW(action, name, proof_name, shape) {action, name, proof_name, sizeof action - 1, shape}
+    [ZNL_KIND_MESSAGE] = ROW("", "message", "", SHAPE_NONE),
+    [ZNL_KIND_REGISTER] = ROW("register", "register", "register", SHAPE_BARE),
+    [ZNL_KIND_UNREGISTER] = ROW("unregister", "unregister", "unregister", SHAPE_BARE),
+    [ZNL_KIND_HEARTBEAT] = ROW("heartbeat", "heartbeat", "heartbeat", SHAPE_BARE),
+    [ZNL_KIND_HEARTBEAT_ACK] =
+            ROW("heartbeat_ack", "heartbeat_ack", "heartbeat_ack", SHAPE_BARE),
+    [ZNL_KIND_REQUEST] = ROW("req", "request", "request", SHAPE_ID),
+    [ZNL_KIND_RESPONSE] = ROW("res", "response", "response", SHAPE_ID),
+    [ZNL_KIND_PUBLISH] = ROW("pub", "publish", "publish", SHAPE_TOPIC),
+    [ZNL_KIND_PUSH] = ROW("push", "push", "push", SHAPE_TOPIC),
+    [ZNL_KIND_SERVICE_REQUEST] = ROW("svc_req", "service_request", "request", SHAPE_SERVICE),
+    [ZNL_KIND_SERVICE_RESPONSE] = ROW("svc_res", "service_response", "response", SHAPE_SERVICE),
+#undef ROW
+};
+
+static inline const struct row *row_of(znl_kind kind)
+{
+    return &rows[(unsigned)kind < ZNL_KIND_COUNT ? kind : ZNL_KIND_MESSAGE];
+}
+
+static inline int is_text(znl_frame frame, const char *text, size_t size)
+{
+    return frame.size == size && memcmp(frame.data, text, size) == 0;
+}
+
+static inline int is_marker(znl_frame frame)
+{
+    return is_text(frame, marker_text, sizeof marker_text - 1);
+}
+
+static znl_kind kind_of_action(znl_frame action)
+{
+    for (int kind = ZNL_KIND_REGISTER; kind < ZNL_KIND_COUNT; kind++) {
+        if (action.size == rows[kind].action_size &&
+                memcmp(action.data, rows[kind].action, action.size) == 0)
+            return (znl_kind)kind;
+    }
+    return ZNL_KIND_MESSAGE;
+}
+
+void znl_control_parse(const znl_frame *frames, size_t count, znl_control *out)
+{
+    *out = (znl_control){.kind = ZNL_KIND_MESSAGE, .payload = frames, .payload_count = count};
+    if (count < 2 || !is_text(frames[0], prefix_text, sizeof prefix_text - 1))
+        return;
+
+    znl_kind kind = kind_of_action(frames[1]);
+    size_t at = 2; /* first frame not yet accounted for */
+    switch ((enum shape)rows[kind].shape) {
+    case SHAPE_NONE:
+        return;
+    case SHAPE_BARE:
+        break;
+    case SHAPE_ID:
+        if (count < 3 || frames[2].size == 0)
+            return;
+        out->subject = frames[2];
+        at = 3;
+        break;
+    case SHAPE_TOPIC:
+        if (count < 3)
+            return;
+        out->subject = frames[2];
+        at = 3;
+        break;
+    case SHAPE_SERVICE:
+        if (count < 4 || frames[2].size == 0 || frames[3].size == 0)
+            return;
+        out->subject = frames[2];
+        out->service = frames[3];
+        at = 4;
+        break;
+    }
+
+    out->kind = kind;
+    /* The marker counts only where a proof frame follows it. Also after unregister, where original
+     * peers ignore it: a proven unregister is an extension (spec, section 19, item 1). */
+    if (count - at >= 2 && is_marker(frames[at])) {
+        out->has_proof = 1;
+        out->proof = frames[at + 1];
+        at += 2;
+    }
+    if (rows[kind].shape == SHAPE_BARE)
+        at = count;
+    out->payload = at < count ? frames + at : NULL;
+    out->payload_count = count - at;
+}
+
+int znl_control_unregister_proof(const znl_frame *frames, size_t count, znl_frame *proof)
+{
+    if (count < 4 || !is_marker(frames[2]))
+        return 0;
+    *proof = frames[3];
+    return 1;
+}
+
+size_t znl_control_lead(znl_kind kind, znl_frame subject, znl_frame service,
+        const znl_frame *proof, znl_frame frames[ZNL_CONTROL_LEAD_MAX])
+{
+    const struct row *row = row_of(kind);
+    if (row->shape == SHAPE_NONE)
+        return 0;
+    size_t count = 0;
+    frames[count++] = znl_frame_of(prefix_text, sizeof prefix_text - 1);
+    frames[count++] = znl_frame_of(row->action, row->action_size);
+    if (row->shape != SHAPE_BARE)
+        frames[count++] = subject;
+    if (row->shape == SHAPE_SERVICE)
+        frames[count++] = service;
+    if (proof != NULL) {
+        frames[count++] = znl_frame_of(marker_text, sizeof marker_text - 1);
+        frames[count++] = *proof;
+    }
+    return count;
+}
+
+int znl_control_ambiguous(const znl_frame *payload, size_t count)
+{
+    return count >= 2 && is_marker(payload[0]);
+}
+
+const char *znl_kind_action(znl_kind kind)
+{
+    return row_of(kind)->action;
+}
+
+const char *znl_kind_name(znl_kind kind)
+{
+    return row_of(kind)->name;
+}
+
+const char *znl_kind_proof_name(znl_kind kind)
+{
+    return row_of(kind)->proof_name;
+}
+
+int znl_control_proof_subject(znl_kind kind, znl_frame subject, znl_frame service,
+        uint8_t *scratch, size_t capacity, znl_frame *out)
+{
+    static const char lead[4] = "svc:";
+    enum shape shape = (enum shape)row_of(kind)->shape;
+    if (shape == SHAPE_NONE || shape == SHAPE_BARE) {
+        *out = (znl_frame){0};
+        return 0;
+    }
+    if (subject.size > ZNL_SUBJECT_BYTES_MAX)
+        return ZNL_E_TOO_BIG;
+    if (shape != SHAPE_SERVICE) {
+        *out = subject;
+        return 0;
+    }
+    size_t room = capacity < ZNL_SUBJECT_BYTES_MAX ? capacity : ZNL_SUBJECT_BYTES_MAX;
+    size_t fixed = sizeof lead + 1;
+    if (room < fixed || service.size > room - fixed ||
+            subject.size > room - fixed - service.size)
+        return ZNL_E_TOO_BIG;
+    uint8_t *at = scratch;
+    memcpy(at, lead, sizeof lead);
+    at += sizeof lead;
+    if (service.size != 0)
+        memcpy(at, service.data, service.size);
+    at += service.size;
+    *at++ = ':';
+    if (subject.size != 0)
+        memcpy(at, subject.data, subject.size);
+    at += subject.size;
+    *out = znl_frame_of(scratch, (size_t)(at - scratch));
+    return 0;
+}
