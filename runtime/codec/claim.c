@@ -251,7 +251,7 @@ static inline int at_digit(const struct reader *r)
     return r->at < r->end && *r->at >= '0' && *r->at <= '9';
 }
 
-/* A decimal as it is read: up to 18 significant digits, and the power of ten that is missing. */
+/* A decimal as it is read: up to 18 significant digits, and the power of ten that is left. */
 struct decimal {
     uint64_t digits;
     long power;
@@ -391,8 +391,8 @@ static int skip_container(struct reader *r, unsigned depth)
 /* Given each member of the outermost object; returns 0 or an error. */
 typedef int (*member_fn)(void *user, znl_frame key, const struct value *value);
 
-/* Reads one JSON text and nothing after it. Any other value than an object has no members: a peer
- * that sends null lacks the fields, as in JavaScript. */
+/* Reads one JSON text and nothing after it. Any other value than an object has no members: a
+ * peer that sends null lacks the fields, as in JavaScript. */
 static int read_text(uint8_t *json, size_t size, member_fn member, void *user)
 {
     if (!znl_utf8_valid(json, size))
@@ -426,9 +426,9 @@ static int read_text(uint8_t *json, size_t size, member_fn member, void *user)
 #define KEY_IS(key, text) \
     ((key).size == sizeof text - 1 && memcmp((key).data, text, sizeof text - 1) == 0)
 
-/* The last of several members with one key wins. A wrong type counts as an absent field where the
- * field is needed, because its check comes later and has its own error; where an empty field has
- * a meaning of its own it is malformed. */
+/* The last of several members with one key wins. A wrong type counts as an absent field where
+ * the field is needed, because its check comes later and has its own error; where an empty
+ * field has a meaning of its own it is malformed. */
 static int claim_member(void *user, znl_frame key, const struct value *value)
 {
     znl_claim *claim = user;

@@ -18,7 +18,8 @@ static const struct row {
     uint8_t action_size;
     uint8_t shape;
 } rows[ZNL_KIND_COUNT] = {
-#define ROW(action, name, proof_name, shape) {action, name, proof_name, sizeof action - 1, shape}
+#define ROW(action, name, proof_name, shape) \
+    {action, name, proof_name, sizeof action - 1, shape}
     [ZNL_KIND_MESSAGE] = ROW("", "message", "", SHAPE_NONE),
     [ZNL_KIND_REGISTER] = ROW("register", "register", "register", SHAPE_BARE),
     [ZNL_KIND_UNREGISTER] = ROW("unregister", "unregister", "unregister", SHAPE_BARE),
@@ -94,8 +95,8 @@ void znl_control_parse(const znl_frame *frames, size_t count, znl_control *out)
     }
 
     out->kind = kind;
-    /* The marker counts only where a proof frame follows it. Also after unregister, where original
-     * peers ignore it: a proven unregister is an extension (spec, section 19, item 1). */
+    /* The marker counts only where a proof frame follows it. Also after unregister, where
+     * original peers ignore it: proof there is an extension (spec, section 19, item 1). */
     if (count - at >= 2 && is_marker(frames[at])) {
         out->has_proof = 1;
         out->proof = frames[at + 1];

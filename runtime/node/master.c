@@ -1,0 +1,482 @@
+/* master.c - see master.h. SPDX-License-Identifier: MIT */
+#include "node/master.h"
+
+#include "base/alloc.h"
+#include "base/err.h"
+
+#define PROBE_MS 100u /* after an unproven unregister: time for the connection to close */
+
+static const znl_frame none = {NULL, 0};
+
+struct znl_master {
+    znl_node node; /* first */
+    znl_keyring *keyring;
+    znl_presence *presence;
+    znl_timer sweep;
+};
+
+/* What a master keeps per slave on line. */
+struct peer {
+    znl_master *master;
+    znl_presence_entry *entry;
+    znl_keys *keys;  /* held; NULL in plain mode */
+    znl_timer hint;  /* runs after an unproven unregister */
+    uint64_t hint_ms; /* when it came */
+    int probed;
+};
+
+static struct peer *peer_of(znl_presence_entry *entry)
+{
+    return znl_presence_extra(entry);
+}
+
+static znl_wheel *wheel_of(znl_master *master)
+{
+    return znl_loop_wheel(master->node.loop);
+}
+
+static znl_master *master_of_sweep(znl_timer *timer)
+{
+    return (znl_master *)(void *)((char *)timer - offsetof(znl_master, sweep));
+}
+
+/* --- who is on line ---------------------------------------------------------------------------- */
+
+/* Takes a slave off line and ends what waits for it. `reason` NULL: silently (stop). */
+static void remove_peer(znl_master *master, znl_presence_entry *entry, const char *reason)
+{
+    struct peer *peer = peer_of(entry);
+    znl_wheel_stop(wheel_of(master), &peer->hint);
+    znl_presence_take(master->presence, entry);
+    if (reason != NULL) {
+        master->node.events.on_peer(master->node.user, entry->map.key, 0, reason);
+        znl_node_reject(&master->node, entry->map.hash, ZNL_E_GONE);
+    }
+    znl_keys_release(peer->keys);
+    znl_presence_drop(entry);
+}
+
+static uint32_t silence_ms(const znl_master *master)
+{
+    const znl_node_options *options = &master->node.options;
+    return options->heartbeat_timeout_ms > 0 ? options->heartbeat_timeout_ms
+                                             : 3 * options->heartbeat_ms;
+}
+
+static void sweep(znl_timer *timer)
+{
+    znl_master *master = master_of_sweep(timer);
+    uint64_t now_ms = znl_loop_now_ms(master->node.loop);
+    znl_presence_entry *oldest;
+    while ((oldest = znl_presence_oldest(master->presence)) != NULL &&
+            now_ms - oldest->last_seen_ms > silence_ms(master))
+        remove_peer(master, oldest, "silent");
+    if (master->node.running) /* an event may have stopped the node */
+        znl_wheel_start(wheel_of(master), &master->sweep,
+                now_ms + master->node.options.heartbeat_ms, sweep);
+}
+
+static int send_to(znl_master *master, znl_frame id, znl_keys *keys, znl_kind kind,
+        znl_frame subject, znl_frame service, const znl_frame *payload, size_t count)
+{
+    znl_outgoing message = {&id, kind, subject, service, payload, count, keys};
+    return znl_node_transmit(&master->node, &message);
+}
+
+/* The first shot, soon: is the connection gone? The second, later: was there any sign of life? */
+static void hint_due(znl_timer *timer)
+{
+    struct peer *peer = (struct peer *)(void *)((char *)timer - offsetof(struct peer, hint));
+    znl_master *master = peer->master;
+    znl_presence_entry *entry = peer->entry;
+    if (entry->last_seen_ms > peer->hint_ms)
+        return; /* alive: somebody else said unregister in its name */
+    if (peer->probed) {
+        remove_peer(master, entry, "unregister");
+        return;
+    }
+    peer->probed = 1;
+    if (send_to(master, entry->map.key, peer->keys, ZNL_KIND_HEARTBEAT_ACK, none, none, NULL, 0) ==
+            ZNL_E_UNREACHABLE) {
+        remove_peer(master, entry, "unregister");
+        return;
+    }
+    uint32_t interval_ms = master->node.options.heartbeat_ms;
+    if (interval_ms == 0)
+        interval_ms = ZNL_HEARTBEAT_MS_DEFAULT;
+    znl_wheel_start(wheel_of(master), timer, peer->hint_ms + interval_ms * 3 / 2, hint_due);
+}
+
+static void unregister(
+        znl_master *master, znl_presence_entry *entry, const znl_frame *frames, size_t count)
+{
+    znl_control control = {.kind = ZNL_KIND_UNREGISTER};
+    znl_frame claimed;
+    if (entry == NULL)
+        return;
+    struct peer *peer = peer_of(entry);
+    control.has_proof = znl_control_unregister_proof(frames, count, &control.proof);
+    if (peer->keys == NULL || (control.has_proof && znl_node_verify(&master->node, peer->keys,
+                                                            &control, entry->map.key, &claimed) == 0)) {
+        remove_peer(master, entry, "unregister");
+        return;
+    }
+    if (znl_timer_running(&peer->hint))
+        return;
+    peer->probed = 0;
+    peer->hint_ms = znl_loop_now_ms(master->node.loop);
+    znl_wheel_start(wheel_of(master), &peer->hint, peer->hint_ms + PROBE_MS, hint_due);
+}
+
+/* --- in ---------------------------------------------------------------------------------------- */
+
+static int role_handles(znl_kind kind)
+{
+    switch (kind) {
+    case ZNL_KIND_REGISTER:
+    case ZNL_KIND_UNREGISTER:
+    case ZNL_KIND_HEARTBEAT:
+    case ZNL_KIND_PUSH:
+    case ZNL_KIND_REQUEST:
+    case ZNL_KIND_RESPONSE:
+    case ZNL_KIND_SERVICE_RESPONSE:
+        return 1;
+    default:
+        return 0;
+    }
+}
+
+/* Records a sign of life; a slave seen for the first time comes on line. 0 or why not. */
+static int touch(znl_master *master, znl_frame id, uint64_t hash, znl_keys *keys,
+        znl_presence_entry **entry)
+{
+    int is_new;
+    int err = znl_presence_touch(
+            master->presence, id, hash, znl_loop_now_ms(master->node.loop), entry, &is_new);
+    if (err != 0) {
+        master->node.counters.over_limit++;
+        master->node.events.on_trouble(master->node.user, err, "no room for another slave");
+        return err;
+    }
+    if (is_new) {
+        struct peer *peer = peer_of(*entry);
+        peer->master = master;
+        peer->entry = *entry;
+        peer->keys = keys != NULL ? znl_keys_hold(keys) : NULL;
+        master->node.events.on_peer(master->node.user, id, 1, "message");
+    }
+    return 0;
+}
+
+static void on_link_message(void *user, const znl_frame *frames, size_t count)
+{
+    znl_master *master = user;
+    znl_node *node = &master->node;
+    znl_control control;
+    node->counters.received++;
+    /* libzmq names peers without an id, and those whose id was taken over, with a leading zero
+     * byte; no slave is called so (spec, section 1, "Handover"). */
+    if (count == 0 || frames[0].size == 0 || frames[0].data[0] == 0) {
+        node->counters.unnamed++;
+        return;
+    }
+    znl_frame id = frames[0];
+    znl_control_parse(frames + 1, count - 1, &control);
+    if (node->observe_raw)
+        node->events.on_raw(node->user, id, frames, count);
+    if (!node->running)
+        return;
+    if (!role_handles(control.kind)) {
+        node->counters.ignored++;
+        return;
+    }
+    if (control.subject.size > ZNL_TOPIC_BYTES_MAX ||
+            control.service.size > ZNL_SERVICE_BYTES_MAX) {
+        node->counters.over_limit++;
+        return;
+    }
+    uint64_t hash = znl_map_hash(id);
+    znl_presence_entry *entry = znl_presence_find(master->presence, id, hash);
+    if (control.kind == ZNL_KIND_UNREGISTER) {
+        unregister(master, entry, frames + 1, count - 1);
+        return;
+    }
+    znl_keys *keys = NULL;
+    if (node->options.encrypted) {
+        znl_frame claimed;
+        keys = entry != NULL ? peer_of(entry)->keys : znl_keyring_find(master->keyring, id, hash);
+        int reason = keys == NULL ? ZNL_E_NO_KEY
+                                  : znl_node_verify(node, keys, &control, id, &claimed);
+        if (reason != 0) {
+            znl_node_refuse(node, id, control.kind, reason);
+            return;
+        }
+    } else if (control.has_proof && control.proof.size > 0) {
+        znl_node_refuse(node, id, control.kind, ZNL_E_PROOF_IN_PLAIN);
+        return;
+    }
+    if (keys != NULL)
+        znl_keys_hold(keys); /* an event may remove the slave and with it the keys */
+    if (touch(master, id, hash, keys, &entry) != 0 || !node->running)
+        goto done;
+    if (control.kind == ZNL_KIND_HEARTBEAT) {
+        node->counters.heartbeats++;
+        int err = send_to(
+                master, id, keys, ZNL_KIND_HEARTBEAT_ACK, none, none, NULL, 0);
+        if (err == ZNL_E_BUSY)
+            node->events.on_trouble(node->user, err, "heartbeat_ack not sent, queue full");
+    } else if (control.kind != ZNL_KIND_REGISTER) {
+        int reason = keys != NULL ? znl_node_open(node, keys, &control, id) : 0;
+        if (reason != 0) {
+            znl_node_refuse(node, id, control.kind, reason);
+            goto done;
+        }
+        znl_message message = {control.kind, id, control.subject, control.service,
+                control.payload, control.payload_count};
+        znl_node_deliver(node, &message, hash);
+    }
+done:
+    znl_keys_release(keys);
+}
+
+static void on_link_writable(void *user)
+{
+    znl_master *master = user;
+    znl_node *node = &master->node;
+    for (size_t turn = node->outbox.count; turn > 0 && node->outbox.first != NULL; turn--) {
+        znl_parcel *parcel = node->outbox.first;
+        znl_keys *keys = NULL;
+        int err = 0;
+        if (node->options.encrypted) {
+            keys = znl_keyring_find(master->keyring, parcel->route, znl_map_hash(parcel->route));
+            err = keys == NULL ? ZNL_E_NO_KEY : 0;
+        }
+        if (err == 0)
+            err = send_to(master, parcel->route, keys, parcel->kind, parcel->subject,
+                    parcel->service, parcel->payload, parcel->payload_count);
+        if (err == ZNL_E_BUSY) /* one full slave must not hold up the others: to the end */
+            err = znl_outbox_put(&node->outbox, parcel->kind, parcel->route, parcel->subject,
+                    parcel->service, parcel->payload, parcel->payload_count);
+        if (err != 0)
+            node->counters.outbox_dropped++;
+        znl_outbox_pop(&node->outbox);
+    }
+    znl_link_want_writable(node->link, node->outbox.count > 0);
+}
+
+static void on_link_dropped(void *user, int err)
+{
+    znl_master *master = user;
+    master->node.counters.over_limit++;
+    master->node.events.on_trouble(master->node.user, err, "message dropped");
+}
+
+/* --- life -------------------------------------------------------------------------------------- */
+
+int znl_master_new(znl_master **out, znl_loop *loop, const znl_node_options *options,
+        const znl_node_events *events, void *user)
+{
+    znl_master *master = znl_calloc(1, sizeof *master);
+    if (master == NULL)
+        return ZNL_E_NOMEM;
+    int err = znl_node_init(&master->node, loop, options, events, user);
+    if (err == 0)
+        err = znl_presence_new(&master->presence, options->max_peers, sizeof(struct peer));
+    if (err == 0)
+        err = znl_keyring_new(&master->keyring, options->salt);
+    if (err == 0 && options->secret.size > 0)
+        err = znl_keyring_set_shared(master->keyring, options->secret);
+    if (err != 0) {
+        znl_master_free(master);
+        return err;
+    }
+    *out = master;
+    return 0;
+}
+
+void znl_master_free(znl_master *master)
+{
+    if (master == NULL)
+        return;
+    if (master->presence != NULL)
+        znl_master_stop(master);
+    znl_presence_free(master->presence);
+    znl_keyring_free(master->keyring);
+    znl_node_fini(&master->node);
+    znl_free(master);
+}
+
+znl_node *znl_master_node(znl_master *master)
+{
+    return &master->node;
+}
+
+int znl_master_start(znl_master *master)
+{
+    znl_node *node = &master->node;
+    if (node->running)
+        return 0;
+    znl_link_options options = {
+            .is_router = 1,
+            .endpoint = node->options.endpoint,
+            .send_hwm = node->options.send_hwm,
+            .recv_hwm = node->options.recv_hwm,
+            .max_frame_bytes = node->options.max_frame_bytes,
+            .max_frames = node->options.max_frames,
+            .max_message_bytes = node->options.max_message_bytes,
+    };
+    static const znl_link_events events = {on_link_message, on_link_writable, on_link_dropped};
+    int err = znl_link_open(&node->link, node->loop, &options, &events, master);
+    if (err != 0)
+        return err;
+    node->running = 1;
+    if (node->options.heartbeat_ms > 0)
+        znl_wheel_start(wheel_of(master), &master->sweep,
+                znl_loop_now_ms(node->loop) + node->options.heartbeat_ms, sweep);
+    return 0;
+}
+
+void znl_master_stop(znl_master *master)
+{
+    znl_node *node = &master->node;
+    znl_presence_entry *entry;
+    if (!node->running)
+        return;
+    node->running = 0;
+    znl_wheel_stop(wheel_of(master), &master->sweep);
+    znl_node_reject(node, 0, ZNL_E_STOPPED);
+    while ((entry = znl_presence_oldest(master->presence)) != NULL)
+        remove_peer(master, entry, NULL);
+    node->counters.outbox_dropped += znl_outbox_discard(&node->outbox, UINT32_MAX);
+    znl_link_close(node->link, ZNL_STOP_LINGER_MS);
+    node->link = NULL;
+}
+
+/* --- keys -------------------------------------------------------------------------------------- */
+
+/* The slave on line must use what the keyring says now. */
+static void refresh_keys(znl_master *master, znl_frame id, int remove)
+{
+    uint64_t hash = znl_map_hash(id);
+    znl_presence_entry *entry = znl_presence_find(master->presence, id, hash);
+    if (entry == NULL || !master->node.options.encrypted)
+        return;
+    if (remove) {
+        remove_peer(master, entry, "key removed");
+        return;
+    }
+    struct peer *peer = peer_of(entry);
+    znl_keys_release(peer->keys);
+    peer->keys = znl_keys_hold(znl_keyring_find(master->keyring, id, hash));
+}
+
+int znl_master_set_key(znl_master *master, znl_frame id, znl_frame secret)
+{
+    int err = znl_keyring_set(master->keyring, id, secret);
+    if (err == 0)
+        refresh_keys(master, id, 0);
+    return err;
+}
+
+int znl_master_remove_key(znl_master *master, znl_frame id)
+{
+    int err = znl_keyring_remove(master->keyring, id);
+    if (err == 0)
+        refresh_keys(master, id, 1);
+    return err;
+}
+
+/* The keys for a message to `id`: NULL in plain mode. 0 or ZNL_E_NO_KEY. */
+static int keys_for(znl_master *master, znl_frame id, uint64_t hash, znl_keys **keys)
+{
+    *keys = NULL;
+    if (!master->node.options.encrypted)
+        return 0;
+    *keys = znl_keyring_find(master->keyring, id, hash);
+    return *keys != NULL ? 0 : ZNL_E_NO_KEY;
+}
+
+/* --- out --------------------------------------------------------------------------------------- */
+
+int znl_master_request(znl_master *master, znl_frame id, znl_frame service,
+        const znl_frame *payload, size_t count, uint32_t timeout_ms, znl_waiter waiter)
+{
+    znl_node *node = &master->node;
+    char request_id[ZNL_REQUEST_ID_TEXT] = {0};
+    znl_waiter same;
+    if (!node->running)
+        return ZNL_E_STOPPED;
+    if (id.size == 0 || id.size > ZNL_ID_BYTES_MAX || id.data[0] == 0)
+        return ZNL_E_UNREACHABLE;
+    int is_service = service.size > 0;
+    uint64_t hash = znl_map_hash(id);
+    znl_outgoing message = {&id, is_service ? ZNL_KIND_SERVICE_REQUEST : ZNL_KIND_REQUEST,
+            znl_frame_of(request_id, sizeof request_id), service, payload, count, NULL};
+    znl_pending *table = is_service ? node->services : node->requests;
+    int err = keys_for(master, id, hash, &message.keys);
+    if (err == 0)
+        err = znl_node_check_outgoing(node, &message);
+    if (err == 0)
+        err = znl_pending_add(
+                table, hash, znl_loop_now_ms(node->loop) + timeout_ms, waiter, request_id);
+    if (err != 0)
+        return err;
+    err = znl_node_transmit(node, &message);
+    if (err != 0)
+        znl_pending_take(table, message.subject, hash, &same);
+    return err;
+}
+
+int znl_master_reply(znl_master *master, znl_frame id, znl_frame request_id,
+        const znl_frame *payload, size_t count)
+{
+    znl_node *node = &master->node;
+    znl_outgoing message = {&id, ZNL_KIND_RESPONSE, request_id, none, payload, count, NULL};
+    if (!node->running)
+        return ZNL_E_STOPPED;
+    int err = keys_for(master, id, znl_map_hash(id), &message.keys);
+    if (err == 0)
+        err = znl_node_check_outgoing(node, &message);
+    if (err == 0)
+        err = znl_node_transmit(node, &message);
+    if (err == ZNL_E_BUSY) {
+        err = znl_outbox_put(
+                &node->outbox, message.kind, id, request_id, none, payload, count);
+        if (err == 0)
+            znl_link_want_writable(node->link, 1);
+        else
+            node->counters.outbox_dropped++;
+    }
+    return err;
+}
+
+int znl_master_publish(znl_master *master, znl_frame topic, const znl_frame *payload,
+        size_t count, size_t *sent, size_t *dropped)
+{
+    znl_node *node = &master->node;
+    *sent = *dropped = 0;
+    if (!node->running)
+        return ZNL_E_STOPPED;
+    znl_outgoing message = {NULL, ZNL_KIND_PUBLISH, topic, none, payload, count, NULL};
+    int err = znl_node_check_outgoing(node, &message);
+    znl_presence_entry *entry = znl_presence_oldest(master->presence);
+    while (err == 0 && entry != NULL) {
+        znl_presence_entry *newer = znl_presence_newer(entry);
+        message.route = &entry->map.key;
+        message.keys = peer_of(entry)->keys;
+        int outcome = znl_node_transmit(node, &message);
+        if (outcome == 0)
+            ++*sent;
+        else
+            ++*dropped;
+        if (outcome == ZNL_E_UNREACHABLE)
+            remove_peer(master, entry, "unreachable");
+        entry = newer;
+    }
+    return err;
+}
+
+const znl_presence *znl_master_presence(const znl_master *master)
+{
+    return master->presence;
+}

@@ -1,0 +1,299 @@
+/* node.c - see node.h. SPDX-License-Identifier: MIT */
+#include "node/node.h"
+
+#include "codec/frames.h"
+
+#include "base/alloc.h"
+#include "base/err.h"
+#include "base/random.h"
+#include "security/envelope.h"
+#include "security/proof.h"
+
+#include <string.h>
+
+#define KEEP_SCRATCH_BYTES (1024u * 1024) /* larger scratch is given back after use */
+
+/* --- life -------------------------------------------------------------------------------------- */
+
+static znl_frame copy_name(uint8_t **at, znl_frame from)
+{
+    znl_frame copy = znl_frame_of(*at, from.size);
+    if (from.size > 0)
+        memcpy(*at, from.data, from.size);
+    *at += from.size + 1; /* a terminator, for the endpoint */
+    return copy;
+}
+
+static void expired(void *user, znl_waiter waiter, uint64_t peer_hash)
+{
+    znl_node *node = user;
+    (void)peer_hash;
+    node->counters.timeouts++;
+    node->events.on_failed(node->user, waiter, ZNL_E_TIMEOUT);
+}
+
+int znl_node_init(znl_node *node, znl_loop *loop, const znl_node_options *options,
+        const znl_node_events *events, void *user)
+{
+    znl_frame endpoint = znl_frame_text(options->endpoint);
+    node->loop = loop;
+    node->events = *events;
+    node->user = user;
+    node->options = *options;
+    node->names = znl_calloc(1, options->id.size + options->master_id.size + endpoint.size + 3);
+    if (node->names == NULL)
+        return ZNL_E_NOMEM;
+    uint8_t *at = node->names;
+    node->options.id = copy_name(&at, options->id);
+    node->options.master_id = copy_name(&at, options->master_id);
+    node->options.endpoint = (const char *)copy_name(&at, endpoint).data;
+    node->options.secret = node->options.salt = znl_frame_of(NULL, 0); /* keys hold what matters */
+    node->created_unix_ms = znl_loop_unix_ms(loop);
+    znl_random_bytes(node->iv, sizeof node->iv);
+    znl_outbox_init(&node->outbox, options->outbox_messages, options->outbox_bytes);
+    znl_wheel *wheel = znl_loop_wheel(loop);
+    int err = znl_pending_new(&node->requests, wheel, options->max_pending, expired, node);
+    if (err == 0)
+        err = znl_pending_new(&node->services, wheel, options->max_pending, expired, node);
+    if (err == 0 && options->encrypted)
+        err = znl_replay_new(&node->replay, options->replay_window_ms,
+                options->max_replay_nonces, znl_loop_now_ms(loop));
+    return err;
+}
+
+void znl_node_fini(znl_node *node)
+{
+    znl_pending_free(node->requests);
+    znl_pending_free(node->services);
+    znl_replay_free(node->replay);
+    znl_outbox_fini(&node->outbox);
+    znl_buffer_fini(&node->out_frames);
+    znl_buffer_fini(&node->in_frames);
+    znl_buffer_fini(&node->sealed);
+    znl_buffer_fini(&node->opened);
+    znl_free(node->names);
+    node->names = NULL;
+}
+
+int znl_kind_has_payload(znl_kind kind)
+{
+    return kind >= ZNL_KIND_REQUEST && kind <= ZNL_KIND_SERVICE_RESPONSE;
+}
+
+/* --- out --------------------------------------------------------------------------------------- */
+
+int znl_node_check_outgoing(const znl_node *node, const znl_outgoing *message)
+{
+    int has_topic = message->kind == ZNL_KIND_PUBLISH || message->kind == ZNL_KIND_PUSH;
+    size_t bytes = 0;
+    if (message->subject.size > (has_topic ? ZNL_TOPIC_BYTES_MAX : ZNL_REQUEST_ID_BYTES_MAX) ||
+            message->service.size > ZNL_SERVICE_BYTES_MAX)
+        return ZNL_E_TOO_BIG;
+    if (message->payload_count + ZNL_CONTROL_LEAD_MAX + 1 > node->options.max_frames)
+        return ZNL_E_TOO_BIG;
+    for (size_t i = 0; i < message->payload_count; i++) {
+        if (message->payload[i].size > node->options.max_frame_bytes ||
+                message->payload[i].size > node->options.max_message_bytes - bytes)
+            return ZNL_E_TOO_BIG;
+        bytes += message->payload[i].size;
+    }
+    if (message->keys == NULL && znl_kind_has_payload(message->kind) &&
+            znl_control_ambiguous(message->payload, message->payload_count))
+        return ZNL_E_INVALID;
+    return 0;
+}
+
+/* Random part and counter: unique within this node, and unlike any other node's but for a chance
+ * of 2^-64 (spec, section 19, item 5). */
+static const uint8_t *next_iv(znl_node *node)
+{
+    if (++node->iv_count == 0)
+        znl_random_bytes(node->iv, sizeof node->iv);
+    znl_put_be32(node->iv + 8, node->iv_count);
+    return node->iv;
+}
+
+static int sign(znl_node *node, const znl_outgoing *message, znl_frame subject,
+        const znl_frame *payload, size_t count, znl_frame *proof)
+{
+    uint8_t random[ZNL_NONCE_TEXT_BYTES / 2];
+    char nonce[ZNL_NONCE_TEXT_BYTES];
+    char digest[ZNL_DIGEST_TEXT_BYTES];
+    static const char hex[] = "0123456789abcdef";
+    znl_random_bytes(random, sizeof random);
+    for (size_t i = 0; i < sizeof random; i++) {
+        nonce[2 * i] = hex[random[i] >> 4];
+        nonce[2 * i + 1] = hex[random[i] & 15];
+    }
+    znl_proof_digest(payload, count, digest);
+    znl_claim claim = {
+            .kind = znl_frame_text(znl_kind_proof_name(message->kind)),
+            .node_id = node->options.id,
+            .subject = subject,
+            .timestamp_ms = znl_loop_unix_ms(node->loop),
+            .nonce = znl_frame_of(nonce, sizeof nonce),
+            .digest = znl_frame_of(digest, sizeof digest),
+    };
+    size_t size =
+            znl_proof_sign(message->keys, &claim, node->proof_out, sizeof node->proof_out);
+    *proof = znl_frame_of(node->proof_out, size);
+    return size > 0 ? 0 : ZNL_E_TOO_BIG;
+}
+
+int znl_node_transmit(znl_node *node, const znl_outgoing *message)
+{
+    znl_frame envelope[ZNL_ENVELOPE_FRAMES];
+    const znl_frame *payload = message->payload;
+    size_t count = message->payload_count;
+    znl_frame proof;
+    int err;
+    if (node->link == NULL)
+        return ZNL_E_STOPPED;
+    if (message->keys != NULL) {
+        znl_frame subject;
+        err = znl_control_proof_subject(message->kind, message->subject, message->service,
+                node->subject_scratch, sizeof node->subject_scratch, &subject);
+        if (err == 0 && znl_kind_has_payload(message->kind)) {
+            znl_envelope_context context = {
+                    znl_frame_text(znl_kind_proof_name(message->kind)), node->options.id, subject};
+            err = znl_envelope_seal(message->keys, &context, next_iv(node), payload, count,
+                    &node->sealed, envelope);
+            payload = envelope;
+            count = ZNL_ENVELOPE_FRAMES;
+        }
+        if (err == 0)
+            err = sign(node, message, subject, payload, count, &proof);
+        if (err != 0)
+            return err;
+    }
+    err = znl_buffer_reserve(
+            &node->out_frames, (count + 1 + ZNL_CONTROL_LEAD_MAX) * sizeof(znl_frame));
+    if (err != 0)
+        return err;
+    znl_frame *frames = (znl_frame *)(void *)node->out_frames.data;
+    size_t n = 0;
+    if (message->route != NULL)
+        frames[n++] = *message->route;
+    n += znl_control_lead(message->kind, message->subject, message->service,
+            message->keys != NULL ? &proof : NULL, frames + n);
+    if (count > 0)
+        memcpy(frames + n, payload, count * sizeof *frames);
+    n += count;
+    err = znl_link_send(node->link, frames, n);
+    if (err == 0)
+        node->counters.sent++;
+    else if (err == ZNL_E_BUSY)
+        node->counters.busy++;
+    else if (err == ZNL_E_UNREACHABLE)
+        node->counters.unreachable++;
+    znl_buffer_trim(&node->sealed, KEEP_SCRATCH_BYTES);
+    return err;
+}
+
+/* --- in ---------------------------------------------------------------------------------------- */
+
+int znl_node_verify(znl_node *node, znl_keys *keys, const znl_control *control, znl_frame peer,
+        znl_frame *claimed)
+{
+    znl_claim claim;
+    znl_expectation expected = {
+            .kind = znl_frame_text(znl_kind_proof_name(control->kind)),
+            .node_id = peer,
+            .own_id = node->options.id,
+            .payload = control->payload,
+            .payload_count = control->payload_count,
+            .require_digest = node->options.require_digest,
+    };
+    if (!control->has_proof || control->proof.size == 0)
+        return ZNL_E_MISSING_PROOF;
+    if (control->proof.size > ZNL_PROOF_BYTES_MAX)
+        return ZNL_E_MALFORMED_PARTS;
+    int err = znl_control_proof_subject(control->kind, control->subject, control->service,
+            node->subject_scratch, sizeof node->subject_scratch, &expected.subject);
+    if (err != 0)
+        return err;
+    err = znl_proof_decode(keys, control->proof, znl_loop_unix_ms(node->loop),
+            node->options.max_skew_ms, node->proof_in, &claim);
+    if (err == 0)
+        err = znl_proof_expect(&claim, &expected);
+    /* Nonces from before this process are forgotten; so are the messages that carried them. */
+    if (err == 0 &&
+            claim.timestamp_ms < node->created_unix_ms - (int64_t)node->options.start_allowance_ms)
+        err = ZNL_E_STALE;
+    if (err == 0)
+        err = znl_replay_check(node->replay, claim.kind, claim.node_id, claim.subject,
+                claim.nonce, znl_loop_now_ms(node->loop));
+    if (err == 0)
+        *claimed = claim.node_id;
+    return err;
+}
+
+int znl_node_open(znl_node *node, znl_keys *keys, znl_control *control, znl_frame sender)
+{
+    znl_envelope_context context = {
+            znl_frame_text(znl_kind_proof_name(control->kind)), sender, {NULL, 0}};
+    znl_frame packed;
+    size_t count;
+    int err = znl_control_proof_subject(control->kind, control->subject, control->service,
+            node->subject_scratch, sizeof node->subject_scratch, &context.subject);
+    if (err == 0)
+        err = znl_envelope_open(keys, &context, control->payload, control->payload_count,
+                node->options.max_frames, &node->opened, &packed);
+    if (err != 0)
+        return err;
+    size_t cap = znl_get_be32(packed.data); /* checked by znl_envelope_open */
+    err = znl_buffer_reserve(&node->in_frames, (cap + 1) * sizeof(znl_frame));
+    if (err != 0)
+        return err;
+    znl_frame *frames = (znl_frame *)(void *)node->in_frames.data;
+    if (znl_frames_split(packed.data, packed.size, frames, cap, &count) != 0)
+        return ZNL_E_UNPACK;
+    control->payload = frames;
+    control->payload_count = count;
+    return 0;
+}
+
+static void take_reply(znl_node *node, const znl_message *message, uint64_t peer_hash)
+{
+    znl_waiter waiter;
+    znl_pending *table =
+            message->kind == ZNL_KIND_RESPONSE ? node->requests : node->services;
+    if (znl_pending_take(table, message->subject, peer_hash, &waiter) != 0) {
+        node->counters.late_replies++;
+        return;
+    }
+    node->counters.replies_in++;
+    node->events.on_reply(node->user, waiter, message);
+}
+
+void znl_node_deliver(znl_node *node, const znl_message *message, uint64_t peer_hash)
+{
+    int is_event = message->kind == ZNL_KIND_PUBLISH || message->kind == ZNL_KIND_PUSH;
+    if (is_event || (node->observe_kinds >> message->kind & 1))
+        node->events.on_message(node->user, message);
+    if (message->kind == ZNL_KIND_REQUEST || message->kind == ZNL_KIND_SERVICE_REQUEST) {
+        node->counters.requests_in++;
+        node->events.on_request(node->user, message);
+    } else if (!is_event) {
+        take_reply(node, message, peer_hash);
+    }
+    znl_buffer_trim(&node->opened, KEEP_SCRATCH_BYTES);
+}
+
+void znl_node_refuse(znl_node *node, znl_frame peer, znl_kind kind, int reason)
+{
+    node->counters.auth_failed++;
+    node->events.on_auth_failed(node->user, peer, kind, reason);
+}
+
+void znl_node_reject(znl_node *node, uint64_t peer_hash, int err)
+{
+    znl_waiter waiter;
+    znl_pending *tables[] = {node->requests, node->services};
+    for (size_t i = 0; i < 2; i++)
+        while (znl_pending_count(tables[i]) > 0 &&
+                znl_pending_take_any(tables[i], peer_hash, &waiter) == 0) {
+            node->counters.rejected++;
+            node->events.on_failed(node->user, waiter, err);
+        }
+}

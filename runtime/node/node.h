@@ -1,0 +1,163 @@
+/* node.h - what both sides of ZNL v1 share: options, events, counters, and one message in or out
+ * with security applied.
+ *
+ * The roles stand in master.h and slave.h; each begins with a `znl_node`. A node hands up what it
+ * has checked; nothing that failed a check reaches on_request, on_reply or on_message.
+ *
+ * Layer: node. One loop thread. SPDX-License-Identifier: MIT */
+#ifndef ZNL_NODE_NODE_H
+#define ZNL_NODE_NODE_H
+
+#include "base/limits.h"
+#include "codec/control.h"
+#include "node/outbox.h"
+#include "security/keyring.h"
+#include "security/replay.h"
+#include "state/pending.h"
+#include "transport/link.h"
+#include "transport/loop.h"
+
+/* A checked message, borrowed until the call returns. */
+typedef struct znl_message {
+    znl_kind kind;
+    znl_frame peer; /* master: the slave's id; slave: the pinned master id, empty while unknown */
+    znl_frame subject; /* request id or topic */
+    znl_frame service;
+    const znl_frame *payload; /* opened */
+    size_t payload_count;
+} znl_message;
+
+typedef struct znl_node_events {
+    /* A request or service request to answer with znl_node_reply(). */
+    void (*on_request)(void *user, const znl_message *message);
+    /* A pending request ended with an answer, or with an error. */
+    void (*on_reply)(void *user, znl_waiter waiter, const znl_message *message);
+    void (*on_failed)(void *user, znl_waiter waiter, int err);
+    /* A publish or push; and, when observed, requests and responses beside the calls above. */
+    void (*on_message)(void *user, const znl_message *message);
+    /* Every message before any check, when observed. Nothing in it may be trusted. */
+    void (*on_raw)(void *user, znl_frame peer, const znl_frame *frames, size_t count);
+    /* Master: a slave came or went. Slave: the master did (id may be empty). `reason` is static. */
+    void (*on_peer)(void *user, znl_frame id, int online, const char *reason);
+    /* A message was refused: `reason` is a ZNL_E_ constant. */
+    void (*on_auth_failed)(void *user, znl_frame peer, znl_kind kind, int reason);
+    /* Something the operator should know: `text` is static. */
+    void (*on_trouble)(void *user, int err, const char *text);
+} znl_node_events;
+
+/* Strings and frames are copied by the constructors. Times in milliseconds. */
+typedef struct znl_node_options {
+    znl_frame id;
+    const char *endpoint;
+    int encrypted;
+    znl_frame secret; /* slave: its key; master: the shared key, may be empty */
+    znl_frame salt;
+    int require_digest;
+    uint32_t heartbeat_ms;         /* 0: off */
+    uint32_t heartbeat_timeout_ms; /* 0: derived */
+    uint32_t max_pending;          /* 0: ZNL_PENDING_MAX */
+    uint32_t max_skew_ms;
+    uint32_t replay_window_ms;
+    uint32_t start_allowance_ms; /* how old a timestamp may be at the node's creation */
+    uint32_t max_peers;
+    uint32_t max_replay_nonces;
+    uint32_t max_frame_bytes, max_frames, max_message_bytes;
+    uint32_t send_hwm, recv_hwm;
+    uint32_t outbox_messages, outbox_bytes;
+    znl_frame master_id; /* slave: the only master to believe; empty: the first with the key */
+} znl_node_options;
+
+#define ZNL_NODE_COUNTERS(X)                                                                     \
+    X(received)           /* messages that arrived */                                            \
+    X(sent)               /* messages given to the link */                                       \
+    X(requests_in)        /* requests handed to a handler */                                     \
+    X(replies_in)         /* answers that ended a pending request */                             \
+    X(late_replies)       /* answers nobody waits for any more */                                \
+    X(timeouts)           /* requests without an answer in time */                               \
+    X(rejected)           /* pending requests ended by rebuild, removal or stop */               \
+    X(auth_failed)        /* messages refused by a proof, envelope or key check */               \
+    X(ignored)            /* not a control message, or not one for this role */                  \
+    X(unnamed)            /* routing id starts with a zero byte: a ghost or an anonymous peer */ \
+    X(over_limit)         /* dropped for a limit on size, names or peers */                      \
+    X(busy)               /* sends that found the queue full */                                  \
+    X(unreachable)        /* sends without a connection */                                       \
+    X(outbox_dropped)     /* messages lost because the outbox was full or the link rebuilt */    \
+    X(heartbeats)         /* heartbeats received (master) or sent (slave) */                     \
+    X(rebuilds)           /* links made anew after a missing acknowledgement (slave) */
+
+typedef struct znl_node_counters {
+#define ZNL_NODE_COUNTER(name) uint64_t name;
+    ZNL_NODE_COUNTERS(ZNL_NODE_COUNTER)
+#undef ZNL_NODE_COUNTER
+} znl_node_counters;
+
+typedef struct znl_node {
+    znl_loop *loop;
+    znl_link *link; /* NULL while stopped */
+    znl_node_options options;
+    uint8_t *names; /* owns the bytes that `options` points to */
+    znl_node_events events;
+    void *user;
+    int running;
+    int observe_raw;          /* call on_raw */
+    uint32_t observe_kinds;   /* bit 1 << kind: also call on_message */
+    znl_replay *replay;       /* NULL in plain mode */
+    int64_t created_unix_ms;  /* timestamps far before this are refused: replays across restarts */
+    znl_pending *requests;
+    znl_pending *services;
+    znl_outbox outbox;
+    znl_node_counters counters;
+    uint8_t iv[ZNL_AEAD_IV_BYTES]; /* random part and a counter: no two alike */
+    uint32_t iv_count;
+    znl_buffer out_frames, in_frames; /* arrays of znl_frame */
+    znl_buffer sealed, opened;
+    uint8_t subject_scratch[ZNL_SUBJECT_BYTES_MAX];
+    uint8_t proof_out[ZNL_PROOF_BYTES_MAX];
+    uint8_t proof_in[ZNL_PROOF_BYTES_MAX];
+} znl_node;
+
+/* Copies options and makes the tables. On failure znl_node_fini() still accepts it. */
+int znl_node_init(znl_node *node, znl_loop *loop, const znl_node_options *options,
+        const znl_node_events *events, void *user);
+void znl_node_fini(znl_node *node);
+
+/* What there is to send. `route` is the slave's id on a master, NULL on a slave. */
+typedef struct znl_outgoing {
+    const znl_frame *route;
+    znl_kind kind;
+    znl_frame subject;
+    znl_frame service;
+    const znl_frame *payload;
+    size_t payload_count;
+    znl_keys *keys; /* NULL: plain */
+} znl_outgoing;
+
+/* Seals, signs and gives the message to the link now. 0, ZNL_E_BUSY, ZNL_E_UNREACHABLE,
+ * ZNL_E_STOPPED, ZNL_E_TOO_BIG, ZNL_E_INVALID (a plain payload that reads as a proof), NOMEM. */
+int znl_node_transmit(znl_node *node, const znl_outgoing *message);
+
+/* Checks names and sizes before anything is queued: 0, ZNL_E_INVALID or ZNL_E_TOO_BIG. */
+int znl_node_check_outgoing(const znl_node *node, const znl_outgoing *message);
+
+/* Steps 2 to 13 of spec section 7 for a message claimed to come from `peer` (empty: unknown).
+ * 0 or the reason. *claimed is the id inside the proof, valid until the next call. */
+int znl_node_verify(znl_node *node, znl_keys *keys, const znl_control *control, znl_frame peer,
+        znl_frame *claimed);
+
+/* Opens a sealed payload in place of control->payload. 0 or the reason. */
+int znl_node_open(znl_node *node, znl_keys *keys, znl_control *control, znl_frame sender);
+
+/* True when the kind carries a payload that encrypted mode seals. */
+int znl_kind_has_payload(znl_kind kind);
+
+/* Hands a checked message up: requests, replies, publishes and pushes. `peer_hash` names the
+ * sender for the pending tables (0 on a slave). */
+void znl_node_deliver(znl_node *node, const znl_message *message, uint64_t peer_hash);
+
+/* Counts and reports a refusal. */
+void znl_node_refuse(znl_node *node, znl_frame peer, znl_kind kind, int reason);
+
+/* Ends pending requests of that peer (0: all) with `err`. */
+void znl_node_reject(znl_node *node, uint64_t peer_hash, int err);
+
+#endif

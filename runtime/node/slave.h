@@ -1,0 +1,49 @@
+/* slave.h - the DEALER side of ZNL v1 (spec, sections 11 to 14).
+ *
+ *   start:  connect, register, heartbeat
+ *   beat:   idle --interval--> waiting --valid traffic--> idle
+ *                              waiting --ack timeout--> rebuild: new socket, register, heartbeat
+ *
+ * One heartbeat is in flight at a time. Until a connection is complete everything waits in the
+ * outbox; a rebuild ends pending requests but keeps unsent pushes and answers.
+ *
+ * Layer: node. One loop thread. SPDX-License-Identifier: MIT */
+#ifndef ZNL_NODE_SLAVE_H
+#define ZNL_NODE_SLAVE_H
+
+#include "node/node.h"
+
+typedef struct znl_slave znl_slave;
+
+/* An encrypted slave needs `options->secret`: ZNL_E_NO_KEY. */
+int znl_slave_new(znl_slave **out, znl_loop *loop, const znl_node_options *options,
+        const znl_node_events *events, void *user);
+
+/* Stops and frees. Not from inside one of its events. Accepts NULL. */
+void znl_slave_free(znl_slave *slave);
+
+znl_node *znl_slave_node(znl_slave *slave);
+
+/* Starts connecting; succeeds without a master. 0 (also when running), ZNL_E_ADDRESS, … */
+int znl_slave_start(znl_slave *slave);
+
+/* Sends unregister if connected, rejects what is pending, closes. Never waits for a master. */
+void znl_slave_stop(znl_slave *slave);
+
+/* Asks the master; the answer or failure comes as an event with `waiter`. The time in the outbox
+ * counts. 0, ZNL_E_LIMIT, ZNL_E_STOPPED, ZNL_E_BUSY, … */
+int znl_slave_request(znl_slave *slave, const znl_frame *payload, size_t count,
+        uint32_t timeout_ms, znl_waiter waiter);
+
+/* Answers a request, or with `service` of size > 0 a service request. */
+int znl_slave_reply(znl_slave *slave, znl_frame request_id, znl_frame service,
+        const znl_frame *payload, size_t count);
+
+int znl_slave_push(znl_slave *slave, znl_frame topic, const znl_frame *payload, size_t count);
+
+int znl_slave_master_online(const znl_slave *slave);
+
+/* The id the master proved, size 0 while unknown. */
+znl_frame znl_slave_master_id(const znl_slave *slave);
+
+#endif

@@ -1,0 +1,210 @@
+/* pending.c - see pending.h. SPDX-License-Identifier: MIT */
+#include "state/pending.h"
+
+#include "base/alloc.h"
+#include "base/err.h"
+#include "base/limits.h"
+#include "base/random.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define CHUNK 256u
+#define SLOT_BITS 20u
+#define NO_SLOT UINT32_MAX
+
+_Static_assert(ZNL_PENDING_MAX <= 1u << SLOT_BITS, "a slot must fit its field in the id");
+
+struct entry {
+    znl_timer timer; /* first */
+    znl_pending *table;
+    uint64_t peer_hash;
+    znl_waiter waiter;
+    uint32_t slot;
+    uint32_t generation;      /* 24 bits, counted up at every use */
+    struct entry *next, **link; /* list of live entries, newest first; or of free ones */
+    char id[ZNL_REQUEST_ID_TEXT];
+};
+
+struct znl_pending {
+    znl_wheel *wheel;
+    znl_pending_expired_fn expired;
+    void *user;
+    size_t limit, count;
+    struct entry **chunks;
+    size_t chunk_count;
+    struct entry *free;
+    struct entry *live;
+};
+
+int znl_pending_new(znl_pending **out, znl_wheel *wheel, size_t limit,
+        znl_pending_expired_fn expired, void *user)
+{
+    znl_pending *pending = znl_calloc(1, sizeof *pending);
+    if (pending == NULL)
+        return ZNL_E_NOMEM;
+    pending->wheel = wheel;
+    pending->limit = limit == 0 || limit > ZNL_PENDING_MAX ? ZNL_PENDING_MAX : limit;
+    pending->expired = expired;
+    pending->user = user;
+    *out = pending;
+    return 0;
+}
+
+void znl_pending_free(znl_pending *pending)
+{
+    if (pending == NULL)
+        return;
+    for (struct entry *entry = pending->live; entry != NULL; entry = entry->next)
+        znl_wheel_stop(pending->wheel, &entry->timer);
+    for (size_t i = 0; i < pending->chunk_count; i++)
+        znl_free(pending->chunks[i]);
+    znl_free(pending->chunks);
+    znl_free(pending);
+}
+
+static int grow(znl_pending *pending)
+{
+    struct entry **chunks =
+            znl_realloc(pending->chunks, (pending->chunk_count + 1) * sizeof *chunks);
+    if (chunks == NULL)
+        return ZNL_E_NOMEM;
+    pending->chunks = chunks;
+    struct entry *chunk = znl_calloc(CHUNK, sizeof *chunk);
+    if (chunk == NULL)
+        return ZNL_E_NOMEM;
+    for (uint32_t i = CHUNK; i-- > 0;) {
+        chunk[i].slot = (uint32_t)pending->chunk_count * CHUNK + i;
+        chunk[i].table = pending;
+        chunk[i].next = pending->free;
+        pending->free = &chunk[i];
+    }
+    pending->chunks[pending->chunk_count++] = chunk;
+    return 0;
+}
+
+static void retire(znl_pending *pending, struct entry *entry)
+{
+    znl_wheel_stop(pending->wheel, &entry->timer);
+    *entry->link = entry->next;
+    if (entry->next != NULL)
+        entry->next->link = entry->link;
+    entry->next = pending->free;
+    pending->free = entry;
+    entry->link = NULL; /* not live */
+    pending->count--;
+}
+
+static void fire(znl_timer *timer)
+{
+    struct entry *entry = (struct entry *)(void *)timer;
+    znl_pending *pending = entry->table;
+    znl_waiter waiter = entry->waiter;
+    uint64_t peer_hash = entry->peer_hash;
+    retire(pending, entry);
+    pending->expired(pending->user, waiter, peer_hash);
+}
+
+static const char hex[] = "0123456789abcdef";
+
+/* Digits of the id that carry slot (5) and generation (6), so that neither the version nor the
+ * variant digit is touched: positions 0-7 and 9-11. */
+static const uint8_t digit_at[11] = {0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11};
+
+static void write_id(struct entry *entry)
+{
+    uint8_t bytes[16];
+    znl_random_bytes(bytes, sizeof bytes);
+    bytes[6] = (uint8_t)((bytes[6] & 0x0f) | 0x40);
+    bytes[8] = (uint8_t)((bytes[8] & 0x3f) | 0x80);
+    char *at = entry->id;
+    for (size_t i = 0; i < 16; i++) {
+        if (i == 4 || i == 6 || i == 8 || i == 10)
+            *at++ = '-';
+        *at++ = hex[bytes[i] >> 4];
+        *at++ = hex[bytes[i] & 15];
+    }
+    uint64_t value = (uint64_t)entry->generation << SLOT_BITS | entry->slot;
+    for (size_t i = 0; i < sizeof digit_at; i++, value >>= 4)
+        entry->id[digit_at[i]] = hex[value & 15];
+}
+
+static int digit(uint8_t c)
+{
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+static uint32_t slot_of(znl_frame id)
+{
+    uint32_t slot = 0;
+    for (size_t i = 0; i < SLOT_BITS / 4; i++) {
+        int value = digit(id.data[digit_at[i]]);
+        if (value < 0)
+            return NO_SLOT;
+        slot |= (uint32_t)value << (4 * i);
+    }
+    return slot;
+}
+
+int znl_pending_add(znl_pending *pending, uint64_t peer_hash, uint64_t deadline_ms,
+        znl_waiter waiter, char id[ZNL_REQUEST_ID_TEXT])
+{
+    if (pending->count >= pending->limit)
+        return ZNL_E_LIMIT;
+    if (pending->free == NULL) {
+        int err = grow(pending);
+        if (err != 0)
+            return err;
+    }
+    struct entry *entry = pending->free;
+    pending->free = entry->next;
+    entry->peer_hash = peer_hash;
+    entry->waiter = waiter;
+    entry->generation = (entry->generation + 1) & 0xffffff;
+    write_id(entry);
+    entry->next = pending->live;
+    if (entry->next != NULL)
+        entry->next->link = &entry->next;
+    pending->live = entry;
+    entry->link = &pending->live;
+    pending->count++;
+    znl_wheel_start(pending->wheel, &entry->timer, deadline_ms, fire);
+    memcpy(id, entry->id, ZNL_REQUEST_ID_TEXT);
+    return 0;
+}
+
+int znl_pending_take(
+        znl_pending *pending, znl_frame id, uint64_t peer_hash, znl_waiter *waiter)
+{
+    if (id.size != ZNL_REQUEST_ID_TEXT)
+        return ZNL_E_NOT_FOUND;
+    uint32_t slot = slot_of(id);
+    if (slot / CHUNK >= pending->chunk_count)
+        return ZNL_E_NOT_FOUND;
+    struct entry *entry = &pending->chunks[slot / CHUNK][slot % CHUNK];
+    if (entry->link == NULL || entry->peer_hash != peer_hash ||
+            memcmp(entry->id, id.data, ZNL_REQUEST_ID_TEXT) != 0)
+        return ZNL_E_NOT_FOUND;
+    *waiter = entry->waiter;
+    retire(pending, entry);
+    return 0;
+}
+
+int znl_pending_take_any(znl_pending *pending, uint64_t peer_hash, znl_waiter *waiter)
+{
+    for (struct entry *entry = pending->live; entry != NULL; entry = entry->next) {
+        if (peer_hash == 0 || entry->peer_hash == peer_hash) {
+            *waiter = entry->waiter;
+            retire(pending, entry);
+            return 0;
+        }
+    }
+    return ZNL_E_NOT_FOUND;
+}
+
+size_t znl_pending_count(const znl_pending *pending)
+{
+    return pending->count;
+}

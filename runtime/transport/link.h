@@ -1,0 +1,66 @@
+/* link.h - moves messages between this process and its peers without knowing what they mean.
+ *
+ * A ROUTER link is bound and speaks to many peers, each named by its routing id; a DEALER link is
+ * connected to one and reconnects by itself. Events come from the loop, never from inside a call,
+ * and none comes after znl_link_close().
+ *
+ * Layer: transport. Everything here belongs to the loop thread. SPDX-License-Identifier: MIT */
+#ifndef ZNL_TRANSPORT_LINK_H
+#define ZNL_TRANSPORT_LINK_H
+
+#include "base/bytes.h"
+#include "transport/loop.h"
+
+typedef struct znl_link znl_link;
+
+typedef struct znl_link_events {
+    /* One message. The frames are borrowed until the function returns, also when it closes the
+     * link. ROUTER: frames[0] is the routing id of the sender. */
+    void (*on_message)(void *user, const znl_frame *frames, size_t count);
+    /* A send can succeed again; only while wanted, see znl_link_want_writable(). */
+    void (*on_writable)(void *user);
+    /* A message was thrown away: ZNL_E_TOO_BIG (bytes), ZNL_E_LIMIT (frames), ZNL_E_NOMEM. A frame
+     * above max_frame_bytes over tcp or ipc is not reported: libzmq ends that connection. */
+    void (*on_dropped)(void *user, int err);
+} znl_link_events;
+
+typedef struct znl_link_options {
+    int is_router;
+    const char *endpoint; /* borrowed; ROUTER: to bind, port * or 0 lets the system choose */
+    znl_frame routing_id; /* borrowed; DEALER: 1 to 255 bytes, the first not 0; empty: none */
+    uint32_t send_hwm;    /* messages queued per peer, at least 1 */
+    uint32_t recv_hwm;
+    size_t max_frame_bytes;
+    uint32_t max_frames; /* in one received message, a routing id counts */
+    size_t max_message_bytes;
+} znl_link_options;
+
+/* Returns an open link, owned. A new peer with the routing id of an old one takes its place.
+ *   ZNL_E_ADDRESS_IN_USE  another socket is bound there
+ *   ZNL_E_ADDRESS         malformed, or nothing here has that address
+ *   ZNL_E_INVALID         the routing id cannot be used
+ *   ZNL_E_NOMEM, ZNL_E_LIMIT (descriptors, sockets), ZNL_E_SYSTEM */
+int znl_link_open(znl_link **out, znl_loop *loop, const znl_link_options *options,
+        const znl_link_events *events, void *user);
+
+/* Takes `link` (NULL is accepted). Messages already sent have `linger_ms` to leave, while the loop
+ * goes on or closes. A bound endpoint is free again when this returns. */
+void znl_link_close(znl_link *link, uint32_t linger_ms);
+
+/* Sends one message, all of it or nothing; copies it. Never blocks, never raises an event.
+ * ROUTER: frames[0] names the peer and is not sent, at least one frame follows.
+ *   ZNL_E_BUSY         the queue is full; DEALER: or there is no connection
+ *   ZNL_E_UNREACHABLE  ROUTER: no connection with that routing id
+ *   ZNL_E_INVALID      too few frames
+ *   ZNL_E_NOMEM, ZNL_E_SYSTEM */
+int znl_link_send(znl_link *link, const znl_frame *frames, size_t count);
+
+/* Turns on_writable on or off. It comes again and again while a send can succeed, so turn it off
+ * once nothing is left to send. ROUTER: it comes every few milliseconds, as any peer may have
+ * become writable. */
+void znl_link_want_writable(znl_link *link, int on);
+
+/* The endpoint with the port or path that was really bound. Valid until the link is closed. */
+const char *znl_link_endpoint(znl_link *link);
+
+#endif

@@ -1,0 +1,485 @@
+/* link_zmq.c - ROUTER and DEALER sockets of libzmq on the loop; see link.h.
+ *
+ * libzmq works in a thread of its own and signals through a descriptor (ZMQ_FD) that says only
+ * "look again", once per change (zmq_getsockopt(3)). Any call on the socket may swallow the signal.
+ * So the invariant is: before the loop blocks, a receive has returned EAGAIN after the last call.
+ *
+ *   drain()   receives until EAGAIN, or defers itself when others should have a turn
+ *   send      outside of drain() defers a drain
+ *
+ * A closed link stays in memory until libuv has closed its handle, which is after drain() and every
+ * event function of this turn have returned.
+ *
+ * SPDX-License-Identifier: MIT */
+#include "transport/link.h"
+
+#include "base/alloc.h"
+#include "base/err.h"
+#include "base/limits.h"
+#include "transport/endpoint.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+#include <zmq.h>
+
+#define PARTS_START 16u        /* frames of a message a link has room for at first */
+#define PARTS_KEEP 1024u       /* more room than this is given back after the message */
+#define ROUTER_RETRY_MS 5u     /* a ROUTER does not say which peer became writable */
+#define UNBIND_WAIT_MS 200     /* libzmq closes a listener within microseconds */
+#define LISTEN_BACKLOG 4096    /* all slaves reconnect at once when a master restarts */
+#define DRAIN_MESSAGES (ZNL_BATCH_MESSAGES * ZNL_BATCH_ROUNDS)
+
+struct znl_link {
+    uv_poll_t poll; /* first: the close callback frees what it points at */
+    znl_loop *loop;
+    void *socket;
+    znl_link_events events;
+    void *user;
+    znl_deferred recheck;
+    znl_timer retry;
+    zmq_msg_t *parts; /* parts and frames have room for `capacity` each */
+    znl_frame *frames;
+    size_t capacity;
+    size_t max_frame_bytes;
+    size_t max_message_bytes;
+    uint32_t max_frames;
+    znl_endpoint_kind kind;
+    int is_router;
+    int is_watched; /* libuv knows poll: only its close callback may free the link */
+    int is_draining;
+    int is_closed;
+    int wants_writable;
+    char endpoint[ZNL_ENDPOINT_BYTES_MAX];
+};
+
+/* --- receiving --------------------------------------------------------------------------------- */
+
+/* Makes room for more parts; the first `count` are in use. A zmq_msg_t may not be copied, so they
+ * are moved. 0 or ZNL_E_NOMEM, which changes nothing. */
+static int grow(znl_link *link, size_t capacity, size_t count)
+{
+    zmq_msg_t *parts = znl_calloc(capacity, sizeof *parts);
+    znl_frame *frames = znl_calloc(capacity, sizeof *frames);
+    if (parts == NULL || frames == NULL) {
+        znl_free(parts);
+        znl_free(frames);
+        return ZNL_E_NOMEM;
+    }
+    for (size_t i = 0; i < count; i++) {
+        zmq_msg_init(&parts[i]);
+        zmq_msg_move(&parts[i], &link->parts[i]);
+        zmq_msg_close(&link->parts[i]);
+    }
+    znl_free(link->parts);
+    znl_free(link->frames);
+    link->parts = parts;
+    link->frames = frames;
+    link->capacity = capacity;
+    return 0;
+}
+
+static void close_parts(znl_link *link, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        zmq_msg_close(&link->parts[i]);
+}
+
+static int receive_part(znl_link *link, zmq_msg_t *part)
+{
+    zmq_msg_init(part);
+    for (;;) {
+        if (zmq_msg_recv(part, link->socket, ZMQ_DONTWAIT) >= 0)
+            return 1;
+        if (zmq_errno() != EINTR)
+            break;
+    }
+    zmq_msg_close(part);
+    return 0;
+}
+
+/* Receives one message: 0 when there is none, else 1. Then *err is 0 and the first *count parts are
+ * in use, or *err says why it was thrown away and none is. libzmq hands out whole messages only. */
+static int receive(znl_link *link, size_t *count, int *err)
+{
+    size_t used = 0;
+    size_t total = 0;
+    int has_more;
+    *err = 0;
+    do {
+        if (used == link->capacity)
+            *err = grow(link, link->capacity * 2, used);
+        else if (used >= link->max_frames)
+            *err = ZNL_E_LIMIT;
+        if (*err != 0) {
+            close_parts(link, used);
+            used = 0;
+        }
+        zmq_msg_t *part = &link->parts[used];
+        if (!receive_part(link, part)) {
+            close_parts(link, used);
+            return 0;
+        }
+        size_t size = zmq_msg_size(part);
+        has_more = zmq_msg_more(part);
+        if (*err == 0) {
+            used++;
+            if (size > link->max_frame_bytes || size > link->max_message_bytes - total)
+                *err = ZNL_E_TOO_BIG;
+            else
+                total += size;
+        } else {
+            zmq_msg_close(part);
+        }
+        while (*err != 0 && has_more) {
+            close_parts(link, used);
+            used = 0;
+            if (!receive_part(link, link->parts))
+                return 0;
+            has_more = zmq_msg_more(link->parts);
+            zmq_msg_close(link->parts);
+        }
+    } while (has_more);
+    if (*err != 0) {
+        close_parts(link, used);
+        used = 0;
+    }
+    *count = used;
+    return 1;
+}
+
+/* Receives and hands on one message; 0 when there is none or the link was closed. */
+static int take_message(znl_link *link)
+{
+    size_t count;
+    int err;
+    if (!receive(link, &count, &err))
+        return 0;
+    if (err == 0) {
+        for (size_t i = 0; i < count; i++)
+            link->frames[i] = znl_frame_of(
+                    zmq_msg_data(&link->parts[i]), zmq_msg_size(&link->parts[i]));
+        link->events.on_message(link->user, link->frames, count);
+        close_parts(link, count);
+    } else if (link->events.on_dropped != NULL) {
+        link->events.on_dropped(link->user, err);
+    }
+    if (link->capacity > PARTS_KEEP)
+        grow(link, PARTS_START, 0); /* when there is no memory the room stays as it is */
+    return !link->is_closed;
+}
+
+static void offer_writing(znl_link *link)
+{
+    int ready = 0;
+    size_t size = sizeof ready;
+    if (zmq_getsockopt(link->socket, ZMQ_EVENTS, &ready, &size) != 0)
+        return;
+    if (ready & ZMQ_POLLIN)
+        znl_loop_defer(link->loop, &link->recheck);
+    if (ready & ZMQ_POLLOUT)
+        link->events.on_writable(link->user);
+}
+
+static void drain(znl_link *link)
+{
+    unsigned budget = DRAIN_MESSAGES;
+    link->is_draining = 1;
+    while (budget > 0 && take_message(link))
+        budget--;
+    link->is_draining = 0;
+    if (link->is_closed)
+        return;
+    if (budget == 0)
+        znl_loop_defer(link->loop, &link->recheck);
+    if (link->wants_writable && !link->is_router)
+        offer_writing(link);
+}
+
+static void on_ready(uv_poll_t *poll, int status, int events)
+{
+    (void)status; /* an error here is found by receiving */
+    (void)events;
+    drain((znl_link *)poll);
+}
+
+static void on_recheck(znl_deferred *deferred)
+{
+    drain((znl_link *)((char *)deferred - offsetof(znl_link, recheck)));
+}
+
+/* --- sending ----------------------------------------------------------------------------------- */
+
+static int send_part(znl_link *link, znl_frame frame, int flags)
+{
+    for (;;) {
+        if (zmq_send(link->socket, frame.data, frame.size, flags | ZMQ_DONTWAIT) >= 0)
+            return 0;
+        if (zmq_errno() != EINTR)
+            return zmq_errno();
+    }
+}
+
+int znl_link_send(znl_link *link, const znl_frame *frames, size_t count)
+{
+    if (count < (link->is_router ? 2u : 1u))
+        return ZNL_E_INVALID;
+    int failed = 0;
+    for (size_t i = 0; i < count; i++) {
+        int flags = i + 1 < count ? ZMQ_SNDMORE : 0;
+        int number = send_part(link, frames[i], flags);
+        if (number == 0)
+            continue;
+        failed = number;
+        if (i == 0)
+            break;
+        /* The connection went in the middle of the message, which libzmq takes back. It drops what
+         * follows up to the end of the message, so the rest must be sent as well. */
+    }
+    if (!link->is_draining)
+        znl_loop_defer(link->loop, &link->recheck);
+    return failed == 0 ? 0 : znl_err_from_errno(failed);
+}
+
+static void on_retry(znl_timer *timer)
+{
+    znl_link *link = (znl_link *)((char *)timer - offsetof(znl_link, retry));
+    znl_wheel_start(znl_loop_wheel(link->loop), timer,
+            znl_loop_now_ms(link->loop) + ROUTER_RETRY_MS, on_retry);
+    link->events.on_writable(link->user);
+}
+
+void znl_link_want_writable(znl_link *link, int on)
+{
+    if (link->is_closed || link->wants_writable == (on != 0))
+        return;
+    link->wants_writable = on != 0;
+    if (!link->is_router) {
+        if (on)
+            znl_loop_defer(link->loop, &link->recheck);
+    } else if (on) {
+        znl_wheel_start(znl_loop_wheel(link->loop), &link->retry,
+                znl_loop_now_ms(link->loop) + ROUTER_RETRY_MS, on_retry);
+    } else {
+        znl_wheel_stop(znl_loop_wheel(link->loop), &link->retry);
+    }
+}
+
+const char *znl_link_endpoint(znl_link *link)
+{
+    return link->endpoint;
+}
+
+/* --- opening and closing ----------------------------------------------------------------------- */
+
+static int set_int(znl_link *link, int option, int value)
+{
+    return zmq_setsockopt(link->socket, option, &value, sizeof value);
+}
+
+static int as_int(uint32_t value)
+{
+    return value > INT_MAX ? INT_MAX : value == 0 ? 1 : (int)value; /* 0 would mean no limit */
+}
+
+/* 0, or the errno of the option that was refused. */
+static int set_options(znl_link *link, const znl_link_options *options, int is_ipv6)
+{
+    int64_t max_bytes = options->max_frame_bytes > INT64_MAX ? INT64_MAX
+                                                             : (int64_t)options->max_frame_bytes;
+    znl_frame id = options->routing_id;
+    int rc = set_int(link, ZMQ_LINGER, 0);
+    rc |= set_int(link, ZMQ_SNDHWM, as_int(options->send_hwm));
+    rc |= set_int(link, ZMQ_RCVHWM, as_int(options->recv_hwm));
+    rc |= zmq_setsockopt(link->socket, ZMQ_MAXMSGSIZE, &max_bytes, sizeof max_bytes);
+    if (is_ipv6)
+        rc |= set_int(link, ZMQ_IPV6, 1);
+    if (options->is_router) {
+        rc |= set_int(link, ZMQ_ROUTER_MANDATORY, 1);
+        rc |= set_int(link, ZMQ_ROUTER_HANDOVER, 1);
+        rc |= set_int(link, ZMQ_BACKLOG, LISTEN_BACKLOG);
+    } else {
+        rc |= set_int(link, ZMQ_IMMEDIATE, 1);
+        rc |= set_int(link, ZMQ_RECONNECT_IVL, (int)ZNL_RECONNECT_MS);
+        rc |= set_int(link, ZMQ_RECONNECT_IVL_MAX, (int)ZNL_RECONNECT_MAX_MS);
+        if (id.size > 0)
+            rc |= zmq_setsockopt(link->socket, ZMQ_ROUTING_ID, id.data, id.size);
+    }
+    return rc == 0 ? 0 : zmq_errno();
+}
+
+/* libzmq removes the file of an ipc endpoint before it binds, also that of a running server. */
+static int is_ipc_served(znl_frame path)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    memcpy(address.sun_path, path.data, path.size); /* endpoint_parse: it fits */
+    socklen_t size = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + path.size);
+    if (path.data[0] == '@')
+        address.sun_path[0] = '\0'; /* abstract: no terminator */
+    else
+        size++;
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        return 0;
+    int rc = connect(fd, (const struct sockaddr *)&address, size);
+    int is_served = rc == 0 || errno == EAGAIN; /* EAGAIN: served, and its backlog is full */
+    close(fd);
+    return is_served;
+}
+
+static int address_error(int number)
+{
+    int err = znl_err_from_errno(number);
+    return err == ZNL_E_NOT_FOUND || err == ZNL_E_EXISTS ? ZNL_E_ADDRESS : err;
+}
+
+static int attach(znl_link *link, const znl_link_options *options, const znl_endpoint *parsed)
+{
+    int rc;
+    if (options->is_router) {
+        if (parsed->kind == ZNL_ENDPOINT_IPC && is_ipc_served(parsed->name))
+            return ZNL_E_ADDRESS_IN_USE;
+        rc = zmq_bind(link->socket, options->endpoint);
+    } else {
+        rc = zmq_connect(link->socket, options->endpoint);
+    }
+    if (rc != 0)
+        return address_error(zmq_errno());
+    size_t size = sizeof link->endpoint;
+    if (zmq_getsockopt(link->socket, ZMQ_LAST_ENDPOINT, link->endpoint, &size) != 0)
+        snprintf(link->endpoint, sizeof link->endpoint, "%s", options->endpoint);
+    return 0;
+}
+
+static int watch(znl_link *link)
+{
+    int fd = -1;
+    size_t size = sizeof fd;
+    if (zmq_getsockopt(link->socket, ZMQ_FD, &fd, &size) != 0)
+        return znl_err_from_errno(zmq_errno());
+    int rc = uv_poll_init(znl_loop_uv(link->loop), &link->poll, fd);
+    if (rc != 0)
+        return znl_err_from_uv(rc);
+    link->is_watched = 1;
+    rc = uv_poll_start(&link->poll, UV_READABLE, on_ready);
+    return rc == 0 ? 0 : znl_err_from_uv(rc);
+}
+
+static void free_link(uv_handle_t *handle)
+{
+    znl_link *link = (znl_link *)handle;
+    znl_free(link->parts);
+    znl_free(link->frames);
+    znl_free(link);
+}
+
+/* Unbinds and waits until libzmq's thread has closed the listener: otherwise a link opened next may
+ * find the port in use, or have its ipc file removed. When that cannot be arranged, the socket is
+ * closed without. */
+static void unbind(znl_link *link)
+{
+    char name[64];
+    if (link->kind == ZNL_ENDPOINT_INPROC) {
+        zmq_unbind(link->socket, link->endpoint);
+        return;
+    }
+    snprintf(name, sizeof name, "inproc://znl-unbind-%p", (void *)link);
+    void *monitor = zmq_socket(znl_loop_zmq(link->loop), ZMQ_PAIR);
+    if (monitor == NULL)
+        return;
+    if (zmq_socket_monitor(link->socket, name, ZMQ_EVENT_CLOSED) == 0 &&
+            zmq_connect(monitor, name) == 0 && zmq_unbind(link->socket, link->endpoint) == 0) {
+        zmq_pollitem_t item = {.socket = monitor, .events = ZMQ_POLLIN};
+        zmq_poll(&item, 1, UNBIND_WAIT_MS);
+    }
+    zmq_socket_monitor(link->socket, NULL, 0);
+    int linger = 0;
+    zmq_setsockopt(monitor, ZMQ_LINGER, &linger, sizeof linger);
+    zmq_close(monitor);
+}
+
+/* Accepts a half-built link. */
+static void discard(znl_link *link)
+{
+    if (link->is_watched)
+        uv_close((uv_handle_t *)&link->poll, free_link); /* takes ZMQ_FD out of epoll at once */
+    if (link->socket != NULL) {
+        zmq_close(link->socket);
+        znl_loop_zmq_used(link->loop, -1);
+    }
+    link->socket = NULL;
+    if (!link->is_watched)
+        free_link((uv_handle_t *)&link->poll);
+}
+
+static int open_socket(znl_link *link)
+{
+    void *context = znl_loop_zmq(link->loop);
+    if (context == NULL)
+        return ZNL_E_NOMEM;
+    link->socket = zmq_socket(context, link->is_router ? ZMQ_ROUTER : ZMQ_DEALER);
+    if (link->socket == NULL)
+        return znl_err_from_errno(zmq_errno());
+    znl_loop_zmq_used(link->loop, 1);
+    return 0;
+}
+
+int znl_link_open(znl_link **out, znl_loop *loop, const znl_link_options *options,
+        const znl_link_events *events, void *user)
+{
+    znl_endpoint parsed;
+    znl_frame id = options->routing_id;
+    int err = znl_endpoint_parse(
+            &parsed, znl_frame_text(options->endpoint), options->is_router, NULL);
+    if (err != 0)
+        return err;
+    if (id.size > ZNL_ID_BYTES_MAX || (id.size > 0 && id.data[0] == 0))
+        return ZNL_E_INVALID; /* ids that begin with 0 are those a ROUTER invents */
+    znl_link *link = znl_calloc(1, sizeof *link);
+    if (link == NULL)
+        return ZNL_E_NOMEM;
+    link->loop = loop;
+    link->events = *events;
+    link->user = user;
+    link->recheck.run = on_recheck;
+    link->max_frame_bytes = options->max_frame_bytes;
+    link->max_message_bytes = options->max_message_bytes;
+    link->max_frames = options->max_frames;
+    link->kind = parsed.kind;
+    link->is_router = options->is_router != 0;
+    err = grow(link, PARTS_START, 0);
+    if (err == 0)
+        err = open_socket(link);
+    if (err == 0) {
+        int number = set_options(link, options, parsed.is_ipv6);
+        err = number == 0 ? 0 : znl_err_from_errno(number);
+    }
+    if (err == 0)
+        err = attach(link, options, &parsed);
+    if (err == 0)
+        err = watch(link);
+    if (err != 0) {
+        discard(link);
+        return err;
+    }
+    znl_loop_defer(loop, &link->recheck); /* what happened before the loop watched */
+    *out = link;
+    return 0;
+}
+
+void znl_link_close(znl_link *link, uint32_t linger_ms)
+{
+    if (link == NULL || link->is_closed)
+        return;
+    link->is_closed = 1;
+    znl_wheel_stop(znl_loop_wheel(link->loop), &link->retry);
+    znl_loop_undefer(link->loop, &link->recheck);
+    set_int(link, ZMQ_LINGER, linger_ms > INT_MAX ? INT_MAX : (int)linger_ms);
+    if (link->is_router)
+        unbind(link);
+    discard(link);
+}

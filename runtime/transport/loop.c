@@ -1,0 +1,247 @@
+/* loop.c - see loop.h. SPDX-License-Identifier: MIT */
+#include "transport/loop.h"
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/err.h"
+
+#include <zmq.h>
+
+/* Sockets of one context: a process that plays many slaves in a test. libzmq's default is 1023. */
+#define ZMQ_SOCKETS_MAX 16384
+
+struct znl_loop {
+    uv_loop_t uv;
+    uv_timer_t timer;     /* active while the wheel has timers; fires not later than they */
+    uv_prepare_t prepare; /* marks the clocks stale before libuv waits */
+    uint64_t armed_ms;    /* when `timer` fires, by our clock */
+    uint64_t now_ms;
+    int64_t unix_ms;
+    int is_clock_fresh;
+    int is_stopping;
+    int zmq_sockets;
+    void *zmq;
+    znl_deferred *first; /* what is deferred, in order */
+    znl_deferred *last;
+    size_t batch; /* how many of the first are for this turn */
+    znl_wheel wheel;
+};
+
+/* --- clocks ------------------------------------------------------------------------------------ */
+
+static void read_clocks(znl_loop *loop)
+{
+    loop->now_ms = znl_clock_mono_ms();
+    loop->unix_ms = znl_clock_unix_ms();
+    loop->is_clock_fresh = 1;
+}
+
+uint64_t znl_loop_now_ms(znl_loop *loop)
+{
+    if (!loop->is_clock_fresh)
+        read_clocks(loop);
+    return loop->now_ms;
+}
+
+int64_t znl_loop_unix_ms(znl_loop *loop)
+{
+    if (!loop->is_clock_fresh)
+        read_clocks(loop);
+    return loop->unix_ms;
+}
+
+static void before_wait(uv_prepare_t *prepare)
+{
+    znl_loop *loop = prepare->data;
+    loop->is_clock_fresh = 0;
+}
+
+/* --- life -------------------------------------------------------------------------------------- */
+
+int znl_loop_new(znl_loop **out)
+{
+    znl_loop *loop = znl_calloc(1, sizeof *loop);
+    if (loop == NULL)
+        return ZNL_E_NOMEM;
+    int rc = uv_loop_init(&loop->uv);
+    if (rc != 0) {
+        znl_free(loop);
+        return znl_err_from_uv(rc);
+    }
+    uv_timer_init(&loop->uv, &loop->timer);
+    uv_prepare_init(&loop->uv, &loop->prepare);
+    loop->timer.data = loop;
+    loop->prepare.data = loop;
+    uv_prepare_start(&loop->prepare, before_wait);
+    uv_unref((uv_handle_t *)&loop->prepare);
+    read_clocks(loop);
+    znl_wheel_init(&loop->wheel, loop->now_ms);
+    *out = loop;
+    return 0;
+}
+
+static void close_handle(uv_handle_t *handle, void *leaked)
+{
+    if (uv_is_closing(handle))
+        return;
+    ++*(int *)leaked;
+    uv_close(handle, NULL);
+}
+
+/* Close callbacks may close further handles, which is why this repeats. */
+static int finish_handles(uv_loop_t *uv)
+{
+    int leaked = 0;
+    do {
+        uv_walk(uv, close_handle, &leaked);
+        uv_run(uv, UV_RUN_DEFAULT);
+    } while (uv_loop_alive(uv));
+    return leaked;
+}
+
+int znl_loop_close(znl_loop *loop)
+{
+    if (loop == NULL)
+        return 0;
+    uv_close((uv_handle_t *)&loop->timer, NULL);
+    uv_close((uv_handle_t *)&loop->prepare, NULL);
+    int leaked = finish_handles(&loop->uv);
+    if (loop->zmq != NULL) {
+        zmq_ctx_shutdown(loop->zmq);
+        if (loop->zmq_sockets == 0)
+            while (zmq_ctx_term(loop->zmq) != 0 && zmq_errno() == EINTR)
+                continue;
+        leaked += loop->zmq_sockets;
+    }
+    if (uv_loop_close(&loop->uv) != 0)
+        return leaked + 1; /* still used by somebody: leaked, not freed under them */
+    znl_free(loop);
+    return leaked;
+}
+
+uv_loop_t *znl_loop_uv(znl_loop *loop)
+{
+    return &loop->uv;
+}
+
+znl_wheel *znl_loop_wheel(znl_loop *loop)
+{
+    return &loop->wheel;
+}
+
+void *znl_loop_zmq(znl_loop *loop)
+{
+    if (loop->zmq == NULL) {
+        loop->zmq = zmq_ctx_new();
+        if (loop->zmq != NULL)
+            zmq_ctx_set(loop->zmq, ZMQ_MAX_SOCKETS, ZMQ_SOCKETS_MAX);
+    }
+    return loop->zmq;
+}
+
+void znl_loop_zmq_used(znl_loop *loop, int change)
+{
+    loop->zmq_sockets += change;
+}
+
+/* --- deferred work ----------------------------------------------------------------------------- */
+
+void znl_loop_defer(znl_loop *loop, znl_deferred *deferred)
+{
+    if (deferred->queued)
+        return;
+    deferred->queued = 1;
+    deferred->next = NULL;
+    if (loop->first == NULL)
+        loop->first = deferred;
+    else
+        loop->last->next = deferred;
+    loop->last = deferred;
+}
+
+void znl_loop_undefer(znl_loop *loop, znl_deferred *deferred)
+{
+    if (!deferred->queued)
+        return;
+    znl_deferred *before = NULL;
+    size_t index = 0;
+    for (znl_deferred *at = loop->first; at != deferred; at = at->next) {
+        before = at;
+        index++;
+    }
+    if (before == NULL)
+        loop->first = deferred->next;
+    else
+        before->next = deferred->next;
+    if (loop->last == deferred)
+        loop->last = before;
+    if (index < loop->batch)
+        loop->batch--;
+    deferred->next = NULL;
+    deferred->queued = 0;
+}
+
+static void run_deferred(znl_loop *loop)
+{
+    for (const znl_deferred *at = loop->first; at != NULL; at = at->next)
+        loop->batch++;
+    while (loop->batch > 0) {
+        znl_deferred *deferred = loop->first;
+        loop->batch--;
+        loop->first = deferred->next;
+        if (loop->first == NULL)
+            loop->last = NULL;
+        deferred->next = NULL;
+        deferred->queued = 0;
+        deferred->run(deferred);
+    }
+}
+
+/* --- turns ------------------------------------------------------------------------------------- */
+
+static void wheel_due(uv_timer_t *timer)
+{
+    (void)timer; /* waking up is enough: the next turn advances the wheel */
+}
+
+/* The timer is moved only when it would fire too late: a needless wake-up costs less than a heap
+ * operation per turn. */
+static void arm(znl_loop *loop)
+{
+    uint64_t now_ms = znl_loop_now_ms(loop);
+    uint64_t wait_ms = znl_wheel_next_ms(&loop->wheel, now_ms);
+    int is_armed = uv_is_active((uv_handle_t *)&loop->timer);
+    if (wait_ms == UINT64_MAX) {
+        if (is_armed)
+            uv_timer_stop(&loop->timer);
+        return;
+    }
+    if (is_armed && loop->armed_ms <= now_ms + wait_ms)
+        return;
+    loop->armed_ms = now_ms + wait_ms;
+    uv_update_time(&loop->uv);
+    uv_timer_start(&loop->timer, wheel_due, wait_ms, 0);
+}
+
+int znl_loop_run(znl_loop *loop)
+{
+    loop->is_stopping = 0;
+    while (!loop->is_stopping) {
+        read_clocks(loop);
+        run_deferred(loop);
+        znl_wheel_advance(&loop->wheel, loop->now_ms);
+        if (loop->is_stopping)
+            break;
+        arm(loop);
+        int is_alive = uv_run(&loop->uv, loop->first != NULL ? UV_RUN_NOWAIT : UV_RUN_ONCE);
+        loop->is_clock_fresh = 0;
+        if (!is_alive && loop->wheel.count == 0 && loop->first == NULL)
+            break;
+    }
+    return 0;
+}
+
+void znl_loop_stop(znl_loop *loop)
+{
+    loop->is_stopping = 1;
+}

@@ -1,0 +1,61 @@
+/* loop.h - the libuv loop, its clocks, the timer wheel, and what runs before it blocks.
+ *
+ * One turn: read the clocks, run what was deferred, fire the timers of the wheel, then let libuv
+ * wait for events. The wheel shares one uv_timer, armed for the earliest deadline, so a timer is
+ * started on the wheel directly and nobody tells the loop.
+ *
+ * Layer: transport. Everything here belongs to the loop thread. SPDX-License-Identifier: MIT */
+#ifndef ZNL_TRANSPORT_LOOP_H
+#define ZNL_TRANSPORT_LOOP_H
+
+#include "base/wheel.h"
+
+#include <stdint.h>
+#include <uv.h>
+
+typedef struct znl_loop znl_loop;
+
+/* Work put off until the loop's next turn. Lives inside the object it serves; set `run`, leave the
+ * rest zero. The object takes it back with znl_loop_undefer() before it goes. */
+typedef struct znl_deferred znl_deferred;
+struct znl_deferred {
+    znl_deferred *next;
+    void (*run)(znl_deferred *deferred);
+    int queued;
+};
+
+/* Returns a loop, owned. 0, ZNL_E_NOMEM, or what the system refused. */
+int znl_loop_new(znl_loop **out);
+
+/* Takes `loop` (NULL is accepted) and frees it: closes its own handles, lets libuv run every close
+ * callback, then ends the libzmq context, for which closed links still use up their linger time.
+ * Returns how many handles and libzmq sockets others had left open. Those handles are closed here
+ * without a callback; sockets left open keep the context, which is leaked rather than waited for. */
+int znl_loop_close(znl_loop *loop);
+
+/* Turns until nothing is alive in libuv, no timer runs and nothing is deferred, or until
+ * znl_loop_stop(). Returns 0. It may be called again. */
+int znl_loop_run(znl_loop *loop);
+
+/* Ends znl_loop_run() after the current turn. Called outside of it, it does nothing. */
+void znl_loop_stop(znl_loop *loop);
+
+uv_loop_t *znl_loop_uv(znl_loop *loop);
+znl_wheel *znl_loop_wheel(znl_loop *loop);
+
+/* The clocks of clock.h, read once per turn and once more after libuv has waited. */
+uint64_t znl_loop_now_ms(znl_loop *loop);
+int64_t znl_loop_unix_ms(znl_loop *loop);
+
+/* Runs `deferred` once, from the loop, before it blocks; not at once. Does nothing when queued. What
+ * is deferred by deferred work runs in the next turn, after libuv has looked for events. */
+void znl_loop_defer(znl_loop *loop, znl_deferred *deferred);
+void znl_loop_undefer(znl_loop *loop, znl_deferred *deferred);
+
+/* The libzmq context, made at the first call; NULL when there is no memory. */
+void *znl_loop_zmq(znl_loop *loop);
+
+/* Tells the loop that a socket of its context was opened (1) or closed (-1). */
+void znl_loop_zmq_used(znl_loop *loop, int change);
+
+#endif

@@ -1,0 +1,634 @@
+/* sched.c - see sched.h. SPDX-License-Identifier: MIT */
+#include "vm/sched.h"
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/limits.h"
+#include "base/log.h"
+#include "base/wheel.h"
+#include "transport/loop.h"
+
+#include <string.h>
+
+struct znl_owner {
+    size_t references;
+    size_t active;
+    void (*idle)(void *user);
+    void *user;
+};
+
+typedef struct task {
+    znl_sched *sched;
+    struct task *next_made; /* every task there is */
+    struct task *next_idle; /* in pool or bare */
+    struct task *next_queued, *prev_queued;
+    lua_State *co; /* NULL: bare */
+    int co_ref;
+    int is_live;
+    int is_queued;
+    int queued_err;
+    const char *queued_where;
+    uint64_t ticket; /* of the wait that a wake may end; 0: none */
+    znl_timer timer; /* of park_for */
+    const char *timer_where;
+    znl_owner *owner;
+    znl_task_done_fn done;
+    void *user;
+} task;
+
+struct znl_sched {
+    znl_vm *vm;
+    task *made;
+    task *pool; /* idle, with a coroutine */
+    task *bare; /* idle, without */
+    size_t pool_count;
+    size_t live_count;
+    uint64_t last_ticket;
+    task *current;
+    unsigned depth; /* protected calls on the C stack */
+    int is_closed;
+    int collect_due; /* a call ran out of memory */
+    task *queue_first, *queue_last;
+    size_t queue_count;
+    znl_deferred queue_due;
+    /* The wake or the end in hand, for the closures below. */
+    task *waking;
+    znl_push_fn push;
+    void *push_user;
+    znl_task_done_fn done;
+    void *done_user;
+    int done_status;
+    int wake_ref, done_ref, make_ref, collect_ref;       /* closures */
+    int stopped_ref, stray_ref, foreign_ref; /* texts, so that they need no memory later */
+    znl_wheel *wheel;
+};
+
+/* Tasks that may nest, each spawned by the one before: LuaJIT does not watch the C stack. */
+#define NESTED_MAX 150
+
+/* --- owners ------------------------------------------------------------------------------------ */
+
+int znl_owner_new(znl_owner **out)
+{
+    znl_owner *owner = znl_calloc(1, sizeof *owner);
+    if (owner == NULL)
+        return ZNL_E_NOMEM;
+    owner->references = 1;
+    *out = owner;
+    return 0;
+}
+
+void znl_owner_hold(znl_owner *owner)
+{
+    owner->references++;
+}
+
+void znl_owner_release(znl_owner *owner)
+{
+    if (owner != NULL && --owner->references == 0)
+        znl_free(owner);
+}
+
+size_t znl_owner_active(const znl_owner *owner)
+{
+    return owner->active;
+}
+
+static void tell_idle(znl_owner *owner)
+{
+    void (*idle)(void *user) = owner->idle;
+    void *user = owner->user;
+    if (owner->active > 0 || idle == NULL)
+        return;
+    owner->idle = NULL;
+    idle(user);
+}
+
+void znl_owner_on_idle(znl_owner *owner, void (*idle)(void *user), void *user)
+{
+    owner->idle = idle;
+    owner->user = user;
+    tell_idle(owner);
+}
+
+/* --- queue of tasks to resume with an error ---------------------------------------------------- */
+
+static void enqueue(znl_sched *sched, task *t, int err, const char *where)
+{
+    t->is_queued = 1;
+    t->queued_err = err;
+    t->queued_where = where;
+    t->next_queued = NULL;
+    t->prev_queued = sched->queue_last;
+    if (sched->queue_last != NULL)
+        sched->queue_last->next_queued = t;
+    else
+        sched->queue_first = t;
+    sched->queue_last = t;
+    sched->queue_count++;
+    znl_loop_defer(sched->vm->loop, &sched->queue_due);
+}
+
+static void unqueue(task *t)
+{
+    znl_sched *sched = t->sched;
+    if (!t->is_queued)
+        return;
+    t->is_queued = 0;
+    if (t->prev_queued != NULL)
+        t->prev_queued->next_queued = t->next_queued;
+    else
+        sched->queue_first = t->next_queued;
+    if (t->next_queued != NULL)
+        t->next_queued->prev_queued = t->prev_queued;
+    else
+        sched->queue_last = t->prev_queued;
+    sched->queue_count--;
+}
+
+/* Ends the wait, however it was to end. */
+static void unpark(task *t)
+{
+    t->ticket = 0;
+    znl_wheel_stop(t->sched->wheel, &t->timer);
+    unqueue(t);
+}
+
+/* --- coroutines and their pool ----------------------------------------------------------------- */
+
+/* (task): gives a bare task a coroutine. Raises when memory is short, having changed nothing. */
+static int make_coroutine(lua_State *L)
+{
+    task *t = lua_touserdata(L, 1);
+    lua_State *co = lua_newthread(L);
+    t->co_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+    t->co = co;
+    return 0;
+}
+
+/* An idle task with a coroutine, taken out of its list; NULL when memory is short. */
+static task *take_task(znl_sched *sched, lua_State *L)
+{
+    task *t = sched->pool;
+    if (t != NULL) {
+        sched->pool = t->next_idle;
+        sched->pool_count--;
+        return t;
+    }
+    t = sched->bare;
+    if (t == NULL) {
+        t = znl_calloc(1, sizeof *t);
+        if (t == NULL)
+            return NULL;
+        t->sched = sched;
+        t->next_made = sched->made;
+        sched->made = t;
+        t->next_idle = NULL;
+        sched->bare = t;
+    }
+    lua_rawgeti(L, LUA_REGISTRYINDEX, sched->make_ref);
+    lua_pushlightuserdata(L, t);
+    if (lua_pcall(L, 1, 0, 0) != 0) {
+        lua_pop(L, 1);
+        sched->collect_due = 1;
+        return NULL;
+    }
+    sched->bare = t->next_idle;
+    return t;
+}
+
+/* Puts an ended task back. Its coroutine is kept when `is_clean`: it returned normally. */
+static void put_task(znl_sched *sched, task *t, int is_clean)
+{
+    /* A script may have given the coroutine other globals, which the next task must not see. */
+    if (is_clean && sched->pool_count < ZNL_TASK_POOL_MAX &&
+            lua_topointer(t->co, LUA_GLOBALSINDEX) ==
+                    lua_topointer(sched->vm->L, LUA_GLOBALSINDEX)) {
+        t->next_idle = sched->pool;
+        sched->pool = t;
+        sched->pool_count++;
+        return;
+    }
+    luaL_unref(sched->vm->L, LUA_REGISTRYINDEX, t->co_ref);
+    t->co = NULL;
+    t->next_idle = sched->bare;
+    sched->bare = t;
+}
+
+/* --- the end of a task ------------------------------------------------------------------------- */
+
+/* (results...) */
+static int run_done(lua_State *L)
+{
+    znl_sched *sched = znl_vm_of(L)->sched;
+    sched->done(sched->done_user, L, sched->done_status, lua_gettop(L));
+    return 0;
+}
+
+static void log_failure(lua_State *L, const char *message)
+{
+    size_t size = 0;
+    const char *text = lua_tolstring(L, -1, &size);
+    if (text == NULL) {
+        text = "out of memory";
+        size = strlen(text);
+    }
+    znl_log_field field = {"error", text, size, 0};
+    znl_log_write(ZNL_LOG_ERROR, "script", message, &field, 1);
+}
+
+/* Reports values at the top of L, which it pops, as what the task came to. */
+static void report(znl_sched *sched, lua_State *L, znl_task_done_fn done, void *user,
+        int status, int count)
+{
+    if (done == NULL) {
+        if (status != 0)
+            log_failure(L, "task failed");
+        lua_pop(L, count);
+        return;
+    }
+    lua_rawgeti(L, LUA_REGISTRYINDEX, sched->done_ref);
+    lua_insert(L, -1 - count);
+    sched->done = done;
+    sched->done_user = user;
+    sched->done_status = status;
+    if (lua_pcall(L, count, 0, 0) != 0) {
+        log_failure(L, "the end of a task could not be reported");
+        lua_pop(L, 1);
+    }
+}
+
+/* The task returned (status 0, results on its stack) or failed (the error value there). Its values
+ * leave by way of L, a C function's frame with room for them. */
+static void finish(znl_sched *sched, lua_State *L, task *t, int status)
+{
+    lua_State *co = t->co;
+    znl_task_done_fn done = t->done;
+    void *user = t->user;
+    znl_owner *owner = t->owner;
+    int count = 0;
+    unpark(t);
+    if (status == 0) {
+        count = lua_gettop(co);
+        if (done == NULL)
+            count = 0;
+        else if (count > ZNL_TASK_RESULTS_MAX)
+            count = ZNL_TASK_RESULTS_MAX;
+        lua_settop(co, count);
+        lua_xmove(co, L, count);
+    } else {
+        lua_xmove(co, L, 1);
+        if (status == LUA_ERRMEM)
+            sched->collect_due = 1;
+        znl_vm_traceback(L, co);
+        count = 1;
+    }
+    t->is_live = 0;
+    t->owner = NULL;
+    t->done = NULL;
+    sched->live_count--;
+    put_task(sched, t, status == 0);
+    report(sched, L, done, user, status, count);
+    if (owner != NULL) {
+        owner->active--;
+        if (!sched->is_closed)
+            tell_idle(owner);
+        znl_owner_release(owner);
+    }
+}
+
+/* Runs the coroutine, which has `nargs` values for it on its stack, until it waits or ends. */
+static void resume(znl_sched *sched, lua_State *L, task *t, int nargs)
+{
+    task *before = sched->current;
+    sched->current = t;
+    int status = lua_resume(t->co, nargs);
+    sched->current = before;
+    if (__builtin_expect(status == LUA_YIELD, 1)) {
+        lua_settop(t->co, 0);
+        if (t->ticket != 0 || t->is_queued)
+            return;
+        lua_rawgeti(t->co, LUA_REGISTRYINDEX, sched->stray_ref); /* nobody would resume it */
+    }
+    finish(sched, L, t, status);
+}
+
+/* --- spawning ---------------------------------------------------------------------------------- */
+
+int znl_sched_spawn(
+        lua_State *L, int nargs, znl_owner *owner, znl_task_done_fn done, void *user)
+{
+    znl_sched *sched = znl_vm_of(L)->sched;
+    int err = 0;
+    task *t = NULL;
+    if (sched->is_closed)
+        err = ZNL_E_STOPPED;
+    else if (nargs > ZNL_TASK_VALUES_MAX || sched->depth >= NESTED_MAX)
+        err = ZNL_E_LIMIT;
+    else if ((t = take_task(sched, L)) == NULL)
+        err = ZNL_E_NOMEM;
+    if (err != 0) {
+        lua_pop(L, nargs + 1);
+        return err;
+    }
+    if (owner == NULL && sched->current != NULL)
+        owner = sched->current->owner;
+    if (owner != NULL) {
+        znl_owner_hold(owner);
+        owner->active++;
+    }
+    t->owner = owner;
+    t->done = done;
+    t->user = user;
+    t->is_live = 1;
+    sched->live_count++;
+    lua_xmove(L, t->co, nargs + 1);
+    /* Lua runs now, whoever called: what the task does must not be woken into. */
+    sched->depth++;
+    resume(sched, L, t, nargs);
+    sched->depth--;
+    return 0;
+}
+
+/* --- waiting ----------------------------------------------------------------------------------- */
+
+znl_wait znl_sched_park(lua_State *L)
+{
+    znl_sched *sched = znl_vm_of(L)->sched;
+    task *t = sched->current;
+    if (t == NULL || t->co != L)
+        luaL_error(L, "this waits, so it must be called from a coroutine made by znl, such as the "
+                      "main script or znl.spawn (not coroutine.create)");
+    unpark(t);
+    t->ticket = ++sched->last_ticket;
+    return (znl_wait){t, t->ticket};
+}
+
+static void on_timeout(znl_timer *timer)
+{
+    task *t = (task *)(void *)((char *)timer - offsetof(task, timer));
+    znl_wait wait = {t, t->ticket};
+    if (t->timer_where == NULL)
+        znl_sched_wake(t->sched, wait, NULL, NULL);
+    else
+        znl_sched_wake_error(t->sched, wait, ZNL_E_TIMEOUT, t->timer_where);
+}
+
+znl_wait znl_sched_park_for(lua_State *L, uint32_t timeout_ms, const char *where)
+{
+    znl_wait wait = znl_sched_park(L);
+    task *t = wait.task;
+    t->timer_where = where;
+    /* The real clock: the loop's may be as old as the script has been running. */
+    znl_wheel_start(
+            t->sched->wheel, &t->timer, znl_clock_mono_ms() + timeout_ms, on_timeout);
+    return wait;
+}
+
+/* --- waking ------------------------------------------------------------------------------------ */
+
+static task *waiting(const znl_sched *sched, znl_wait wait)
+{
+    task *t = wait.task;
+    if (t == NULL || wait.ticket == 0 || t->ticket != wait.ticket || sched->is_closed)
+        return NULL;
+    return t;
+}
+
+/* (): pushes the values, then runs the task on. */
+static int run_wake(lua_State *L)
+{
+    znl_sched *sched = znl_vm_of(L)->sched;
+    task *t = sched->waking;
+    int count = sched->push != NULL ? sched->push(L, sched->push_user) : 0;
+    if (count > ZNL_TASK_VALUES_MAX)
+        return luaL_error(L, "too many values to wake a task with");
+    if (lua_status(t->co) != LUA_YIELD) {
+        /* A script resumed it behind our back, and it ended there. */
+        sched->waking = NULL;
+        lua_settop(t->co, 0);
+        lua_rawgeti(t->co, LUA_REGISTRYINDEX, sched->foreign_ref);
+        finish(sched, L, t, LUA_ERRRUN);
+        return 0;
+    }
+    lua_xmove(L, t->co, count);
+    sched->waking = NULL; /* handed over */
+    resume(sched, L, t, count);
+    return 0;
+}
+
+struct failure {
+    int err;
+    const char *where;
+};
+
+static int push_failure(lua_State *L, void *user)
+{
+    const struct failure *failure = user;
+    lua_pushnil(L);
+    lua_pushfstring(L, "%s: %s", failure->where, znl_err_text(failure->err));
+    lua_pushstring(L, znl_err_code(failure->err));
+    return 3;
+}
+
+/* One protected attempt; true when the task was resumed. */
+static int try_wake(znl_sched *sched, task *t, znl_push_fn push, void *user)
+{
+    lua_State *L = sched->vm->L;
+    sched->waking = t;
+    sched->push = push;
+    sched->push_user = user;
+    sched->depth++;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, sched->wake_ref);
+    int status = lua_pcall(L, 0, 0, 0);
+    int resumed = sched->waking != t;
+    sched->waking = NULL;
+    if (__builtin_expect(status != 0, 0)) {
+        log_failure(L, "a task could not be woken as it should");
+        lua_pop(L, 1);
+    }
+    znl_sched_leave(sched, status);
+    return resumed;
+}
+
+void znl_sched_wake(znl_sched *sched, znl_wait wait, znl_push_fn push, void *user)
+{
+    task *t = waiting(sched, wait);
+    if (t == NULL)
+        return;
+    if (sched->depth > 0) {
+        /* A bug of the caller; the task must not hang for it. */
+        znl_sched_wake_error(sched, wait, ZNL_E_CANCELLED, "wake");
+        return;
+    }
+    unpark(t);
+    if (__builtin_expect(try_wake(sched, t, push, user), 1))
+        return;
+    struct failure failure = {ZNL_E_NOMEM, "wake"};
+    if (!try_wake(sched, t, push_failure, &failure))
+        try_wake(sched, t, NULL, NULL); /* needs no memory */
+}
+
+void znl_sched_wake_error(znl_sched *sched, znl_wait wait, int err, const char *where)
+{
+    task *t = waiting(sched, wait);
+    if (t == NULL)
+        return;
+    if (sched->depth > 0) {
+        unpark(t);
+        enqueue(sched, t, err, where);
+        return;
+    }
+    struct failure failure = {err, where};
+    znl_sched_wake(sched, wait, push_failure, &failure);
+}
+
+static void run_queue(znl_deferred *deferred)
+{
+    znl_sched *sched = (znl_sched *)(void *)((char *)deferred - offsetof(znl_sched, queue_due));
+    /* Those who come while these run have the next turn. */
+    for (size_t left = sched->queue_count; left > 0 && sched->queue_first != NULL; left--) {
+        task *t = sched->queue_first;
+        unqueue(t);
+        t->ticket = ++sched->last_ticket;
+        znl_wait wait = {t, t->ticket};
+        znl_sched_wake_error(sched, wait, t->queued_err, t->queued_where);
+    }
+    if (sched->queue_first != NULL)
+        znl_loop_defer(sched->vm->loop, &sched->queue_due);
+}
+
+int znl_sched_waits(const znl_sched *sched, znl_wait wait)
+{
+    return waiting(sched, wait) != NULL;
+}
+
+/* --- protected calls --------------------------------------------------------------------------- */
+
+static int run_collect(lua_State *L)
+{
+    lua_gc(L, LUA_GCCOLLECT, 0);
+    return 0;
+}
+
+void znl_sched_enter(znl_sched *sched)
+{
+    sched->depth++;
+}
+
+void znl_sched_leave(znl_sched *sched, int status)
+{
+    if (status == LUA_ERRMEM)
+        sched->collect_due = 1;
+    if (__builtin_expect(sched->collect_due && sched->depth == 1, 0)) {
+        /* Finalizers run, and may fail. */
+        lua_State *L = sched->vm->L;
+        sched->collect_due = 0;
+        lua_rawgeti(L, LUA_REGISTRYINDEX, sched->collect_ref);
+        if (lua_pcall(L, 0, 0, 0) != 0) {
+            log_failure(L, "a finalizer failed");
+            lua_pop(L, 1);
+        }
+    }
+    sched->depth--;
+}
+
+int znl_sched_busy(const znl_sched *sched)
+{
+    return sched->depth > 0;
+}
+
+size_t znl_sched_task_count(const znl_sched *sched)
+{
+    return sched->live_count;
+}
+
+size_t znl_sched_pooled_count(const znl_sched *sched)
+{
+    return sched->pool_count;
+}
+
+znl_owner *znl_sched_owner(const znl_sched *sched)
+{
+    return sched->current != NULL ? sched->current->owner : NULL;
+}
+
+/* --- life -------------------------------------------------------------------------------------- */
+
+static int prepare(lua_State *L)
+{
+    znl_sched *sched = lua_touserdata(L, 1);
+    static const lua_CFunction functions[] = {
+            run_wake, run_done, make_coroutine, run_collect};
+    int *const refs[] = {
+            &sched->wake_ref, &sched->done_ref, &sched->make_ref, &sched->collect_ref};
+    for (size_t i = 0; i < sizeof functions / sizeof functions[0]; i++) {
+        lua_pushcfunction(L, functions[i]);
+        *refs[i] = luaL_ref(L, LUA_REGISTRYINDEX);
+    }
+    lua_pushliteral(L, "stopped");
+    sched->stopped_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_pushliteral(L, "coroutine.yield() outside of a coroutine of the script: to wait, use "
+                       "sleep, an event or a request");
+    sched->stray_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_pushliteral(L, "the coroutine of this task was resumed by the script");
+    sched->foreign_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+    return 0;
+}
+
+int znl_sched_new(znl_sched **out, znl_vm *vm)
+{
+    znl_sched *sched = znl_calloc(1, sizeof *sched);
+    if (sched == NULL)
+        return ZNL_E_NOMEM;
+    sched->vm = vm;
+    sched->wheel = znl_loop_wheel(vm->loop);
+    sched->queue_due.run = run_queue;
+    if (lua_cpcall(vm->L, prepare, sched) != 0) {
+        lua_pop(vm->L, 1);
+        znl_free(sched);
+        return ZNL_E_NOMEM;
+    }
+    *out = sched;
+    return 0;
+}
+
+void znl_sched_drop_all(znl_sched *sched)
+{
+    lua_State *L = sched->vm->L;
+    sched->is_closed = 1;
+    sched->depth++; /* so that nothing that `done` calls takes this for the loop */
+    for (task *t = sched->made; t != NULL; t = t->next_made) {
+        if (!t->is_live)
+            continue;
+        znl_owner *owner = t->owner;
+        unpark(t);
+        t->is_live = 0;
+        t->owner = NULL;
+        sched->live_count--;
+        put_task(sched, t, 0);
+        if (t->done != NULL) {
+            lua_rawgeti(L, LUA_REGISTRYINDEX, sched->stopped_ref);
+            report(sched, L, t->done, t->user, LUA_ERRRUN, 1);
+        }
+        if (owner != NULL) {
+            owner->active--;
+            znl_owner_release(owner);
+        }
+    }
+    znl_loop_undefer(sched->vm->loop, &sched->queue_due);
+    sched->depth--;
+}
+
+void znl_sched_free(znl_sched *sched)
+{
+    if (sched == NULL)
+        return;
+    while (sched->made != NULL) {
+        task *next = sched->made->next_made;
+        znl_free(sched->made);
+        sched->made = next;
+    }
+    znl_free(sched);
+}

@@ -1,0 +1,187 @@
+/* vm.c - see vm.h. SPDX-License-Identifier: MIT */
+#include "vm/vm.h"
+
+#include "base/alloc.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "vm/sched.h"
+
+#include <lualib.h>
+#include <stdio.h>
+#include <string.h>
+
+struct home {
+    znl_vm vm; /* first: what callers see */
+    lua_Alloc inner;
+    void *inner_ud;
+    int trampoline_ref;
+    int handler_ref;
+    lua_CFunction entry; /* what the trampoline calls next */
+};
+
+static void *reallocate(void *ud, void *block, size_t old_size, size_t new_size)
+{
+    struct home *home = ud;
+    if (new_size > old_size && znl_alloc_should_fail())
+        return NULL;
+    return home->inner(home->inner_ud, block, old_size, new_size);
+}
+
+znl_vm *znl_vm_of(lua_State *L)
+{
+    void *ud = NULL;
+    lua_getallocf(L, &ud);
+    return &((struct home *)ud)->vm;
+}
+
+/* (error value) -> string: what people shall read, without a traceback */
+static void error_text(lua_State *L)
+{
+    if (lua_isstring(L, -1))
+        return;
+    if (luaL_callmeta(L, -1, "__tostring")) {
+        if (lua_isstring(L, -1)) {
+            lua_replace(L, -2);
+            return;
+        }
+        lua_pop(L, 1);
+    }
+    lua_pushfstring(L, "(error object is a %s value)", luaL_typename(L, -1));
+    lua_replace(L, -2);
+}
+
+/* Message handler of lua_pcall: runs where the error happened. */
+static int on_error(lua_State *L)
+{
+    error_text(L);
+    luaL_traceback(L, L, lua_tostring(L, -1), 1);
+    return 1;
+}
+
+static int make_traceback(lua_State *L)
+{
+    lua_State *co = lua_touserdata(L, 2);
+    lua_settop(L, 1);
+    error_text(L);
+    /* Level 1 of this very state would be this function; its caller has already unwound. */
+    luaL_traceback(L, co, lua_tostring(L, -1), co == L ? 1 : 0);
+    return 1;
+}
+
+static int trampoline(lua_State *L)
+{
+    struct home *home = (struct home *)(void *)znl_vm_of(L);
+    return home->entry(L);
+}
+
+/* Calls `entry` with `nargs` values of the top of L; leaves `nresults` or the error value. */
+static int call(lua_State *L, lua_CFunction entry, int nargs, int nresults, int handler)
+{
+    struct home *home = (struct home *)(void *)znl_vm_of(L);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, home->trampoline_ref);
+    lua_insert(L, -1 - nargs);
+    home->entry = entry;
+    return lua_pcall(L, nargs, nresults, handler);
+}
+
+void znl_vm_traceback(lua_State *L, lua_State *co)
+{
+    lua_pushlightuserdata(L, co);
+    if (call(L, make_traceback, 2, 1, 0) != 0) {
+        /* Too little memory even for the text; show the bare message, or nothing. */
+        if (!lua_isstring(L, -1)) {
+            lua_pop(L, 1);
+            lua_pushnil(L);
+        }
+    }
+}
+
+int znl_vm_protect(znl_vm *vm, lua_CFunction fn, void *ud, const char *area)
+{
+    struct home *home = (struct home *)(void *)vm;
+    lua_State *L = vm->L;
+    int base = lua_gettop(L);
+    znl_sched_enter(vm->sched);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, home->handler_ref);
+    lua_pushlightuserdata(L, ud);
+    int status = call(L, fn, 1, 0, base + 1);
+    if (status != 0) {
+        size_t size = 0;
+        const char *text = lua_tolstring(L, -1, &size);
+        if (text == NULL) {
+            text = "error in the error handler";
+            size = strlen(text);
+        }
+        znl_log_field field = {"error", text, size, 0};
+        znl_log_write(ZNL_LOG_ERROR, area, "callback failed", &field, 1);
+    }
+    lua_settop(L, base);
+    znl_sched_leave(vm->sched, status);
+    return status;
+}
+
+/* Everything that can raise while the state is set up. */
+static int prepare(lua_State *L)
+{
+    struct home *home = (struct home *)(void *)znl_vm_of(L);
+    luaL_openlibs(L);
+    /* LuaJIT keeps a table of the address ranges light userdata comes from: enter heap and stack
+     * now, so that pushing one never allocates later. */
+    lua_pushlightuserdata(L, home);
+    lua_pushlightuserdata(L, &home);
+    lua_pop(L, 2);
+    lua_pushcfunction(L, trampoline);
+    home->trampoline_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_pushcfunction(L, on_error);
+    home->handler_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+    return 0;
+}
+
+static int on_panic(lua_State *L)
+{
+    const char *text = lua_tostring(L, -1);
+    fprintf(stderr, "znlrun: Lua error outside of a protected call: %s\n",
+            text != NULL ? text : "(no text)");
+    return 0; /* LuaJIT then ends the process */
+}
+
+int znl_vm_new(znl_vm **out, znl_loop *loop)
+{
+    int err = ZNL_E_NOMEM;
+    struct home *home = znl_calloc(1, sizeof *home);
+    if (home == NULL)
+        goto fail;
+    home->vm.loop = loop;
+    lua_State *L = luaL_newstate();
+    if (L == NULL)
+        goto fail;
+    home->vm.L = L;
+    home->inner = lua_getallocf(L, &home->inner_ud);
+    lua_setallocf(L, reallocate, home);
+    lua_atpanic(L, on_panic);
+    if (lua_cpcall(L, prepare, NULL) != 0)
+        goto fail;
+    err = znl_sched_new(&home->vm.sched, &home->vm);
+    if (err != 0)
+        goto fail;
+    *out = &home->vm;
+    return 0;
+fail:
+    znl_vm_free(home != NULL ? &home->vm : NULL);
+    return err;
+}
+
+void znl_vm_free(znl_vm *vm)
+{
+    struct home *home = (struct home *)(void *)vm;
+    if (home == NULL)
+        return;
+    if (vm->sched != NULL)
+        znl_sched_drop_all(vm->sched);
+    if (vm->L != NULL) {
+        /* The wrapped allocator stays in place: finalizers find the vm through it. */
+        lua_close(vm->L);
+    }
+    znl_sched_free(vm->sched);
+    znl_free(home);
+}
