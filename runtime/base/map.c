@@ -23,7 +23,7 @@ uint64_t znl_map_hash(znl_frame key)
     pthread_once(&hash_key_once, make_hash_key);
     crypto_shorthash(out, key.data, key.size, hash_key);
     memcpy(&hash, out, sizeof hash);
-    return hash;
+    return hash != 0 ? hash : 1;
 }
 
 znl_map_entry *znl_map_find(const znl_map *map, znl_frame key, uint64_t hash)

@@ -21,7 +21,8 @@ typedef struct znl_map {
     size_t count;
 } znl_map;
 
-/* The keyed hash of a byte string, the same for the life of the process. */
+/* The keyed hash of a byte string, the same for the life of the process. Never 0: tables use that
+ * for "anyone". */
 uint64_t znl_map_hash(znl_frame key);
 
 /* The entry with that key, or NULL. `hash` is znl_map_hash(key). */
@@ -34,7 +35,7 @@ int znl_map_put(znl_map *map, znl_map_entry *entry);
 void znl_map_remove(znl_map *map, znl_map_entry *entry);
 
 /* Walks all entries: pass NULL first, then the last one returned. The map may not change between
- * two calls, except that the entry before the last one returned may be removed. */
+ * two calls, except that entries before the last one returned may be removed. */
 znl_map_entry *znl_map_next(const znl_map *map, const znl_map_entry *after);
 
 /* Frees the bucket array, not the entries. */

@@ -29,8 +29,10 @@ int znl_random_start(void)
     static atomic_flag registered = ATOMIC_FLAG_INIT;
     if (sodium_init() < 0)
         return ZNL_E_SYSTEM;
-    if (!atomic_flag_test_and_set(&registered) && pthread_atfork(NULL, NULL, in_child) != 0)
+    if (!atomic_flag_test_and_set(&registered) && pthread_atfork(NULL, NULL, in_child) != 0) {
+        atomic_flag_clear(&registered);
         return ZNL_E_NOMEM;
+    }
     return 0;
 }
 
@@ -47,6 +49,8 @@ static void refill(void)
 
 void znl_random_bytes(void *out, size_t size)
 {
+    if (size == 0)
+        return;
     if (size > sizeof pool.bytes / 4) {
         randombytes_buf(out, size);
         return;

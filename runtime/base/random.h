@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Initialises libsodium. 0, or ZNL_E_SYSTEM without a source of randomness. */
+/* Initialises libsodium. 0, ZNL_E_SYSTEM without a source of randomness, or ZNL_E_NOMEM. */
 int znl_random_start(void);
 
 void znl_random_bytes(void *out, size_t size);

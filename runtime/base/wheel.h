@@ -45,11 +45,13 @@ static inline int znl_timer_running(const znl_timer *timer)
     return timer->link != NULL;
 }
 
-/* Fires what is due at `now_ms`, each timer stopped before its function runs, which may start and
- * stop any timer. Returns how many fired. */
+/* Fires what is due at `now_ms`, earliest first and equals in the order they were started; each
+ * timer is stopped before its function runs, which may start, stop and free any timer. What it
+ * starts fires at the next advance at the earliest. Returns how many fired. */
 size_t znl_wheel_advance(znl_wheel *wheel, uint64_t now_ms);
 
-/* Milliseconds from `now_ms` until the wheel should be advanced again; UINT64_MAX when empty. */
+/* Milliseconds from `now_ms` until the wheel should be advanced again: never later than the next
+ * deadline, sometimes earlier, at most one turn of the wheel; UINT64_MAX when it is empty. */
 uint64_t znl_wheel_next_ms(const znl_wheel *wheel, uint64_t now_ms);
 
 #endif

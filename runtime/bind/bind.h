@@ -70,10 +70,13 @@ void znl_bind_luv_open(lua_State *L);
 
 /* Closes what scripts left open in luv and lets the loop finish it: its callbacks touch the Lua
  * state, so they must run before the state goes. Returns 0, or ZNL_E_TIMEOUT when a thread pool
- * request outlives wait_ms: then the state must not be closed. */
+ * request outlives wait_ms, or ZNL_E_NOMEM: then the state must not be closed. Drops all tasks. */
 int znl_bind_luv_close(znl_vm *vm, uint32_t wait_ms);
 
 /* --- the life of the process (bind_runtime.c) -------------------------------------------------- */
+
+/* Makes the state of the functions below, for znl_bind_open_all(). May raise. */
+void znl_runtime_prepare(lua_State *L);
 
 /* What runtime.version reports as "znlrun". Static text; before znl_bind_open_all(). */
 void znl_bind_set_version(const char *version);

@@ -24,8 +24,10 @@ size_t znl_claim_write(const znl_claim *claim, uint8_t *out, size_t capacity);
 
 /* Reads a claim. `json` is decoded in place: strings with escapes are rewritten inside it, and the
  * frames of `out` point into it. Fields that are absent come out empty, a timestamp as 0.
- * ZNL_E_PARSE when it is not a JSON object of valid UTF-8 or a field has the wrong type; nesting
- * of unknown fields is bounded. */
+ * So does everything when the JSON is no object, and a kind, node id, nonce or timestamp of the
+ * wrong type: the checks after this refuse it by name, as the original peers do.
+ * ZNL_E_PARSE for what is not JSON in valid UTF-8, for nesting past 32, and for a subject or
+ * digest of the wrong type. */
 int znl_claim_read(uint8_t *json, size_t size, znl_claim *out);
 
 /* Reads a proof header; 0, ZNL_E_PARSE, or ZNL_E_BAD_HEADER when alg or typ differ. In place. */

@@ -108,14 +108,6 @@ void znl_control_parse(const znl_frame *frames, size_t count, znl_control *out)
     out->payload_count = count - at;
 }
 
-int znl_control_unregister_proof(const znl_frame *frames, size_t count, znl_frame *proof)
-{
-    if (count < 4 || !is_marker(frames[2]))
-        return 0;
-    *proof = frames[3];
-    return 1;
-}
-
 size_t znl_control_lead(znl_kind kind, znl_frame subject, znl_frame service,
         const znl_frame *proof, znl_frame frames[ZNL_CONTROL_LEAD_MAX])
 {

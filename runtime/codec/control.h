@@ -37,10 +37,6 @@ typedef struct znl_control {
  * fails: what is not a control message comes out as ZNL_KIND_MESSAGE with all frames as payload. */
 void znl_control_parse(const znl_frame *frames, size_t count, znl_control *out);
 
-/* The proof behind an unregister, an extension: parsing ignores it, as the original peers do.
- * 1 and *proof when it is there. */
-int znl_control_unregister_proof(const znl_frame *frames, size_t count, znl_frame *proof);
-
 /* Frames that znl_control_lead() writes at most. */
 #define ZNL_CONTROL_LEAD_MAX 6u
 

@@ -107,17 +107,14 @@ static void hint_due(znl_timer *timer)
     znl_wheel_start(wheel_of(master), timer, peer->hint_ms + interval_ms * 3 / 2, hint_due);
 }
 
-static void unregister(
-        znl_master *master, znl_presence_entry *entry, const znl_frame *frames, size_t count)
+static void unregister(znl_master *master, znl_presence_entry *entry, const znl_control *control)
 {
-    znl_control control = {.kind = ZNL_KIND_UNREGISTER};
     znl_frame claimed;
     if (entry == NULL)
         return;
     struct peer *peer = peer_of(entry);
-    control.has_proof = znl_control_unregister_proof(frames, count, &control.proof);
-    if (peer->keys == NULL || (control.has_proof && znl_node_verify(&master->node, peer->keys,
-                                                            &control, entry->map.key, &claimed) == 0)) {
+    if (peer->keys == NULL || (control->has_proof && znl_node_verify(&master->node, peer->keys,
+                                                           control, entry->map.key, &claimed) == 0)) {
         remove_peer(master, entry, "unregister");
         return;
     }
@@ -198,7 +195,7 @@ static void on_link_message(void *user, const znl_frame *frames, size_t count)
     uint64_t hash = znl_map_hash(id);
     znl_presence_entry *entry = znl_presence_find(master->presence, id, hash);
     if (control.kind == ZNL_KIND_UNREGISTER) {
-        unregister(master, entry, frames + 1, count - 1);
+        unregister(master, entry, &control);
         return;
     }
     znl_keys *keys = NULL;

@@ -6,7 +6,6 @@
 #include "base/limits.h"
 #include "base/random.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #define CHUNK 256u
@@ -21,8 +20,9 @@ struct entry {
     uint64_t peer_hash;
     znl_waiter waiter;
     uint32_t slot;
-    uint32_t generation;      /* 24 bits, counted up at every use */
-    struct entry *next, **link; /* list of live entries, newest first; or of free ones */
+    uint32_t generation; /* 24 bits, counted up at every use */
+    int is_live;
+    struct entry *next, *prev; /* ring of live entries; or `next` in the list of free ones */
     char id[ZNL_REQUEST_ID_TEXT];
 };
 
@@ -34,7 +34,7 @@ struct znl_pending {
     struct entry **chunks;
     size_t chunk_count;
     struct entry *free;
-    struct entry *live;
+    struct entry *ring; /* the live entry to look at first; new ones come in behind all */
 };
 
 int znl_pending_new(znl_pending **out, znl_wheel *wheel, size_t limit,
@@ -55,7 +55,8 @@ void znl_pending_free(znl_pending *pending)
 {
     if (pending == NULL)
         return;
-    for (struct entry *entry = pending->live; entry != NULL; entry = entry->next)
+    struct entry *entry = pending->ring;
+    for (size_t i = 0; i < pending->count; i++, entry = entry->next)
         znl_wheel_stop(pending->wheel, &entry->timer);
     for (size_t i = 0; i < pending->chunk_count; i++)
         znl_free(pending->chunks[i]);
@@ -86,12 +87,13 @@ static int grow(znl_pending *pending)
 static void retire(znl_pending *pending, struct entry *entry)
 {
     znl_wheel_stop(pending->wheel, &entry->timer);
-    *entry->link = entry->next;
-    if (entry->next != NULL)
-        entry->next->link = entry->link;
+    entry->next->prev = entry->prev;
+    entry->prev->next = entry->next;
+    if (pending->ring == entry)
+        pending->ring = entry->next != entry ? entry->next : NULL;
     entry->next = pending->free;
     pending->free = entry;
-    entry->link = NULL; /* not live */
+    entry->is_live = 0;
     pending->count--;
 }
 
@@ -164,11 +166,14 @@ int znl_pending_add(znl_pending *pending, uint64_t peer_hash, uint64_t deadline_
     entry->waiter = waiter;
     entry->generation = (entry->generation + 1) & 0xffffff;
     write_id(entry);
-    entry->next = pending->live;
-    if (entry->next != NULL)
-        entry->next->link = &entry->next;
-    pending->live = entry;
-    entry->link = &pending->live;
+    entry->is_live = 1;
+    if (pending->ring == NULL) {
+        entry->next = entry->prev = pending->ring = entry;
+    } else {
+        entry->next = pending->ring;
+        entry->prev = pending->ring->prev;
+        entry->prev->next = entry->next->prev = entry;
+    }
     pending->count++;
     znl_wheel_start(pending->wheel, &entry->timer, deadline_ms, fire);
     memcpy(id, entry->id, ZNL_REQUEST_ID_TEXT);
@@ -184,7 +189,7 @@ int znl_pending_take(
     if (slot / CHUNK >= pending->chunk_count)
         return ZNL_E_NOT_FOUND;
     struct entry *entry = &pending->chunks[slot / CHUNK][slot % CHUNK];
-    if (entry->link == NULL || entry->peer_hash != peer_hash ||
+    if (!entry->is_live || (entry->peer_hash != 0 && entry->peer_hash != peer_hash) ||
             memcmp(entry->id, id.data, ZNL_REQUEST_ID_TEXT) != 0)
         return ZNL_E_NOT_FOUND;
     *waiter = entry->waiter;
@@ -194,9 +199,11 @@ int znl_pending_take(
 
 int znl_pending_take_any(znl_pending *pending, uint64_t peer_hash, znl_waiter *waiter)
 {
-    for (struct entry *entry = pending->live; entry != NULL; entry = entry->next) {
+    struct entry *entry = pending->ring;
+    for (size_t i = 0; i < pending->count; i++, entry = entry->next) {
         if (peer_hash == 0 || entry->peer_hash == peer_hash) {
             *waiter = entry->waiter;
+            pending->ring = entry; /* go on from here */
             retire(pending, entry);
             return 0;
         }

@@ -32,6 +32,7 @@
 #define ROUTER_RETRY_MS 5u     /* a ROUTER does not say which peer became writable */
 #define UNBIND_WAIT_MS 200     /* libzmq closes a listener within microseconds */
 #define LISTEN_BACKLOG 4096    /* all slaves reconnect at once when a master restarts */
+#define LARGE_BYTES 65536u     /* frames for which running out of memory is a real possibility */
 #define DRAIN_MESSAGES (ZNL_BATCH_MESSAGES * ZNL_BATCH_ROUNDS)
 
 struct znl_link {
@@ -113,9 +114,9 @@ static int receive(znl_link *link, size_t *count, int *err)
     do {
         if (used == link->capacity)
             *err = grow(link, link->capacity * 2, used);
-        else if (used >= link->max_frames)
+        if (*err == 0 && used >= link->max_frames)
             *err = ZNL_E_LIMIT;
-        if (*err != 0) {
+        if (*err != 0) { /* what is left of the message is read and thrown away */
             close_parts(link, used);
             used = 0;
         }
@@ -124,25 +125,13 @@ static int receive(znl_link *link, size_t *count, int *err)
             close_parts(link, used);
             return 0;
         }
+        used++;
         size_t size = zmq_msg_size(part);
         has_more = zmq_msg_more(part);
-        if (*err == 0) {
-            used++;
-            if (size > link->max_frame_bytes || size > link->max_message_bytes - total)
-                *err = ZNL_E_TOO_BIG;
-            else
-                total += size;
-        } else {
-            zmq_msg_close(part);
-        }
-        while (*err != 0 && has_more) {
-            close_parts(link, used);
-            used = 0;
-            if (!receive_part(link, link->parts))
-                return 0;
-            has_more = zmq_msg_more(link->parts);
-            zmq_msg_close(link->parts);
-        }
+        if (*err == 0 && (size > link->max_frame_bytes || size > link->max_message_bytes - total))
+            *err = ZNL_E_TOO_BIG;
+        else
+            total += *err == 0 ? size : 0;
     } while (has_more);
     if (*err != 0) {
         close_parts(link, used);
@@ -214,24 +203,26 @@ static void on_recheck(znl_deferred *deferred)
 
 /* --- sending ----------------------------------------------------------------------------------- */
 
-static int send_part(znl_link *link, znl_frame frame, int flags)
+/* Sends the frame, or `part` when it is given. 0 or an errno. */
+static int send_part(znl_link *link, znl_frame frame, zmq_msg_t *part, int flags)
 {
     for (;;) {
-        if (zmq_send(link->socket, frame.data, frame.size, flags | ZMQ_DONTWAIT) >= 0)
+        int rc = part != NULL ? zmq_msg_send(part, link->socket, flags)
+                              : zmq_send(link->socket, frame.data, frame.size, flags);
+        if (rc >= 0)
             return 0;
         if (zmq_errno() != EINTR)
             return zmq_errno();
     }
 }
 
-int znl_link_send(znl_link *link, const znl_frame *frames, size_t count)
+/* Sends all frames, from `parts` when they are given. 0 or an errno. */
+static int send_parts(znl_link *link, const znl_frame *frames, zmq_msg_t *parts, size_t count)
 {
-    if (count < (link->is_router ? 2u : 1u))
-        return ZNL_E_INVALID;
     int failed = 0;
     for (size_t i = 0; i < count; i++) {
-        int flags = i + 1 < count ? ZMQ_SNDMORE : 0;
-        int number = send_part(link, frames[i], flags);
+        int flags = i + 1 < count ? ZMQ_DONTWAIT | ZMQ_SNDMORE : ZMQ_DONTWAIT;
+        int number = send_part(link, frames[i], parts != NULL ? &parts[i] : NULL, flags);
         if (number == 0)
             continue;
         failed = number;
@@ -240,6 +231,41 @@ int znl_link_send(znl_link *link, const znl_frame *frames, size_t count)
         /* The connection went in the middle of the message, which libzmq takes back. It drops what
          * follows up to the end of the message, so the rest must be sent as well. */
     }
+    return failed;
+}
+
+/* Memory for all frames comes before the first is sent: half a message cannot be called back. */
+static int send_large(znl_link *link, const znl_frame *frames, size_t count)
+{
+    zmq_msg_t *parts = znl_calloc(count, sizeof *parts);
+    size_t made = 0;
+    int failed = ENOMEM;
+    if (parts == NULL)
+        return failed;
+    while (made < count && zmq_msg_init_size(&parts[made], frames[made].size) == 0) {
+        if (frames[made].size > 0)
+            memcpy(zmq_msg_data(&parts[made]), frames[made].data, frames[made].size);
+        made++;
+    }
+    if (made == count)
+        failed = send_parts(link, frames, parts, count);
+    for (size_t i = 0; i < made; i++)
+        zmq_msg_close(&parts[i]); /* empty when it was sent */
+    znl_free(parts);
+    return failed;
+}
+
+int znl_link_send(znl_link *link, const znl_frame *frames, size_t count)
+{
+    size_t largest = 0;
+    if (count < (link->is_router ? 2u : 1u))
+        return ZNL_E_INVALID;
+    if (link->is_closed)
+        return ZNL_E_STOPPED;
+    for (size_t i = 0; i < count; i++)
+        largest = frames[i].size > largest ? frames[i].size : largest;
+    int failed = largest > LARGE_BYTES ? send_large(link, frames, count)
+                                       : send_parts(link, frames, NULL, count);
     if (!link->is_draining)
         znl_loop_defer(link->loop, &link->recheck);
     return failed == 0 ? 0 : znl_err_from_errno(failed);

@@ -353,6 +353,12 @@ int znl_sched_spawn(
 
 /* --- waiting ----------------------------------------------------------------------------------- */
 
+int znl_sched_is_task(lua_State *L)
+{
+    const task *t = znl_vm_of(L)->sched->current;
+    return t != NULL && t->co == L;
+}
+
 znl_wait znl_sched_park(lua_State *L)
 {
     znl_sched *sched = znl_vm_of(L)->sched;

@@ -86,7 +86,10 @@ typedef struct znl_wait {
  * instead, the wait is void. */
 znl_wait znl_sched_park(lua_State *L);
 
-/* The same with a deadline, timeout_ms from now: then the task is resumed with
+/* True when L is the coroutine of the running task, so that znl_sched_park(L) would not raise. */
+int znl_sched_is_task(lua_State *L);
+
+/* znl_sched_park with a deadline, timeout_ms from now: then the task is resumed with
  * nil, "where: no answer in time", "TIMEOUT"; or with nothing, when `where` (static) is NULL. */
 znl_wait znl_sched_park_for(lua_State *L, uint32_t timeout_ms, const char *where);
 

@@ -1,5 +1,6 @@
-/* security_test.c - keys, proofs, digests, envelopes, whole control messages and the replay window
- * against the golden vectors, with every hash and AEAD backend. SPDX-License-Identifier: MIT */
+/* security_test.c - keys, proofs, digests, envelopes, whole control messages and the replay
+ * window against the golden vectors, with every hash and AEAD backend.
+ * SPDX-License-Identifier: MIT */
 #include "base/err.h"
 #include "base/limits.h"
 #include "base/random.h"
@@ -18,17 +19,22 @@
 
 #define FRAMES_MAX 64u
 
+static const char *name_of(const cJSON *record)
+{
+    return znl_vector_text(record, "name");
+}
+
 static void expect_bytes(const cJSON *record, const char *what, znl_frame got, znl_frame want)
 {
     if (!znl_frame_equal(got, want))
-        fail_msg("%s: %s differs", znl_vector_text(record, "name"), what);
+        fail_msg("%s: %s differs", name_of(record), what);
 }
 
 static void expect_frames(const cJSON *record, const char *what, const znl_frame *got,
         size_t got_count, const znl_frame *want, size_t want_count)
 {
     if (got_count != want_count)
-        fail_msg("%s: %zu %s, not %zu", znl_vector_text(record, "name"), got_count, what, want_count);
+        fail_msg("%s: %zu %s, not %zu", name_of(record), got_count, what, want_count);
     for (size_t i = 0; i < got_count; i++)
         expect_bytes(record, what, got[i], want[i]);
 }
@@ -36,11 +42,11 @@ static void expect_frames(const cJSON *record, const char *what, const znl_frame
 static void expect_result(const cJSON *record, int got, int want)
 {
     if (got != want)
-        fail_msg("%s: %s, not %s", znl_vector_text(record, "name"), got ? znl_err_code(got) : "ok",
+        fail_msg("%s: %s, not %s", name_of(record), got ? znl_err_code(got) : "ok",
                 want ? znl_err_code(want) : "ok");
 }
 
-/* --- backends ------------------------------------------------------------------------------ */
+/* --- backends ----------------------------------------------------------------------------- */
 
 typedef void (*check_fn)(const cJSON *file, const cJSON *record);
 
@@ -80,7 +86,7 @@ static void keys_from(znl_keys *keys, znl_frame sign, znl_frame seal)
         znl_aead_key_init(&keys->seal, seal.data);
 }
 
-/* --- kdf.json ------------------------------------------------------------------------------ */
+/* --- kdf.json ----------------------------------------------------------------------------- */
 
 static void check_kdf(const cJSON *file, const cJSON *record)
 {
@@ -93,9 +99,10 @@ static void check_kdf(const cJSON *file, const cJSON *record)
         uint8_t sign[32];
         uint8_t seal[32];
         znl_keys_export(keys, sign, seal);
-        expect_bytes(record, "sign key", znl_frame_of(sign, 32), znl_vector_hex(record, "sign_key_hex"));
-        expect_bytes(
-                record, "seal key", znl_frame_of(seal, 32), znl_vector_hex(record, "encrypt_key_hex"));
+        expect_bytes(record, "sign key", znl_frame_of(sign, 32),
+                znl_vector_hex(record, "sign_key_hex"));
+        expect_bytes(record, "seal key", znl_frame_of(seal, 32),
+                znl_vector_hex(record, "encrypt_key_hex"));
         znl_keys_release(keys);
     }
 }
@@ -105,8 +112,8 @@ static void check_kdf_error(const cJSON *file, const cJSON *record)
     (void)file;
     znl_keys *keys = NULL;
     znl_frame secret = znl_vector_hex(record, "auth_key_hex");
-    expect_result(record, znl_keys_derive(&keys, secret, znl_vector_hex(record, "salt_given_hex")),
-            ZNL_E_INVALID);
+    znl_frame salt = znl_vector_hex(record, "salt_given_hex");
+    expect_result(record, znl_keys_derive(&keys, secret, salt), ZNL_E_INVALID);
     assert_null(keys);
 }
 
@@ -117,7 +124,7 @@ static void kdf(void **state)
     each_backend("znl/kdf.json", "errors", check_kdf_error);
 }
 
-/* --- canonical.json: only the HMAC --------------------------------------------------------- */
+/* --- canonical.json: only the HMAC -------------------------------------------------------- */
 
 static void check_canonical(const cJSON *file, const cJSON *record)
 {
@@ -127,7 +134,8 @@ static void check_canonical(const cJSON *file, const cJSON *record)
     uint8_t mac[ZNL_SHA256_BYTES];
     znl_hmac_key_init(&key, secret.data, secret.size);
     znl_hmac(&key, input.data, input.size, mac);
-    expect_bytes(record, "hmac", znl_frame_of(mac, sizeof mac), znl_vector_hex(record, "output_hmac_hex"));
+    expect_bytes(record, "hmac", znl_frame_of(mac, sizeof mac),
+            znl_vector_hex(record, "output_hmac_hex"));
 }
 
 static void canonical(void **state)
@@ -136,7 +144,7 @@ static void canonical(void **state)
     each_backend("znl/canonical.json", "cases", check_canonical);
 }
 
-/* --- proofs.json --------------------------------------------------------------------------- */
+/* --- proofs.json -------------------------------------------------------------------------- */
 
 static void check_proof(const cJSON *file, const cJSON *record)
 {
@@ -161,8 +169,8 @@ static void check_proof(const cJSON *file, const cJSON *record)
 
     uint8_t scratch[ZNL_PROOF_BYTES_MAX];
     znl_claim back;
-    assert_int_equal(znl_proof_decode(&keys, znl_vector_frame(record, "proof"), claim.timestamp_ms, 1,
-                             scratch, &back),
+    assert_int_equal(znl_proof_decode(&keys, znl_vector_frame(record, "proof"),
+                             claim.timestamp_ms, 1, scratch, &back),
             0);
     expect_bytes(record, "kind", back.kind, claim.kind);
     expect_bytes(record, "node id", back.node_id, claim.node_id);
@@ -178,7 +186,7 @@ static void proofs(void **state)
     each_backend("znl/proofs.json", "cases", check_proof);
 }
 
-/* --- proof-checks.json, decode ------------------------------------------------------------- */
+/* --- proof-checks.json, decode ------------------------------------------------------------ */
 
 static void check_decode(const cJSON *file, const cJSON *record)
 {
@@ -188,8 +196,8 @@ static void check_decode(const cJSON *file, const cJSON *record)
     uint8_t scratch[ZNL_PROOF_BYTES_MAX];
     znl_claim claim;
     int err = znl_proof_decode(&keys, znl_vector_hex(record, "proof_hex"),
-            znl_vector_number(record, "now"), (uint32_t)znl_vector_number(record, "max_skew_ms"), scratch,
-            &claim);
+            znl_vector_number(record, "now"),
+            (uint32_t)znl_vector_number(record, "max_skew_ms"), scratch, &claim);
     const char *got = err == 0 ? "ok" : znl_err_code(err);
     if (znl_vector_hex(record, "proof_hex").size == 0) { /* see the note of that record */
         assert_int_equal(err, ZNL_E_MISSING_PROOF);
@@ -197,7 +205,8 @@ static void check_decode(const cJSON *file, const cJSON *record)
     }
     if (strcmp(got, znl_vector_text(record, "result")) != 0 &&
             strcmp(got, znl_vector_text(record, "strict_result")) != 0)
-        fail_msg("%s: %s, not %s", znl_vector_text(record, "name"), got, znl_vector_text(record, "strict_result"));
+        fail_msg("%s: %s, not %s", name_of(record), got,
+                znl_vector_text(record, "strict_result"));
     const cJSON *envelope = znl_vector_object(record, "envelope");
     if (err != 0 || envelope == NULL)
         return;
@@ -205,7 +214,8 @@ static void check_decode(const cJSON *file, const cJSON *record)
     expect_bytes(record, "node id", claim.node_id, znl_vector_hex(envelope, "node_id_hex"));
     expect_bytes(record, "subject", claim.subject, znl_vector_hex(envelope, "request_id_hex"));
     expect_bytes(record, "nonce", claim.nonce, znl_vector_hex(envelope, "nonce_hex"));
-    expect_bytes(record, "digest", claim.digest, znl_vector_hex(envelope, "payload_digest_hex"));
+    expect_bytes(
+            record, "digest", claim.digest, znl_vector_hex(envelope, "payload_digest_hex"));
     assert_int_equal(claim.timestamp_ms, znl_vector_number(envelope, "timestamp"));
 }
 
@@ -215,7 +225,7 @@ static void proof_checks(void **state)
     each_backend("znl/proof-checks.json", "decode", check_decode);
 }
 
-/* --- digest.json --------------------------------------------------------------------------- */
+/* --- digest.json -------------------------------------------------------------------------- */
 
 static void check_digest(const cJSON *file, const cJSON *record)
 {
@@ -234,12 +244,12 @@ static void digest(void **state)
     each_backend("znl/digest.json", "cases", check_digest);
 }
 
-/* --- envelope.json ------------------------------------------------------------------------- */
+/* --- envelope.json ------------------------------------------------------------------------ */
 
 static znl_envelope_context context_of(const cJSON *record)
 {
-    return (znl_envelope_context){znl_vector_frame(record, "kind"), znl_vector_hex(record, "sender_id_hex"),
-            znl_vector_hex(record, "request_id_hex")};
+    return (znl_envelope_context){znl_vector_frame(record, "kind"),
+            znl_vector_hex(record, "sender_id_hex"), znl_vector_hex(record, "request_id_hex")};
 }
 
 static void check_sealed(const cJSON *file, const cJSON *record)
@@ -254,9 +264,9 @@ static void check_sealed(const cJSON *file, const cJSON *record)
     size_t want_count;
     const znl_frame *want = znl_vector_frames(record, "envelope_hex", &want_count);
     znl_buffer scratch = {0};
-    assert_int_equal(znl_envelope_seal(&keys, &context, znl_vector_hex(record, "iv_hex").data, frames,
-                             count, &scratch, sealed),
-            0);
+    znl_frame iv = znl_vector_hex(record, "iv_hex");
+    assert_int_equal(
+            znl_envelope_seal(&keys, &context, iv.data, frames, count, &scratch, sealed), 0);
     expect_frames(record, "sealed frames", sealed, ZNL_ENVELOPE_FRAMES, want, want_count);
 
     znl_buffer plain = {0};
@@ -325,7 +335,7 @@ static void envelope(void **state)
     each_backend("znl/envelope.json", "open", check_open);
 }
 
-/* --- control-frames.json, encrypted: built, compared byte for byte, and checked ------------- */
+/* --- control-frames.json, encrypted: built, compared byte for byte, and checked ----------- */
 
 static znl_kind kind_of(const cJSON *record)
 {
@@ -342,7 +352,8 @@ static void check_control(const cJSON *file, const cJSON *record)
     if (!znl_vector_flag(record, "encrypted"))
         return;
     znl_keys *keys;
-    assert_int_equal(znl_keys_derive(&keys, znl_vector_frame(record, "auth_key"), (znl_frame){0}), 0);
+    znl_frame secret = znl_vector_frame(record, "auth_key");
+    assert_int_equal(znl_keys_derive(&keys, secret, (znl_frame){0}), 0);
     znl_kind kind = kind_of(record);
     znl_frame subject = znl_vector_frame(record, "request_id");
     if (kind == ZNL_KIND_PUBLISH || kind == ZNL_KIND_PUSH)
@@ -368,7 +379,9 @@ static void check_control(const cJSON *file, const cJSON *record)
         expect_bytes(record, "subject", named, znl_vector_frame(record, "sign_request_id"));
         claim.kind = znl_frame_text(znl_kind_proof_name(kind));
         expect_bytes(record, "kind", claim.kind, znl_vector_frame(record, "sign_kind"));
-        context = (znl_envelope_context){claim.kind, znl_vector_frame(record, "sender_id"), named};
+        context.kind = claim.kind;
+        context.sender_id = znl_vector_frame(record, "sender_id");
+        context.subject = named;
         znl_frame iv = znl_vector_hex(record, "iv_hex");
         if (iv.size > 0) {
             assert_int_equal(znl_envelope_seal(keys, &context, iv.data, payload, payload_count,
@@ -384,7 +397,8 @@ static void check_control(const cJSON *file, const cJSON *record)
         claim.nonce = znl_vector_frame(record, "nonce");
         if (znl_vector_flag(record, "digest"))
             claim.digest = znl_frame_of(sum, sizeof sum);
-        expect_bytes(record, "digest", claim.digest, znl_vector_frame(record, "payload_digest"));
+        expect_bytes(
+                record, "digest", claim.digest, znl_vector_frame(record, "payload_digest"));
         proof_frame =
                 znl_frame_of(proof, znl_proof_sign(keys, &claim, proof, sizeof proof));
         expect_bytes(record, "proof", proof_frame, znl_vector_frame(record, "proof"));
@@ -442,7 +456,7 @@ static void control_frames(void **state)
     each_backend("znl/control-frames.json", "cases", check_control);
 }
 
-/* --- replay.json --------------------------------------------------------------------------- */
+/* --- replay.json -------------------------------------------------------------------------- */
 
 static void check_replay(const cJSON *file, const cJSON *record)
 {

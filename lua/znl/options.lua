@@ -1,0 +1,164 @@
+--- znl.options: reads an option table against a spec.
+---
+--- A spec maps each option name to a rule:
+---   type      "integer" "boolean" "string" "function" "table" "secret"
+---   default   used when the option is absent
+---   required  absent is an error
+---   min, max  of an integer, or the length of a string in bytes
+---   pattern   a Lua pattern a string must match
+---   allowed   how an error describes what is accepted, in place of the generated words
+---   check     function(value) -> false when it is refused; needs `allowed`
+--- An unknown name or a bad value raises, and blames the line that gave it.
+--- SPDX-License-Identifier: MIT
+
+local secret = require("znl.secret")
+
+local M = {}
+
+local function is_integer(value)
+  return type(value) == "number" and value == math.floor(value) and value > -math.huge
+      and value < math.huge
+end
+
+local function in_range(rule, number)
+  return (rule.min == nil or number >= rule.min) and (rule.max == nil or number <= rule.max)
+end
+
+local TYPES = {}
+
+TYPES["integer"] = function(rule, value) return is_integer(value) and in_range(rule, value) end
+TYPES["boolean"] = function(_, value) return type(value) == "boolean" end
+TYPES["function"] = function(_, value) return type(value) == "function" end
+TYPES["table"] = function(_, value) return type(value) == "table" end
+TYPES["string"] = function(rule, value)
+  return type(value) == "string" and in_range(rule, #value)
+      and (rule.pattern == nil or value:find(rule.pattern) ~= nil)
+end
+TYPES["secret"] = function(_, value)
+  return (type(value) == "string" and value ~= "") or secret.is(value)
+end
+
+local WORDS = {
+  ["boolean"] = "true or false",
+  ["function"] = "a function",
+  ["table"] = "a table",
+  ["secret"] = 'a text that is not empty or znl.secret("env:NAME")',
+}
+
+local function range_words(rule, thing)
+  local words = thing
+  if rule.min and rule.max then
+    words = ("%s in %d..%d"):format(thing, rule.min, rule.max)
+  elseif rule.min then
+    words = ("%s of at least %d"):format(thing, rule.min)
+  elseif rule.max then
+    words = ("%s of at most %d"):format(thing, rule.max)
+  end
+  return words
+end
+
+local function allowed(rule)
+  if rule.allowed then return rule.allowed end
+  if rule.type == "integer" then return range_words(rule, "a whole number") end
+  if rule.type == "string" then
+    return rule.min and rule.max and ("a text of %d to %d bytes"):format(rule.min, rule.max)
+        or rule.min and rule.min > 0 and "a text that is not empty" or "a text"
+  end
+  return WORDS[rule.type]
+end
+
+--- What was given, for people. Never the content where a secret may stand.
+local function shown(rule, value)
+  local kind = type(value)
+  if kind == "nil" then return "missing" end
+  if kind == "number" or kind == "boolean" then return tostring(value) end
+  if kind == "string" and rule.type ~= "secret" then
+    return #value <= 60 and ("%q"):format(value) or ("a text of %d bytes"):format(#value)
+  end
+  if kind == "string" then return value == "" and "empty" or "a text" end
+  return "a " .. kind
+end
+
+--- Edit distance, for "did you mean". Names are short; the cost does not matter.
+local function distance(a, b)
+  local row = {}
+  for j = 0, #b do row[j] = j end
+  for i = 1, #a do
+    local diagonal = row[0]
+    row[0] = i
+    for j = 1, #b do
+      local cost = a:byte(i) == b:byte(j) and 0 or 1
+      local best = math.min(row[j] + 1, row[j - 1] + 1, diagonal + cost)
+      diagonal, row[j] = row[j], best
+    end
+  end
+  return row[#b]
+end
+
+local function unknown(spec, name, what)
+  local names, nearest, least = {}, nil, 4
+  for known in pairs(spec) do
+    names[#names + 1] = known
+    if type(name) == "string" then
+      local steps = distance(name:lower(), known)
+      if known:find(name, 1, true) then steps = math.min(steps, 3) end
+      if steps < least or (steps == least and nearest and known < nearest) then
+        nearest, least = known, steps
+      end
+    end
+  end
+  table.sort(names)
+  local hint = nearest and ("; did you mean %s?"):format(nearest) or ""
+  return ("%s: unknown option %s%s (options: %s)"):format(
+    what, type(name) == "string" and ("%q"):format(name) or tostring(name), hint, table.concat(names, ", "))
+end
+
+--- Checks one value against a rule.
+---@return boolean
+function M.accepts(rule, value)
+  local check = TYPES[rule.type]
+  return check(rule, value) and (rule.check == nil or rule.check(value) ~= false)
+end
+
+--- Reads `given` by `spec` and returns a new table with defaults filled in.
+---@param spec table<string, table>
+---@param given table|nil  absent means no options
+---@param what string  begins every error: "znl.master"
+---@param level? integer  whom to blame, counted from the caller as in `error`; 2 is its caller
+---@return table
+function M.read(spec, given, what, level)
+  level = (level or 2) + 1
+  if given ~= nil and type(given) ~= "table" then
+    error(("%s: options must be a table, not a %s"):format(what, type(given)), level)
+  end
+  given = given or {}
+  for name in pairs(given) do
+    if spec[name] == nil then error(unknown(spec, name, what), level) end
+  end
+  local result = {}
+  for name, rule in pairs(spec) do
+    local value = given[name]
+    if value == nil and not rule.required then
+      result[name] = rule.default
+    elseif value == nil or not M.accepts(rule, value) then
+      error(("%s: option %s is %s; it must be %s"):format(
+        what, name, shown(rule, value), allowed(rule)), level)
+    else
+      result[name] = value
+    end
+  end
+  return result
+end
+
+--- A spec with the rules of both; the second wins.
+---@param base table<string, table>
+---@param more table<string, table>
+---@return table<string, table>
+function M.extend(base, more)
+  local spec = {}
+  for name, rule in pairs(base) do spec[name] = rule end
+  for name, rule in pairs(more) do spec[name] = rule end
+  return spec
+end
+
+return M

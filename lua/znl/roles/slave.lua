@@ -1,0 +1,136 @@
+--- znl.roles.slave: the DEALER side of ZNL v1 (spec, sections 11 to 13 and 16.1).
+---
+---   master off line --any valid message--> master on line --no acknowledgement, stop--> off line
+---
+--- Subscriptions and services are local: nothing about them is sent.
+--- SPDX-License-Identifier: MIT
+
+local core = require("znl.core.node")
+local node = require("znl.roles.node")
+local options = require("znl.options")
+local where = require("znl.where")
+
+local M = {}
+
+---@class znl.SlaveOptions : znl.NodeOptions
+---@field master_id? string  the only master to believe; absent: the first that has the key
+local SPEC = options.extend(node.SPEC, {
+  master_id = { type = "string", min = 1, max = 255 },
+})
+
+local EVENTS = { "master_online", "master_offline", "publish", "service_request" }
+for _, name in ipairs(node.EVENTS) do EVENTS[#EVENTS + 1] = name end
+
+local REACTIONS = {}
+
+function REACTIONS.master_online(self, id)
+  self.log.debug("master on line", { master = id ~= "" and id or nil })
+end
+
+function REACTIONS.master_offline(self, _, reason)
+  self.log.debug("master off line", { reason = reason })
+end
+
+--- Events, and what a listener gets:
+---   master_online(id)                                 id is "" in plain mode: the wire does not say
+---   master_offline(id, reason)
+---   publish(topic, payload)                           subscribed or not
+---   auth_failed{ reason =, text =, from =, kind = }   reason is a code, text is for people
+---   error(message, where)                             a handler raised; message has file and line
+---   request, response, service_request{ from =, id =, payload =, … }   checked and opened
+---   message{ from =, frames = }                       before any check: trust nothing in it
+---@class znl.Slave : znl.Node
+---@field private core userdata
+local Slave = setmetatable({}, { __index = node.Node })
+Slave.__index = Slave
+
+local AFTER = {}
+
+--- A publish reaches the listeners of the event first, then the handler of its topic.
+function AFTER.publish(self, topic, payload)
+  local handler = self.subscriptions[topic]
+  if not handler then return end
+  local ok, message = xpcall(handler, where.locate, payload, topic)
+  if not ok then
+    self.log.error("subscription failed", { topic = topic, error = message })
+    self.emitter:emit("error", message, "subscription")
+  end
+end
+
+local ROLE = {
+  name = "slave", spec = SPEC, events = EVENTS, reactions = REACTIONS, after = AFTER,
+  create = function(config) return core.slave(config) end,
+}
+
+--- Makes a slave. Nothing is connected before `start`.
+---@param opts znl.SlaveOptions
+---@return znl.Slave
+function M.new(opts)
+  local self = node.open(Slave, ROLE, opts)
+  self.subscriptions, self.services = {}, {}
+  return self
+end
+
+--- Asks the master and waits for its answer. Without a connection it waits for one, no longer than
+--- the timeout. Yields.
+---@param payload? znl.Payload
+---@param opts? znl.RequestOptions
+---@return string|string[]|nil payload  one frame is a string, several are an array
+---@return string? message
+---@return "TIMEOUT"|"REBUILT"|"BUSY"|"LIMIT"|"STOPPED"|string? code
+function Slave:request(payload, opts)
+  return self.core:request(payload, node.timeout_ms(opts, "request"))
+end
+
+--- Sends to the master, which does not answer.
+---@param topic string
+---@param payload? znl.Payload
+---@return true|nil ok
+---@return string? message
+---@return string? code
+function Slave:push(topic, payload)
+  return self.core:push(topic, payload)
+end
+
+--- Calls `fn(payload, topic)` for what the master publishes under exactly this topic. One function
+--- per topic: the last one wins.
+---@param topic string
+---@param fn fun(payload: string|string[], topic: string)
+function Slave:subscribe(topic, fn)
+  if type(topic) ~= "string" then error("subscribe: topic must be a text, not a " .. type(topic), 2) end
+  if type(fn) ~= "function" then error("subscribe: needs a function, not a " .. type(fn), 2) end
+  self.subscriptions[topic] = fn
+end
+
+---@param topic string
+function Slave:unsubscribe(topic)
+  self.subscriptions[topic] = nil
+end
+
+--- Answers service requests for `name`; nil removes the service. White space around the name does
+--- not count. Unlike with requests, the master is told when the handler raises.
+---@param name string
+---@param handler znl.Handler|znl.Handlers|nil
+function Slave:service(name, handler)
+  name = type(name) == "string" and name:match("^%s*(.-)%s*$") or ""
+  if name == "" then error("service: name must be a text that is not empty", 2) end
+  local unfollow = self.services[name]
+  local follow
+  if handler ~= nil then
+    local native = self.core
+    follow = node.follow(handler, function(fn, owner) native:set_service(name, fn, owner) end, "service", 2)
+  else
+    self.core:set_service(name, nil)
+  end
+  if unfollow then unfollow() end
+  self.services[name] = follow
+end
+
+---@return boolean
+function Slave:master_online() return self.core:is_master_online() end
+
+--- The id the master has proved; nil while unknown and in plain mode.
+---@return string|nil
+function Slave:master_id() return self.core:master_id() end
+
+return M

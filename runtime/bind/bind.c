@@ -1,0 +1,130 @@
+/* bind.c - see bind.h. SPDX-License-Identifier: MIT */
+#include "bind/bind.h"
+
+#include "base/err.h"
+
+#include <math.h>
+#include <stdio.h>
+
+int znl_lua_fail(lua_State *L, int err, const char *where)
+{
+    lua_pushnil(L);
+    lua_pushfstring(L, "%s: %s", where, znl_err_text(err));
+    lua_pushstring(L, znl_err_code(err));
+    return 3;
+}
+
+uint32_t znl_lua_checku32(lua_State *L, int idx, const char *name, uint32_t min, uint32_t max)
+{
+    if (lua_type(L, idx) == LUA_TNUMBER) {
+        lua_Number value = lua_tonumber(L, idx);
+        if (value >= min && value <= max && floor(value) == value)
+            return (uint32_t)value;
+    }
+    char range[48];
+    snprintf(range, sizeof range, "%lu..%lu", (unsigned long)min, (unsigned long)max);
+    luaL_error(L, "%s must be a whole number in %s", name, range);
+    return 0; /* not reached */
+}
+
+znl_frame znl_lua_checkframe(lua_State *L, int idx, const char *name, size_t max)
+{
+    znl_frame frame = {NULL, 0};
+    if (lua_type(L, idx) != LUA_TSTRING)
+        luaL_error(L, "%s must be a string, not %s", name, luaL_typename(L, idx));
+    frame.data = (const uint8_t *)lua_tolstring(L, idx, &frame.size);
+    if (frame.size > max) {
+        char limit[24];
+        snprintf(limit, sizeof limit, "%zu", max);
+        luaL_error(L, "%s must be at most %s bytes long", name, limit);
+    }
+    return frame;
+}
+
+int znl_lua_toframes(lua_State *L, int idx, znl_frame *out, size_t cap, size_t *count)
+{
+    int type = lua_type(L, idx);
+    if (type == LUA_TTABLE) {
+        size_t n = lua_objlen(L, idx);
+        if (n == 0)
+            return ZNL_E_INVALID;
+        if (n > cap)
+            return ZNL_E_TOO_BIG;
+        for (size_t i = 0; i < n; i++) {
+            lua_rawgeti(L, idx, (int)i + 1);
+            int is_string = lua_type(L, -1) == LUA_TSTRING;
+            if (is_string)
+                out[i].data = (const uint8_t *)lua_tolstring(L, -1, &out[i].size);
+            lua_pop(L, 1); /* the table still holds it */
+            if (!is_string)
+                return ZNL_E_INVALID;
+        }
+        *count = n;
+        return 0;
+    }
+    if (type != LUA_TSTRING && type != LUA_TNIL && type != LUA_TNONE)
+        return ZNL_E_INVALID;
+    if (cap == 0)
+        return ZNL_E_TOO_BIG;
+    out[0] = znl_frame_of("", 0);
+    if (type == LUA_TSTRING)
+        out[0].data = (const uint8_t *)lua_tolstring(L, idx, &out[0].size);
+    *count = 1;
+    return 0;
+}
+
+static void push_frame(lua_State *L, znl_frame frame)
+{
+    lua_pushlstring(L, frame.size > 0 ? (const char *)frame.data : "", frame.size);
+}
+
+void znl_lua_pushpayload(lua_State *L, const znl_frame *frames, size_t count)
+{
+    if (count == 1) {
+        push_frame(L, frames[0]);
+    } else if (count == 0) {
+        lua_pushliteral(L, "");
+    } else {
+        lua_createtable(L, (int)count, 0);
+        for (size_t i = 0; i < count; i++) {
+            push_frame(L, frames[i]);
+            lua_rawseti(L, -2, (int)i + 1);
+        }
+    }
+}
+
+void znl_lua_newtype(
+        lua_State *L, const char *type, const luaL_Reg *methods, lua_CFunction collect)
+{
+    luaL_newmetatable(L, type);
+    lua_newtable(L);
+    luaL_register(L, NULL, methods);
+    lua_setfield(L, -2, "__index");
+    if (collect != NULL) {
+        lua_pushcfunction(L, collect);
+        lua_setfield(L, -2, "__gc");
+    }
+    lua_pushstring(L, type);
+    lua_setfield(L, -2, "__metatable");
+    lua_pop(L, 1);
+}
+
+void znl_bind_open_all(lua_State *L)
+{
+    static const luaL_Reg modules[] = {
+            {"znl.core.sched", luaopen_znl_core_sched},
+            {"znl.core.log", luaopen_znl_core_log},
+            {"znl.core.watch", luaopen_znl_core_watch},
+            {"znl.core.runtime", luaopen_znl_core_runtime},
+            {"znl.core.crypto", luaopen_znl_core_crypto},
+            {"znl.core.socket", luaopen_znl_core_socket},
+            {"znl.core.heartbeat", luaopen_znl_core_heartbeat},
+            {"znl.core.node", luaopen_znl_core_node},
+            {NULL, NULL},
+    };
+    lua_getglobal(L, "package");
+    lua_getfield(L, -1, "preload");
+    luaL_register(L, NULL, modules);
+    lua_pop(L, 2);
+    znl_runtime_prepare(L);
+}

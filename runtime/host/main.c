@@ -1,0 +1,596 @@
+/* main.c - the program znlrun: command line, signals, exit codes.
+ *
+ * The script runs as a task on the loop, so it may wait. The process ends when nothing is left that
+ * could wake anything, when the script fails, on exit(), or on a signal. Signals are counted by a
+ * plain handler that wakes the loop: a second one must also end a script that never yields.
+ *
+ * Layer: host. SPDX-License-Identifier: MIT */
+#include "base/err.h"
+#include "base/limits.h"
+#include "base/log.h"
+#include "base/random.h"
+#include "bind/bind.h"
+#include "host/embedded.h"
+#include "transport/loop.h"
+#include "vm/sched.h"
+#include "vm/vm.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define EXIT_SCRIPT 1
+#define EXIT_USAGE 2
+#define EXIT_LEAK 70
+#define EXIT_SIGNAL 128 /* plus its number, as in a shell */
+
+#define DRAIN_MS_DEFAULT 5000u
+#define CLOSE_WAIT_MS 2000u /* for what scripts left in the thread pool */
+
+int luaopen_cjson(lua_State *L);
+int luaopen_cjson_safe(lua_State *L);
+
+struct options {
+    const char *chunk; /* of -e, or NULL */
+    int is_check;
+    znl_log_level level;
+    znl_log_format format;
+    uint32_t drain_ms;
+    char **argv;
+    int argc;
+    int script; /* index of the script in argv, or of the first argument with -e */
+};
+
+struct app {
+    const struct options *options;
+    znl_loop *loop;
+    znl_vm *vm;
+    uv_async_t *signalled; /* woken by the signal handler */
+    uv_timer_t *force;     /* ends the loop when stopping takes too long */
+    znl_deferred begin_exit;
+    int exit_code;
+    int signo;             /* of the first signal */
+    int is_main_running;
+    int is_exiting;        /* exit() was called: what still waits does not count */
+    int is_stopping;
+    int is_stopped; /* every on_stop function has ended */
+    int is_over;    /* the loop need not run (on) */
+};
+
+/* What the signal handler may touch. */
+static volatile sig_atomic_t signal_seen;
+static uv_async_t *volatile signal_async;
+
+/* --- command line ------------------------------------------------------------------------------ */
+
+static const char usage[] =
+        "usage: znlrun [options] script.lua [argument ...]\n"
+        "       znlrun [options] -e CHUNK [argument ...]\n"
+        "       znlrun --check script.lua ...\n"
+        "\n"
+        "Runs a Lua script on an event loop; \"-\" reads it from standard input.\n"
+        "\n"
+        "  -e, --execute CHUNK   run CHUNK instead of a file\n"
+        "  -c, --check           compile only: print file:line: message for what is wrong\n"
+        "  --log-level LEVEL     trace, debug, info (default), warn, error or off\n"
+        "  --log-format FORMAT   logfmt, json or text (default: text on a terminal, else logfmt)\n"
+        "  --drain-ms N          time a stopping script has to finish, 0..3600000 (default 5000)\n"
+        "  -v, --version         print the versions of znlrun and its libraries\n"
+        "  -h, --help            print this\n"
+        "  --                    end of the options\n"
+        "\n"
+        "Environment:\n"
+        "  ZNL_LUA_PATH          folder where modules are looked for first, before those built in\n"
+        "  ZNL_LEAK_CHECK=1      report what is left open at the end, and exit with 70 if anything is\n"
+        "\n"
+        "SIGINT and SIGTERM run what the script registered to run before stopping; then the process\n"
+        "ends when nothing is left to do, at the latest after --drain-ms. A second signal ends it at\n"
+        "once.\n"
+        "\n"
+        "Exit codes: 0 all went well; 1 error in the script; 2 wrong usage; 70 leak found;\n"
+        "130, 143 (128 + signal) ended by a signal before the script was done; otherwise what the\n"
+        "script passed to exit().\n";
+
+enum { OPT_LOG_LEVEL = 256, OPT_LOG_FORMAT, OPT_DRAIN_MS };
+
+static const struct option long_options[] = {
+        {"execute", required_argument, NULL, 'e'},
+        {"check", no_argument, NULL, 'c'},
+        {"log-level", required_argument, NULL, OPT_LOG_LEVEL},
+        {"log-format", required_argument, NULL, OPT_LOG_FORMAT},
+        {"drain-ms", required_argument, NULL, OPT_DRAIN_MS},
+        {"version", no_argument, NULL, 'v'},
+        {"help", no_argument, NULL, 'h'},
+        {NULL, 0, NULL, 0},
+};
+
+static int bad_usage(const char *option, const char *value, const char *allowed)
+{
+    fprintf(stderr, "znlrun: %s", option);
+    if (value != NULL)
+        fprintf(stderr, " '%s'", value);
+    fprintf(stderr, ": %s\n", allowed);
+    return EXIT_USAGE;
+}
+
+static void print_versions(void)
+{
+    const char *text;
+    printf("znlrun %s\n", ZNL_VERSION);
+    for (unsigned i = 0; (text = znl_bind_library_version(i)) != NULL; i++)
+        printf("%s\n", text);
+}
+
+static int parse_number(const char *text, uint32_t max, uint32_t *out)
+{
+    char *end = NULL;
+    errno = 0;
+    unsigned long value = strtoul(text, &end, 10);
+    if (text[0] < '0' || text[0] > '9' || *end != '\0' || errno != 0 || value > max)
+        return ZNL_E_INVALID;
+    *out = (uint32_t)value;
+    return 0;
+}
+
+/* Returns -1 to go on, or the exit code. */
+static int parse(struct options *options, int argc, char **argv)
+{
+    static const char go_on[] = "is not an option; znlrun --help lists them";
+    int choice;
+    opterr = 0;
+    for (;;) {
+        int at = optind;
+        choice = getopt_long(argc, argv, "+:e:cvh", long_options, NULL);
+        if (choice == -1)
+            break;
+        switch (choice) {
+        case 'e':
+            options->chunk = optarg;
+            break;
+        case 'c':
+            options->is_check = 1;
+            break;
+        case OPT_LOG_LEVEL:
+            if (znl_log_parse_level(optarg, &options->level) != 0)
+                return bad_usage("--log-level", optarg,
+                        "must be trace, debug, info, warn, error or off");
+            break;
+        case OPT_LOG_FORMAT:
+            if (znl_log_parse_format(optarg, &options->format) != 0)
+                return bad_usage("--log-format", optarg, "must be logfmt, json or text");
+            break;
+        case OPT_DRAIN_MS:
+            if (parse_number(optarg, 3600000, &options->drain_ms) != 0)
+                return bad_usage(
+                        "--drain-ms", optarg, "must be a whole number in 0..3600000");
+            break;
+        case 'v':
+            print_versions();
+            return 0;
+        case 'h':
+            fputs(usage, stdout);
+            return 0;
+        case ':':
+            return bad_usage(argv[at], NULL, "needs a value; znlrun --help says which");
+        default:
+            return bad_usage(argv[at], NULL, go_on);
+        }
+    }
+    options->argc = argc;
+    options->argv = argv;
+    options->script = optind;
+    if (options->chunk == NULL && optind == argc) {
+        fputs("znlrun: no script given\n", stderr);
+        fputs(usage, stderr);
+        return EXIT_USAGE;
+    }
+    return -1;
+}
+
+/* --- stopping ---------------------------------------------------------------------------------- */
+
+static void end_loop(struct app *app)
+{
+    app->is_over = 1;
+    znl_loop_stop(app->loop);
+}
+
+static void on_force(uv_timer_t *timer)
+{
+    struct app *app = timer->data;
+    if (!app->is_stopped || !app->is_exiting) {
+        char text[24];
+        snprintf(text, sizeof text, "%zu", znl_sched_task_count(app->vm->sched));
+        znl_log_field field = {"tasks", text, strlen(text), 1};
+        znl_log_write(ZNL_LOG_WARN, "host", "still at work after drain_ms: ending", &field, 1);
+        if (app->signo != 0)
+            app->exit_code = EXIT_SIGNAL + app->signo;
+    }
+    end_loop(app);
+}
+
+/* The exiting script has nothing to wait for; its last frames have a moment to leave. */
+static void leave_soon(struct app *app)
+{
+    uv_update_time(znl_loop_uv(app->loop));
+    uv_timer_start(app->force, on_force, ZNL_STOP_LINGER_MS, 0);
+}
+
+static void on_stopped(void *user)
+{
+    struct app *app = user;
+    app->is_stopped = 1;
+    if (app->is_exiting)
+        leave_soon(app);
+}
+
+static void begin_stop(struct app *app)
+{
+    if (app->is_stopping)
+        return;
+    app->is_stopping = 1;
+    uv_update_time(znl_loop_uv(app->loop));
+    uv_timer_start(app->force, on_force, app->options->drain_ms, 0);
+    znl_runtime_stop(app->vm, on_stopped, app);
+}
+
+static void begin_exit(znl_deferred *deferred)
+{
+    struct app *app = (struct app *)(void *)((char *)deferred - offsetof(struct app, begin_exit));
+    if (znl_runtime_stop_count(app->vm) == 0)
+        end_loop(app);
+    else if (app->is_stopped)
+        leave_soon(app);
+    else
+        begin_stop(app);
+}
+
+/* A script called exit(); Lua is running. The first code counts. */
+static void on_exit_called(void *user, int code)
+{
+    struct app *app = user;
+    if (app->is_exiting)
+        return;
+    app->is_exiting = 1;
+    app->exit_code = code;
+    znl_loop_defer(app->loop, &app->begin_exit);
+}
+
+/* --- modules ----------------------------------------------------------------------------------- */
+
+/* Loads folder/name.lua or folder/name/init.lua, pushing the chunk. Returns 0 when neither exists;
+ * raises when one does not compile. */
+static int load_from_folder(lua_State *L, const char *folder, const char *name)
+{
+    static const char *const endings[] = {".lua", "/init.lua"};
+    const char *path = luaL_gsub(L, name, ".", "/");
+    for (size_t i = 0; i < sizeof endings / sizeof endings[0]; i++) {
+        const char *file = lua_pushfstring(L, "%s/%s%s", folder, path, endings[i]);
+        if (access(file, R_OK) != 0)
+            continue;
+        if (luaL_loadfile(L, file) != 0)
+            luaL_error(L, "error loading module '%s':\n\t%s", name, lua_tostring(L, -1));
+        return 1;
+    }
+    return 0;
+}
+
+/* Entry of package.loaders: ZNL_LUA_PATH, then what the binary carries. */
+static int load_module(lua_State *L)
+{
+    const char *name = luaL_checkstring(L, 1);
+    const char *folder = getenv("ZNL_LUA_PATH");
+    if (folder != NULL && folder[0] != '\0' && load_from_folder(L, folder, name))
+        return 1;
+    for (size_t i = 0; i < znl_embedded_count; i++) {
+        const struct znl_embedded_module *module = &znl_embedded[i];
+        if (strcmp(module->name, name) != 0)
+            continue;
+        if (luaL_loadbuffer(L, (const char *)module->data, module->size, name) != 0)
+            return luaL_error(
+                    L, "error loading built-in module '%s':\n\t%s", name, lua_tostring(L, -1));
+        return 1;
+    }
+    lua_pushfstring(L, "\n\tno module '%s' in znlrun", name);
+    return 1;
+}
+
+static void open_modules(lua_State *L)
+{
+    static const luaL_Reg json[] = {
+            {"cjson", luaopen_cjson}, {"cjson.safe", luaopen_cjson_safe}, {NULL, NULL}};
+    znl_bind_open_all(L);
+    znl_bind_luv_open(L);
+    lua_getglobal(L, "package");
+    lua_getfield(L, -1, "preload");
+    luaL_register(L, NULL, json);
+    lua_pop(L, 1);
+    /* Second, after preload: a stray file must not stand in for a part of znlrun. */
+    lua_getfield(L, -1, "loaders");
+    for (int i = (int)lua_objlen(L, -1); i >= 2; i--) {
+        lua_rawgeti(L, -1, i);
+        lua_rawseti(L, -2, i + 1);
+    }
+    lua_pushcfunction(L, load_module);
+    lua_rawseti(L, -2, 2);
+    lua_pop(L, 2);
+}
+
+/* --- the script -------------------------------------------------------------------------------- */
+
+static const char *script_name(const struct options *options)
+{
+    if (options->chunk != NULL)
+        return "(command line)";
+    const char *script = options->argv[options->script];
+    return strcmp(script, "-") == 0 ? "stdin" : script;
+}
+
+/* Pushes the compiled script, or a message; returns 0 or what luaL_loadbuffer returned. */
+static int load_script(lua_State *L, const struct options *options, const char *script)
+{
+    if (options->chunk != NULL)
+        return luaL_loadbuffer(L, options->chunk, strlen(options->chunk), "=(command line)");
+    return luaL_loadfile(L, strcmp(script, "-") == 0 ? NULL : script);
+}
+
+static void on_main_done(void *user, lua_State *L, int status, int nresults)
+{
+    struct app *app = user;
+    (void)nresults;
+    app->is_main_running = 0;
+    if (status == 0 || app->is_over || app->is_exiting)
+        return;
+    const char *text = lua_tostring(L, -1);
+    fflush(stdout);
+    fprintf(stderr, "znlrun: %s\n", text != NULL ? text : "out of memory");
+    app->exit_code = EXIT_SCRIPT;
+    end_loop(app);
+}
+
+/* The table arg as lua makes it: the script at 0, its arguments after, what stood before it below. */
+static void set_arg(lua_State *L, const struct options *options)
+{
+    int zero = options->chunk != NULL ? options->script - 1 : options->script;
+    lua_createtable(L, options->argc - zero, zero + 1);
+    for (int i = 0; i < options->argc; i++) {
+        lua_pushstring(L, options->argv[i]);
+        lua_rawseti(L, -2, i - zero);
+    }
+    lua_setglobal(L, "arg");
+}
+
+/* Runs protected by znl_vm_protect. */
+static int start_script(lua_State *L)
+{
+    struct app *app = lua_touserdata(L, 1);
+    const struct options *options = app->options;
+    open_modules(L);
+    znl_runtime_on_exit(app->vm, on_exit_called, app);
+    set_arg(L, options);
+    if (load_script(L, options, options->argv[options->script]) != 0) {
+        fprintf(stderr, "znlrun: %s\n", lua_tostring(L, -1));
+        app->exit_code = EXIT_SCRIPT;
+        app->is_over = 1;
+        return 0;
+    }
+    int first = options->chunk != NULL ? options->script : options->script + 1;
+    int count = options->argc - first;
+    luaL_checkstack(L, count + 4, "too many arguments");
+    for (int i = first; i < options->argc; i++)
+        lua_pushstring(L, options->argv[i]);
+    app->is_main_running = 1;
+    int err = znl_sched_spawn(L, count, NULL, on_main_done, app);
+    if (err != 0) {
+        app->is_main_running = 0;
+        return luaL_error(L, "the script cannot start with %d arguments: %s", count,
+                znl_err_text(err));
+    }
+    return 0;
+}
+
+/* LuaJIT shortens long names in messages; people and editors want the whole path. */
+static void print_compile_error(const char *script, const char *message)
+{
+    const char *at = message;
+    while ((at = strchr(at, ':')) != NULL) {
+        size_t digits = strspn(at + 1, "0123456789");
+        if (digits > 0 && at[1 + digits] == ':')
+            break;
+        at++;
+    }
+    if (at != NULL)
+        fprintf(stderr, "%s%s\n", strcmp(script, "-") == 0 ? "stdin" : script, at);
+    else
+        fprintf(stderr, "%s\n", message);
+}
+
+static int check_scripts(const struct options *options)
+{
+    int exit_code = 0;
+    lua_State *L = luaL_newstate();
+    if (L == NULL) {
+        fputs("znlrun: out of memory\n", stderr);
+        return EXIT_SCRIPT;
+    }
+    int i = options->script;
+    do {
+        const char *script = options->chunk != NULL ? "(command line)" : options->argv[i];
+        if (load_script(L, options, script) != 0) {
+            print_compile_error(script, lua_tostring(L, -1));
+            exit_code = EXIT_SCRIPT;
+        }
+        lua_settop(L, 0);
+    } while (options->chunk == NULL && ++i < options->argc);
+    lua_close(L);
+    return exit_code;
+}
+
+/* --- signals ----------------------------------------------------------------------------------- */
+
+static void on_signal(int signo)
+{
+    int saved = errno;
+    if (signal_seen != 0)
+        _exit(EXIT_SIGNAL + signo);
+    signal_seen = signo;
+    if (signal_async != NULL)
+        uv_async_send(signal_async); /* may be called from a signal handler */
+    errno = saved;
+}
+
+static void on_signalled(uv_async_t *async)
+{
+    struct app *app = async->data;
+    if (app->signo != 0 || signal_seen == 0)
+        return;
+    app->signo = signal_seen;
+    if (app->is_exiting || app->is_over)
+        return;
+    if (znl_runtime_stop_count(app->vm) == 0) {
+        app->exit_code = EXIT_SIGNAL + app->signo;
+        end_loop(app);
+        return;
+    }
+    begin_stop(app);
+}
+
+static void watch_signals(void)
+{
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    sigemptyset(&action.sa_mask);
+    action.sa_handler = on_signal;
+    action.sa_flags = SA_RESTART;
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    action.sa_handler = SIG_IGN; /* a closed pipe is an error of write(2) */
+    sigaction(SIGPIPE, &action, NULL);
+}
+
+/* --- life -------------------------------------------------------------------------------------- */
+
+static void on_handle_closed(uv_handle_t *handle)
+{
+    free(handle);
+}
+
+/* Neither handle keeps the loop alive. */
+static int open_handles(struct app *app)
+{
+    uv_loop_t *uv = znl_loop_uv(app->loop);
+    uv_async_t *async = calloc(1, sizeof *async);
+    uv_timer_t *timer = calloc(1, sizeof *timer);
+    if (async == NULL || timer == NULL || uv_async_init(uv, async, on_signalled) != 0) {
+        free(async);
+        free(timer);
+        return ZNL_E_SYSTEM;
+    }
+    uv_timer_init(uv, timer); /* cannot fail */
+    async->data = timer->data = app;
+    uv_unref((uv_handle_t *)async);
+    uv_unref((uv_handle_t *)timer);
+    app->signalled = async;
+    app->force = timer;
+    signal_async = async;
+    return 0;
+}
+
+static void close_handles(struct app *app)
+{
+    signal_async = NULL;
+    if (app->signalled != NULL)
+        uv_close((uv_handle_t *)app->signalled, on_handle_closed);
+    if (app->force != NULL)
+        uv_close((uv_handle_t *)app->force, on_handle_closed);
+}
+
+static int open_app(struct app *app)
+{
+    int err = znl_random_start();
+    if (err == 0)
+        err = znl_loop_new(&app->loop);
+    if (err == 0)
+        err = open_handles(app);
+    if (err == 0)
+        err = znl_vm_new(&app->vm, app->loop);
+    return err;
+}
+
+/* Nothing can wake anything any more, or the loop was told to end. */
+static void judge_end(struct app *app)
+{
+    if (app->is_over || app->is_exiting || app->is_stopping || !app->is_main_running)
+        return;
+    fprintf(stderr, "znlrun: %s: still waiting when nothing was left to wait for\n",
+            script_name(app->options));
+    app->exit_code = EXIT_SCRIPT;
+}
+
+static void close_app(struct app *app, int is_complete)
+{
+    size_t tasks = app->vm != NULL ? znl_sched_task_count(app->vm->sched) : 0;
+    const char *check = getenv("ZNL_LEAK_CHECK");
+    app->is_over = 1; /* what ends from here on is no news */
+    if (app->vm != NULL && znl_bind_luv_close(app->vm, CLOSE_WAIT_MS) != 0) {
+        /* A thread still works for a script; its callback would meet a closed state. */
+        znl_log_write(ZNL_LOG_WARN, "host", "ended while the thread pool was at work", NULL, 0);
+        fflush(NULL);
+        _exit(app->exit_code);
+    }
+    znl_vm_free(app->vm);
+    close_handles(app);
+    int handles = znl_loop_close(app->loop);
+    if (check == NULL || strcmp(check, "1") != 0)
+        return;
+    if (!is_complete)
+        tasks = 0; /* those cut short by exit() or a signal are no leak */
+    if (handles != 0 || tasks != 0) {
+        fprintf(stderr, "znlrun: leak: %d handles, %zu tasks\n", handles, tasks);
+        app->exit_code = EXIT_LEAK;
+    }
+}
+
+static int run(const struct options *options)
+{
+    struct app app = {.options = options, .begin_exit = {.run = begin_exit}};
+    znl_bind_set_version(ZNL_VERSION);
+    znl_bind_log_setup(options->level, options->format);
+    int err = open_app(&app);
+    if (err != 0) {
+        fprintf(stderr, "znlrun: cannot start: %s\n", znl_err_text(err));
+        app.exit_code = EXIT_SCRIPT;
+    } else {
+        watch_signals();
+        if (znl_vm_protect(app.vm, start_script, &app, "host") != 0) {
+            app.exit_code = EXIT_SCRIPT;
+            app.is_over = 1;
+        }
+        if (!app.is_over)
+            znl_loop_run(app.loop);
+        judge_end(&app);
+    }
+    close_app(&app, !app.is_over && !app.is_exiting && !app.is_stopping);
+    return app.exit_code;
+}
+
+int main(int argc, char **argv)
+{
+    struct options options = {
+            .level = ZNL_LOG_INFO,
+            .format = isatty(STDERR_FILENO) ? ZNL_LOG_TEXT : ZNL_LOG_LOGFMT,
+            .drain_ms = DRAIN_MS_DEFAULT,
+    };
+    int exit_code = parse(&options, argc, argv);
+    if (exit_code < 0)
+        exit_code = options.is_check ? check_scripts(&options) : run(&options);
+    if (fflush(stdout) != 0 && exit_code == 0 && errno != EPIPE) {
+        perror("znlrun: standard output");
+        exit_code = EXIT_SCRIPT;
+    }
+    return exit_code;
+}

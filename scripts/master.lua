@@ -1,0 +1,56 @@
+--- A master without code of its own: answers with a handler file, logs what happens.
+---
+---     znlrun scripts/master.lua --endpoint tcp://0.0.0.0:6003 --handlers handlers/echo.lua
+---
+--- SPDX-License-Identifier: MIT
+
+local argparse = require("argparse")
+local znl = require("znl")
+
+local parser = argparse("znlrun scripts/master.lua", "Runs a ZNL master.")
+parser:option("--id", "Name of this node."):default("master-1")
+parser:option("--endpoint", "Where to bind; port * lets the system choose."):default("tcp://127.0.0.1:6003")
+parser:option("--handlers", "Lua file that answers requests; reloaded when it changes."):argname("<file>")
+parser:flag("--encrypted", "Proofs and sealed payloads; implied by a key.")
+parser:option("--key", "Key of slaves without one of their own: env:NAME or file:PATH."):argname("<ref>")
+parser:option("--auth-key", "Key of one slave; may be repeated."):argname("<id>=<ref>"):count("*")
+parser:option("--heartbeat", "Heartbeat interval in milliseconds; 0 turns them off."):convert(tonumber)
+parser:flag("--log-events", "Log slaves coming and going, and pushes.")
+local args = parser:parse()
+
+local auth_keys = {}
+for _, pair in ipairs(args.auth_key) do
+  -- An id may contain "=", a reference begins with its kind: split before the kind.
+  local id, reference = pair:match("^(.+)=(%a+:.+)$")
+  if not id then parser:error("--auth-key takes ID=env:NAME or ID=file:PATH") end
+  auth_keys[id] = znl.secret(reference)
+end
+
+local master = znl.master {
+  id = args.id,
+  endpoint = args.endpoint,
+  encrypted = args.encrypted or args.key ~= nil or next(auth_keys) ~= nil,
+  auth_key = args.key and znl.secret(args.key),
+  auth_keys = auth_keys,
+  heartbeat_ms = args.heartbeat,
+}
+
+if args.handlers then master:handle(znl.handlers(args.handlers)) end
+
+if args.log_events then
+  master:on("slave_connected", function(id) znl.log.info("slave connected", { slave = id }) end)
+  master:on("slave_disconnected", function(id, reason)
+    znl.log.info("slave disconnected", { slave = id, reason = reason })
+  end)
+  master:on("push", function(from, topic, payload)
+    local size = type(payload) == "table" and #table.concat(payload) or #payload
+    znl.log.info("push", { slave = from, topic = topic, bytes = size })
+  end)
+end
+
+local ok, message = master:start()
+if not ok then
+  io.stderr:write("znlrun: ", message, "\n")
+  znl.exit(1)
+end
+znl.log.info("master is up", { id = args.id, endpoint = master:endpoint() })

@@ -1,0 +1,90 @@
+--- measure: what the benchmark scripts share. Needs LuaJIT's ffi, so it is no part of the library.
+--- SPDX-License-Identifier: MIT
+
+local ffi = require("ffi")
+
+ffi.cdef [[
+  struct measure_timespec { long sec; long nsec; };
+  int clock_gettime(int clock, struct measure_timespec *out);
+]]
+
+local M = {}
+
+--- Both ends of an encrypted run use this key; it protects nothing.
+M.KEY = "a key for benchmarks only"
+
+local now = ffi.new("struct measure_timespec")
+
+--- Monotonic microseconds with a fraction.
+function M.now_us()
+  ffi.C.clock_gettime(1, now)
+  return tonumber(now.sec) * 1e6 + tonumber(now.nsec) * 1e-3
+end
+
+--- Latencies: counts in steps of 0.25 µs up to 262 ms; longer ones count in the last step.
+local STEP_US, STEPS = 0.25, 2 ^ 20
+
+local Latency = {}
+Latency.__index = Latency
+
+function M.latency()
+  return setmetatable({ steps = ffi.new("uint32_t[?]", STEPS), count = 0 }, Latency)
+end
+
+function Latency:add(us)
+  local step = math.floor(us / STEP_US)
+  if step >= STEPS then step = STEPS - 1 end
+  self.steps[step] = self.steps[step] + 1
+  self.count = self.count + 1
+end
+
+--- The latency that `share` (0..1) of the samples do not exceed, µs; 0 without samples.
+function Latency:percentile_us(share)
+  local wanted, seen = math.floor(share * self.count), 0
+  for step = 0, STEPS - 1 do
+    seen = seen + self.steps[step]
+    if seen > wanted then return (step + 1) * STEP_US end
+  end
+  return 0
+end
+
+--- Returns a function that makes a payload of `size` bytes, never the same twice: a running number,
+--- then bytes from a moving place. LuaJIT interns strings; equal ones would flatter it.
+function M.payloads(size)
+  local POOL = 65536
+  local pool = ffi.new("uint8_t[?]", POOL + size)
+  local scratch = ffi.new("uint8_t[?]", math.max(size, 8))
+  local number = ffi.new("uint64_t[1]")
+  local head = math.min(size, 8)
+  for i = 0, POOL + size - 1 do pool[i] = math.random(0, 255) end
+  return function()
+    number[0] = number[0] + 1
+    ffi.copy(scratch, pool + tonumber(number[0] * 61 % POOL), size)
+    ffi.copy(scratch, number, head)
+    return ffi.string(scratch, size)
+  end
+end
+
+--- Options of both roles for a run: plain or encrypted with digests.
+function M.options(id, endpoint, mode, more)
+  assert(mode == "plain" or mode == "encrypted", "mode must be plain or encrypted")
+  local options = { id = id, endpoint = endpoint, encrypted = mode == "encrypted" }
+  if options.encrypted then
+    options.auth_key = M.KEY
+    options.require_digest = true
+  end
+  for name, value in pairs(more or {}) do options[name] = value end
+  return options
+end
+
+--- Prints one line of key=value, in the order given: { { "name", value, "%.2f" }, ... }.
+function M.report(fields)
+  local words = {}
+  for _, field in ipairs(fields) do
+    words[#words + 1] = ("%s=" .. (field[3] or "%d")):format(field[1], field[2])
+  end
+  print(table.concat(words, " "))
+  io.stdout:flush()
+end
+
+return M

@@ -1,0 +1,378 @@
+--- run.lua: the benchmark, started by scripts/bench with plain luajit.
+---
+--- Each figure of znlrun stands beside the same figure of raw libzmq in C, taken in the same round
+--- on the same machine. Prints `name value unit`; nothing here passes or fails.
+--- SPDX-License-Identifier: MIT
+
+local ffi = require("ffi")
+ffi.cdef [[ int usleep(unsigned int us); ]]
+
+local USAGE = [[
+usage: scripts/bench [options]
+  --rounds N       rounds of each comparison; medians are printed (default 5)
+  --seconds S      measured time of each run (default 2)
+  --only LIST      of rpc,publish,push,startup,slaves (default all)
+  --sizes LIST     payload bytes of rpc (default 32,1024)
+  --in-flight LIST requests open at once (default 1,100,1000)
+  --slaves N       connections of the slaves test (default 1000)
+  --no-pin         do not give server and client a core each
+  --raw-only       only the yardstick
+  --verbose        each run on standard error]]
+
+local opts = {
+  build = "build", rounds = 5, seconds = 2, only = "rpc,publish,push,startup,slaves",
+  sizes = "32,1024", in_flight = "1,100,1000", slaves = 1000, pin = true,
+}
+do
+  local i = 1
+  while arg[i] do
+    local name = arg[i]:match("^%-%-([%a%-]+)$")
+    name = name and name:gsub("-", "_")
+    if name == "no_pin" then opts.pin = false
+    elseif name == "raw_only" or name == "verbose" then opts[name] = true
+    elseif name and opts[name] ~= nil and arg[i + 1] then
+      i = i + 1
+      local number = type(opts[name]) == "number"
+      opts[name] = number and tonumber(arg[i]) or not number and arg[i] or nil
+      if opts[name] == nil then io.stderr:write(USAGE, "\n") os.exit(2) end
+    else
+      local help = name == "help"
+      io[help and "stdout" or "stderr"]:write(USAGE, "\n")
+      os.exit(help and 0 or 2)
+    end
+    i = i + 1
+  end
+end
+
+local here = arg[0]:match("^(.-)[^/]*$")
+local znlrun = opts.build .. "/znlrun"
+local raw = opts.build .. "/bench/raw_echo"
+local raw_slaves = opts.build .. "/bench/raw_slaves"
+
+local function list(text)
+  local items = {}
+  for item in text:gmatch("[^,]+") do items[#items + 1] = tonumber(item) or item end
+  return items
+end
+
+local function median(values)
+  table.sort(values)
+  local middle = #values / 2
+  if #values % 2 == 1 then return values[middle + 0.5] end
+  return (values[middle] + values[middle + 1]) / 2
+end
+
+local function read(path)
+  local file = io.open(path)
+  if not file then return nil end
+  local text = file:read("*a")
+  file:close()
+  return text
+end
+
+local function command(line)
+  local pipe = assert(io.popen(line))
+  local text = pipe:read("*a")
+  pipe:close()
+  return (text:gsub("%s+$", ""))
+end
+
+local function sleep(seconds) ffi.C.usleep(seconds * 1e6) end
+
+--- --- processes --------------------------------------------------------------------------------
+
+local work = command("mktemp -d")
+local cores = tonumber(command("nproc")) or 1
+local running, files = {}, 0
+
+local function pinned(core)
+  if not opts.pin or cores < 2 then return "" end
+  return ("taskset -c %d "):format(core)
+end
+
+local function start(line)
+  files = files + 1
+  local out = ("%s/%d.out"):format(work, files)
+  local pid = tonumber(command(("%s </dev/null >%s 2>%s.err & echo $!"):format(line, out, out)))
+  local process = { pid = pid, out = out, line = line }
+  running[pid] = process
+  return process
+end
+
+local function alive(process)
+  local state = (read(("/proc/%d/stat"):format(process.pid)) or ""):match("%) (%a)")
+  return state ~= nil and state ~= "Z" and state ~= "X"
+end
+
+local function fail(process, why)
+  io.stderr:write(("scripts/bench: %s: %s\n%s%s"):format(process.line, why,
+    read(process.out) or "", read(process.out .. ".err") or ""))
+  for pid in pairs(running) do os.execute("kill -KILL " .. pid .. " 2>/dev/null") end
+  os.execute("rm -rf " .. work)
+  os.exit(1)
+end
+
+local function await(process, pattern, seconds)
+  for _ = 1, seconds * 100 do
+    local found = (read(process.out) or ""):match(pattern)
+    if found then return found end
+    if not alive(process) then
+      found = (read(process.out) or ""):match(pattern)
+      return found or fail(process, "ended early")
+    end
+    sleep(0.01)
+  end
+  fail(process, ("no %q within %d s"):format(pattern, seconds))
+end
+
+local function stop(process)
+  os.execute("kill -TERM " .. process.pid .. " 2>/dev/null")
+  for _ = 1, 500 do
+    if not alive(process) then break end
+    sleep(0.01)
+  end
+  if alive(process) then
+    io.stderr:write(("scripts/bench: %s: did not end on SIGTERM\n"):format(process.line))
+    os.execute("kill -KILL " .. process.pid .. " 2>/dev/null")
+  end
+  running[process.pid] = nil
+end
+
+--- User and system time of all threads, seconds, from /proc.
+local TICKS = tonumber(command("getconf CLK_TCK"))
+local function cpu_s(process)
+  local text = read(("/proc/%d/stat"):format(process.pid)):match("%) (.*)$")
+  local field = 0
+  local sum = 0
+  for word in text:gmatch("%S+") do
+    field = field + 1
+    if field == 12 or field == 13 then sum = sum + tonumber(word) end
+  end
+  return sum / TICKS
+end
+
+local function rss_kib(process)
+  return tonumber(read(("/proc/%d/status"):format(process.pid)):match("VmRSS:%s*(%d+)"))
+end
+
+local port = 20000 + tonumber(tostring(os.time()):sub(-4)) % 5000
+local function endpoint()
+  port = port + 1
+  return "tcp://127.0.0.1:" .. port
+end
+
+local function fields(line)
+  local values = {}
+  for name, value in line:gmatch("([%w_]+)=(%S+)") do values[name] = tonumber(value) end
+  return values
+end
+
+local function lua(script, ...)
+  return table.concat({ znlrun, here .. script, ... }, " ")
+end
+
+local function say(name, value, unit, format)
+  print((("%-44s " .. (format or "%.2f") .. " %s")):format(name, value, unit))
+  io.stdout:flush()
+end
+
+local function note(...)
+  if opts.verbose then io.stderr:write(string.format(...), "\n") end
+end
+
+--- --- rpc --------------------------------------------------------------------------------------
+
+--- Runs one server and one client; returns the client's figures, and the server's CPU and RSS.
+local function rpc_run(name, server_line, client_line)
+  local at = endpoint()
+  local server = start(pinned(0) .. server_line:gsub("@", at))
+  await(server, "ready", 10)
+  local before = cpu_s(server)
+  local client = start(pinned(1) .. client_line:gsub("@", at))
+  local values = fields(await(client, "requests=[^\n]*errors=%d+", 30 + opts.seconds * 2))
+  values.server_us = (cpu_s(server) - before) / values.total * 1e6
+  values.client_us = values.requests > 0 and values.cpu_s / values.requests * 1e6 or 0
+  values.rss_kib = rss_kib(server)
+  running[client.pid] = nil
+  stop(server)
+  if values.errors > 0 then
+    io.stderr:write(("scripts/bench: %s: %d requests failed\n%s"):format(name, values.errors,
+      read(client.out .. ".err") or ""))
+  end
+  note("%s %.0f/s p50 %.1f us, server %.2f us, %d KiB", name, values.rate, values.p50_us,
+    values.server_us, values.rss_kib)
+  return values
+end
+
+local function rpc()
+  local variants = {
+    { "raw", raw .. " server @", raw .. " client @ SIZE OPEN TIME" },
+    { "lua-server", lua("server.lua", "@", "plain"), raw .. " client @ SIZE OPEN TIME" },
+    { "plain", lua("server.lua", "@", "plain"), lua("client.lua", "@", "plain SIZE OPEN TIME") },
+    { "encrypted", lua("server.lua", "@", "encrypted"),
+      lua("client.lua", "@", "encrypted SIZE OPEN TIME") },
+  }
+  local COLUMNS = {
+    { "rate", "req/s", "%.0f" }, { "p50_us", "us" }, { "p99_us", "us" },
+    { "server_us", "us/req" }, { "client_us", "us/req" }, { "rss_kib", "KiB", "%.0f" },
+  }
+  for _, size in ipairs(list(opts.sizes)) do
+    for _, in_flight in ipairs(list(opts.in_flight)) do
+      local seen = {}
+      for _ = 1, opts.rounds do
+        local yardstick
+        for index, variant in ipairs(variants) do
+          if index > 1 and opts.raw_only then break end
+          local name = variant[1]
+          local client = variant[3]:gsub("SIZE", size):gsub("OPEN", in_flight)
+              :gsub("TIME", opts.seconds)
+          local values = rpc_run(("rpc %s %dB x%d"):format(name, size, in_flight), variant[2],
+            client)
+          if index == 1 then yardstick = values end
+          values.rate_ratio = values.rate / yardstick.rate
+          values.p50_ratio = values.p50_us / yardstick.p50_us
+          seen[name] = seen[name] or {}
+          for key, value in pairs(values) do
+            seen[name][key] = seen[name][key] or {}
+            table.insert(seen[name][key], value)
+          end
+        end
+      end
+      for index, variant in ipairs(variants) do
+        local values = seen[variant[1]]
+        if not values then break end
+        local prefix = ("rpc.%s.%dB.%d."):format(variant[1], size, in_flight)
+        for _, column in ipairs(COLUMNS) do
+          say(prefix .. column[1], median(values[column[1]]), column[2], column[3])
+        end
+        if index > 1 then
+          say(prefix .. "rate_ratio", median(values.rate_ratio), "x_raw", "%.3f")
+          say(prefix .. "p50_ratio", median(values.p50_ratio), "x_raw", "%.3f")
+        end
+      end
+    end
+  end
+end
+
+--- --- publish and push -------------------------------------------------------------------------
+
+local function one_way(prefix, server_line, client_line, printer)
+  local seen = {}
+  for _ = 1, opts.rounds do
+    local at = endpoint()
+    local server = start(pinned(0) .. server_line:gsub("@", at))
+    await(server, "ready", 10)
+    local client = start(pinned(1) .. client_line:gsub("@", at))
+    local sender = printer == "server" and server or client
+    local values = fields(await(sender, "sent=[^\n]*lost=%-?%d+", 60 + opts.seconds * 2))
+    note("%s %.0f/s, lost %d", prefix, values.rate, values.lost)
+    for key, value in pairs(values) do
+      seen[key] = seen[key] or {}
+      table.insert(seen[key], value)
+    end
+    sleep(0.3)
+    stop(client)
+    stop(server)
+  end
+  say(prefix .. ".rate", median(seen.rate), "msg/s", "%.0f")
+  if seen.deliveries then say(prefix .. ".deliveries", median(seen.deliveries), "msg/s", "%.0f") end
+  say(prefix .. ".sender_cpu", median(seen.cpu_s) / opts.seconds * 100, "%_of_a_core", "%.1f")
+  say(prefix .. ".refused", median(seen.refused), "msg", "%.0f")
+  say(prefix .. ".lost", median(seen.lost), "msg", "%.0f")
+end
+
+local function publish()
+  for _, mode in ipairs { "plain", "encrypted" } do
+    for _, slaves in ipairs { 1, 50 } do
+      one_way(("publish.%s.32B.%d"):format(mode, slaves),
+        lua("fan.lua", "publish @", mode, "32", opts.seconds, slaves),
+        lua("fan.lua", "subscribe @", mode, slaves), "server")
+    end
+  end
+end
+
+local function push()
+  for _, mode in ipairs { "plain", "encrypted" } do
+    one_way(("push.%s.32B"):format(mode), lua("fan.lua", "collect @", mode),
+      lua("fan.lua", "push @", mode, "32", opts.seconds), "client")
+  end
+end
+
+--- --- start ------------------------------------------------------------------------------------
+
+local function startup()
+  local seen = { raw = {}, master = {}, slave = {} }
+  for _ = 1, math.max(opts.rounds, 10) do
+    local function first(server)
+      local at = endpoint()
+      local line = ("%s first %s %s 2>%s/first.err"):format(raw, at, server:gsub("@", at), work)
+      local value = fields(command(line)).first_answer_ms
+      if not value then
+        io.stderr:write(("scripts/bench: %s\n%s"):format(line, read(work .. "/first.err") or ""))
+        os.exit(1)
+      end
+      return value
+    end
+    table.insert(seen.raw, first(raw .. " server @"))
+    if not opts.raw_only then
+      table.insert(seen.master, first(lua("server.lua", "@ plain")))
+      local at = endpoint()
+      local server = start(lua("server.lua", at, "plain"))
+      await(server, "ready", 10)
+      local took = command(("bash -c 'a=$(date +%%s%%N); %s >/dev/null || exit 1; b=$(date +%%s%%N)"
+        .. "; echo $(((b - a) / 1000))'"):format(lua("client.lua", at, "plain once")))
+      table.insert(seen.slave, tonumber(took) / 1000)
+      stop(server)
+    end
+  end
+  say("startup.raw.first_answer", median(seen.raw), "ms")
+  if opts.raw_only then return end
+  say("startup.master.first_answer", median(seen.master), "ms")
+  say("startup.slave.start_ask_exit", median(seen.slave), "ms")
+end
+
+--- --- many slaves ------------------------------------------------------------------------------
+
+local function slaves()
+  local HEARTBEAT_MS, SECONDS = 3000, 15
+  local servers = { { "raw", raw .. " server @" } }
+  if not opts.raw_only then
+    servers[2] = { "plain", lua("server.lua", "@ plain") }
+  end
+  for _, server_of in ipairs(servers) do
+    local name, at = server_of[1], endpoint()
+    local server = start(server_of[2]:gsub("@", at))
+    await(server, "ready", 10)
+    sleep(1)
+    local idle, before = rss_kib(server), cpu_s(server)
+    sleep(5)
+    local prefix = ("slaves.%s."):format(name)
+    say(prefix .. "idle_rss", idle, "KiB", "%.0f")
+    say(prefix .. "idle_cpu", (cpu_s(server) - before) / 5 * 100, "%_of_a_core")
+    local load = start(table.concat({ raw_slaves, at, opts.slaves, HEARTBEAT_MS, SECONDS + 6 },
+      " "))
+    local connect_ms = fields(await(load, "connect_ms=%d+", 60)).connect_ms
+    sleep(3)
+    before = cpu_s(server)
+    sleep(SECONDS)
+    say(prefix .. "connect_all", connect_ms, "ms", "%.0f")
+    say(prefix .. "rss_per_slave", (rss_kib(server) - idle) / opts.slaves, "KiB")
+    say(prefix .. "heartbeat_cpu", (cpu_s(server) - before) / SECONDS * 100, "%_of_a_core")
+    local values = fields(await(load, "slaves=[^\n]*acks=%d+", 60))
+    say(prefix .. "heartbeats", values.heartbeats, "msg", "%.0f")
+    say(prefix .. "acks", values.acks, "msg", "%.0f")
+    running[load.pid] = nil
+    stop(server)
+  end
+end
+
+local tests = { rpc = rpc, publish = publish, push = push, startup = startup, slaves = slaves }
+for _, name in ipairs(list(opts.only)) do
+  if not tests[name] then
+    io.stderr:write(USAGE, "\n")
+    os.exit(2)
+  end
+  local needs_znlrun = name == "publish" or name == "push"
+  if not (needs_znlrun and opts.raw_only) then tests[name]() end
+end
+os.execute("rm -rf " .. work)
