@@ -17,7 +17,8 @@ struct pool {
 };
 
 static _Thread_local struct pool pool;
-static atomic_uint forks; /* times this process is a forked child: a copied pool must not be used */
+/* Times this process is a forked child: a copied pool must not be used. */
+static atomic_uint forks;
 
 static void in_child(void)
 {

@@ -11,7 +11,8 @@ void znl_wheel_init(znl_wheel *wheel, uint64_t now_ms)
     wheel->now_ms = now_ms;
 }
 
-void znl_wheel_start(znl_wheel *wheel, znl_timer *timer, uint64_t deadline_ms, znl_timer_fn fire)
+void znl_wheel_start(
+        znl_wheel *wheel, znl_timer *timer, uint64_t deadline_ms, znl_timer_fn fire)
 {
     znl_wheel_stop(wheel, timer);
     /* now_ms itself has not been fired yet; anything earlier has. */

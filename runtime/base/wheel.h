@@ -35,7 +35,8 @@ typedef struct znl_wheel {
 void znl_wheel_init(znl_wheel *wheel, uint64_t now_ms);
 
 /* Starts `timer`, or moves it when it runs. A deadline in the past fires at the next advance. */
-void znl_wheel_start(znl_wheel *wheel, znl_timer *timer, uint64_t deadline_ms, znl_timer_fn fire);
+void znl_wheel_start(
+        znl_wheel *wheel, znl_timer *timer, uint64_t deadline_ms, znl_timer_fn fire);
 
 /* Stops `timer`; harmless when it does not run. */
 void znl_wheel_stop(znl_wheel *wheel, znl_timer *timer);

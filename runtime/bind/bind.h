@@ -13,38 +13,37 @@
 
 #include <stdint.h>
 
-/* --- results and arguments --------------------------------------------------------------------- */
+/* --- results and arguments ---------------------------------------------------------------- */
 
 /* Pushes nil, "where: text of err", code of err; returns 3. */
 int znl_lua_fail(lua_State *L, int err, const char *where);
 
 /* Argument `idx` as a whole number; raises "name must be a whole number in min..max". */
-uint32_t znl_lua_checku32(
-        lua_State *L, int idx, const char *name, uint32_t min, uint32_t max);
+uint32_t znl_lua_checku32(lua_State *L, int idx, const char *name, uint32_t min, uint32_t max);
 
 /* Argument `idx`, a string of at most `max` bytes, borrowed from Lua; raises otherwise. Numbers
  * are not taken for strings. */
 znl_frame znl_lua_checkframe(lua_State *L, int idx, const char *name, size_t max);
 
-/* A payload as frames: nil is one empty frame, a string one frame, an array of strings one each
- * (at least one). The frames borrow from Lua: keep the value on the stack, unchanged, while they
- * are used. Returns 0, ZNL_E_INVALID (anything else) or ZNL_E_TOO_BIG (more than `cap`); never
- * raises. */
+/* A payload as frames: nil is one empty frame, a string one frame, an array of strings one
+ * each (at least one). The frames borrow from Lua: keep the value on the stack, unchanged,
+ * while they are used. Returns 0, ZNL_E_INVALID (anything else) or ZNL_E_TOO_BIG (more than
+ * `cap`); never raises. */
 int znl_lua_toframes(lua_State *L, int idx, znl_frame *out, size_t cap, size_t *count);
 
 /* The way back: no frame is "", one frame a string, several an array of strings. */
 void znl_lua_pushpayload(lua_State *L, const znl_frame *frames, size_t count);
 
-/* Makes a metatable `type` with `methods` as its __index, and `collect` (may be NULL) as its __gc;
- * leaves nothing on the stack. The metatable itself is hidden from scripts. */
+/* Makes a metatable `type` with `methods` as its __index, and `collect` (may be NULL) as its
+ * __gc; leaves nothing on the stack. The metatable itself is hidden from scripts. */
 void znl_lua_newtype(
         lua_State *L, const char *type, const luaL_Reg *methods, lua_CFunction collect);
 
-/* Argument `idx`, an owner made by znl.core.sched.owner(), borrowed from its userdata: hold it to
- * keep it. Raises otherwise. */
+/* Argument `idx`, an owner made by znl.core.sched.owner(), borrowed from its userdata: hold it
+ * to keep it. Raises otherwise. */
 znl_owner *znl_lua_checkowner(lua_State *L, int idx);
 
-/* --- modules ----------------------------------------------------------------------------------- */
+/* --- modules ------------------------------------------------------------------------------ */
 
 int luaopen_znl_core_sched(lua_State *L);
 int luaopen_znl_core_log(lua_State *L);
@@ -55,25 +54,26 @@ int luaopen_znl_core_socket(lua_State *L);
 int luaopen_znl_core_heartbeat(lua_State *L);
 int luaopen_znl_core_node(lua_State *L);
 
-/* Fills package.preload with znl.core.* and makes the state of znl.core.runtime. Call protected,
- * once. */
+/* Fills package.preload with znl.core.* and makes the state of znl.core.runtime. Call
+ * protected, once. */
 void znl_bind_open_all(lua_State *L);
 
 /* Sets level and format of the log, and remembers the format for log.set_level(). */
 void znl_bind_log_setup(znl_log_level level, znl_log_format format);
 
-/* --- luv (bind_luv.c) -------------------------------------------------------------------------- */
+/* --- luv (bind_luv.c) --------------------------------------------------------------------- */
 
-/* Puts luv, on our loop, into package.preload as "luv" and "uv". Its callbacks run as tasks: they
- * may wait, and errors are logged. Call protected, once. */
+/* Puts luv, on our loop, into package.preload as "luv" and "uv". Its callbacks run as tasks:
+ * they may wait, and errors are logged. Call protected, once. */
 void znl_bind_luv_open(lua_State *L);
 
-/* Closes what scripts left open in luv and lets the loop finish it: its callbacks touch the Lua
- * state, so they must run before the state goes. Returns 0, or ZNL_E_TIMEOUT when a thread pool
- * request outlives wait_ms, or ZNL_E_NOMEM: then the state must not be closed. Drops all tasks. */
+/* Closes what scripts left open in luv and lets the loop finish it: its callbacks touch the
+ * Lua state, so they must run before the state goes. Returns 0, or ZNL_E_TIMEOUT when a thread
+ * pool request outlives wait_ms, or ZNL_E_NOMEM: then the state must not be closed. Drops all
+ * tasks. */
 int znl_bind_luv_close(znl_vm *vm, uint32_t wait_ms);
 
-/* --- the life of the process (bind_runtime.c) -------------------------------------------------- */
+/* --- the life of the process (bind_runtime.c) --------------------------------------------- */
 
 /* Makes the state of the functions below, for znl_bind_open_all(). May raise. */
 void znl_runtime_prepare(lua_State *L);

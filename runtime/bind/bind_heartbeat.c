@@ -66,7 +66,8 @@ static void refuse_unknown_options(lua_State *L)
 {
     lua_pushnil(L);
     while (lua_next(L, 1) != 0) {
-        const char *name = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : "(not a name)";
+        const char *name = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2)
+                                                          : "(not a name)";
         if (strcmp(name, "max") != 0 && strcmp(name, "timeout_ms") != 0)
             luaL_error(L, "heartbeat.new: unknown option '%s'", name);
         lua_pop(L, 1);
@@ -82,8 +83,8 @@ static int heartbeat_new(lua_State *L)
     luaL_checktype(L, 1, LUA_TTABLE);
     refuse_unknown_options(L);
     uint32_t max = read_option(L, "max", 1, ZNL_PEERS_MAX, ZNL_PEERS_DEFAULT);
-    uint32_t timeout_ms =
-            read_option(L, "timeout_ms", 1, ZNL_TIMEOUT_MS_MAX, TIMEOUT_MS_DEFAULT);
+    uint32_t timeout_ms = read_option(
+            L, "timeout_ms", 1, ZNL_TIMEOUT_MS_MAX, TIMEOUT_MS_DEFAULT);
     struct heartbeat *heartbeat = lua_newuserdata(L, sizeof *heartbeat);
     *heartbeat = (struct heartbeat){NULL, timeout_ms, 0};
     luaL_getmetatable(L, TYPE);

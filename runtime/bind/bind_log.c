@@ -6,7 +6,8 @@
 
 #define FIELDS_MAX 32 /* more in one line help nobody */
 
-static const char *const level_names[] = {"trace", "debug", "info", "warn", "error", "off", NULL};
+static const char *const level_names[] = {
+        "trace", "debug", "info", "warn", "error", "off", NULL};
 
 /* For set_level(), which changes one and keeps the other. */
 static znl_log_format current_format = ZNL_LOG_LOGFMT;

@@ -1,7 +1,7 @@
 /* bind_luv.c - luv, the libuv binding for scripts, on our loop.
  *
- * luv calls back through one function, given here: it starts a task, so a callback may wait, and
- * what it raises is logged. What cannot work on a loop that is not luv's own is taken out.
+ * luv calls back through one function, given here: it starts a task, so a callback may wait,
+ * and what it raises is logged. What cannot work on a loop that is not luv's own is taken out.
  *
  * Layer: bind. SPDX-License-Identifier: MIT */
 #include "base/clock.h"
@@ -40,8 +40,8 @@ static void log_error(lua_State *L)
     znl_log_write(ZNL_LOG_ERROR, "luv", "callback failed", &field, 1);
 }
 
-/* Contract in luv.h: takes the function and its arguments, leaves `nresults` or nothing; returns
- * how many, or the negated status. */
+/* Contract in luv.h: takes the function and its arguments, leaves `nresults` or nothing;
+ * returns how many, or the negated status. */
 static int on_callback(lua_State *L, int nargs, int nresults, int flags)
 {
     znl_sched *sched = znl_vm_of(L)->sched;
@@ -72,7 +72,8 @@ static int not_here(lua_State *L)
 
 static int open_luv(lua_State *L)
 {
-    /* run and loop_close: the loop runs already. walk: it would take our handles for its own. */
+    /* run and loop_close: the loop runs already. walk: it would take our handles for its own.
+     */
     static const char *const missing[] = {"run", "stop", "loop_close", "walk"};
     lua_settop(L, 0);
     luaopen_luv(L);
@@ -107,10 +108,10 @@ void znl_bind_luv_open(lua_State *L)
     lua_pop(L, 2);
 }
 
-/* --- closing ----------------------------------------------------------------------------------- */
+/* --- closing ------------------------------------------------------------------------------ */
 
-/* Leaves an array of the handles luv knows at the top; luv's registry table "uv_handle" has their
- * metatables as keys. */
+/* Leaves an array of the handles luv knows at the top; luv's registry table "uv_handle" has
+ * their metatables as keys. */
 static int collect_handles(lua_State *L)
 {
     lua_newtable(L);

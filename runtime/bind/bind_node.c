@@ -48,7 +48,7 @@ struct box {
     int event_ref;    /* on_event */
     int handler_ref;
     znl_owner *handler_owner;
-    int services_ref; /* name -> {function, owner or false} */
+    int services_ref; /* name -> { function, owner or nil } */
     uint32_t jobs, max_jobs;
     uint64_t overloaded, handler_errors, unanswered;
     struct job *free_jobs, *all_jobs;
@@ -462,8 +462,13 @@ static int push_handler(
     lua_rawgeti(L, LUA_REGISTRYINDEX, b->services_ref);
     push_frame(L, message->service);
     lua_rawget(L, -2);
-    lua_remove(L, -2);
-    return lua_isfunction(L, -1);
+    if (!lua_istable(L, -1))
+        return 0;
+    lua_rawgeti(L, -1, 2);
+    if (!lua_isnil(L, -1))
+        *owner = znl_lua_checkowner(L, lua_gettop(L));
+    lua_rawgeti(L, -2, 1);
+    return 1;
 }
 
 static int run_request(lua_State *L)
@@ -1029,11 +1034,21 @@ static int slave_set_service(lua_State *L)
     box *b = check_slave(L);
     znl_frame name = znl_lua_checkframe(L, 2, "name", ZNL_SERVICE_BYTES_MAX);
     luaL_argcheck(L, name.size > 0, 2, "name must not be empty");
+    lua_settop(L, 4);
     if (!lua_isnil(L, 3))
         luaL_checktype(L, 3, LUA_TFUNCTION);
+    opt_owner(L, 4);
     lua_rawgeti(L, LUA_REGISTRYINDEX, b->services_ref);
     lua_pushvalue(L, 2);
-    lua_pushvalue(L, 3);
+    if (lua_isnil(L, 3)) {
+        lua_pushnil(L);
+    } else {
+        lua_createtable(L, 2, 0);
+        lua_pushvalue(L, 3);
+        lua_rawseti(L, -2, 1);
+        lua_pushvalue(L, 4);
+        lua_rawseti(L, -2, 2);
+    }
     lua_rawset(L, -3);
     return 0;
 }

@@ -43,7 +43,7 @@ static runtime *runtime_of(lua_State *L)
     return r;
 }
 
-/* --- versions ---------------------------------------------------------------------------------- */
+/* --- versions ----------------------------------------------------------------------------- */
 
 void znl_bind_set_version(const char *version)
 {
@@ -112,7 +112,7 @@ static void push_versions(lua_State *L)
     }
 }
 
-/* --- stopping ---------------------------------------------------------------------------------- */
+/* --- stopping ----------------------------------------------------------------------------- */
 
 static void one_less(runtime *r)
 {
@@ -198,8 +198,8 @@ static int remove_stop(lua_State *L)
     return 0;
 }
 
-/* on_stop(fn) -> remove. fn() runs in a task on the first SIGINT or SIGTERM, or on exit(), newest
- * first; at once when that has happened. remove() takes it back. */
+/* on_stop(fn) -> remove. fn() runs in a task on the first SIGINT or SIGTERM, or on exit(),
+ * newest first; at once when that has happened. remove() takes it back. */
 static int runtime_on_stop(lua_State *L)
 {
     runtime *r = runtime_of(L);
@@ -241,7 +241,7 @@ static int runtime_exit(lua_State *L)
     return lua_yield(L, 0);
 }
 
-/* --- keeping the process running --------------------------------------------------------------- */
+/* --- keeping the process running ---------------------------------------------------------- */
 
 static void on_closed(uv_handle_t *handle)
 {
@@ -256,8 +256,8 @@ static void drop_hold(runtime *r)
     r->hold_count = 0;
 }
 
-/* hold() -> true | nil, message, code: the process runs on, even with nothing to do, until unhold()
- * was called as often */
+/* hold() -> true | nil, message, code: the process runs on, even with nothing to do, until
+ * unhold() was called as often */
 static int runtime_hold(lua_State *L)
 {
     runtime *r = runtime_of(L);
@@ -285,7 +285,7 @@ static int runtime_unhold(lua_State *L)
     return 0;
 }
 
-/* --- counters ---------------------------------------------------------------------------------- */
+/* --- counters ----------------------------------------------------------------------------- */
 
 static void set_number(lua_State *L, const char *name, lua_Number value)
 {
@@ -307,7 +307,7 @@ static int runtime_counters(lua_State *L)
     return 1;
 }
 
-/* --- module ------------------------------------------------------------------------------------ */
+/* --- module ------------------------------------------------------------------------------- */
 
 static int runtime_gc(lua_State *L)
 {

@@ -1,7 +1,7 @@
 /* bind_sched.c - znl.core.sched: tasks, sleeping, events and owners as Lua sees them.
  *
- * An event is set from Lua, while its waiters can only be resumed by the loop. So set() notes the
- * values, anchors the event in the registry and defers; the loop then wakes every waiter.
+ * An event is set from Lua, while its waiters can only be resumed by the loop. So set() notes
+ * the values, anchors the event in the registry and defers; the loop then wakes every waiter.
  *
  * Layer: bind. SPDX-License-Identifier: MIT */
 #include "base/alloc.h"
@@ -17,7 +17,7 @@
 #define EVENT_TYPE "znl.core.event"
 #define OWNER_TYPE "znl.core.owner"
 
-/* --- tasks ------------------------------------------------------------------------------------- */
+/* --- tasks -------------------------------------------------------------------------------- */
 
 static int spawned(lua_State *L, int err)
 {
@@ -69,7 +69,7 @@ static int sched_unix_ms(lua_State *L)
     return 1;
 }
 
-/* --- events ------------------------------------------------------------------------------------ */
+/* --- events ------------------------------------------------------------------------------- */
 
 typedef struct event {
     znl_vm *vm;
@@ -219,14 +219,16 @@ static int event_wait(lua_State *L)
 {
     event *e = check_event(L);
     int has_timeout = !lua_isnoneornil(L, 2);
-    uint32_t timeout_ms =
-            has_timeout ? znl_lua_checku32(L, 2, "timeout_ms", 0, ZNL_TIMEOUT_MS_MAX) : 0;
+    uint32_t timeout_ms = has_timeout
+            ? znl_lua_checku32(L, 2, "timeout_ms", 0, ZNL_TIMEOUT_MS_MAX)
+            : 0;
     if (e->is_set)
         return push_values(L, e->values_ref);
     int err = reserve_waiter(e);
     if (err != 0)
         return znl_lua_fail(L, err, "event");
-    znl_wait wait = has_timeout ? znl_sched_park_for(L, timeout_ms, "event") : znl_sched_park(L);
+    znl_wait wait = has_timeout ? znl_sched_park_for(L, timeout_ms, "event")
+                                : znl_sched_park(L);
     e->waiters[e->count++] = wait;
     return lua_yield(L, 0);
 }
@@ -250,7 +252,7 @@ static int event_gc(lua_State *L)
     return 0;
 }
 
-/* --- owners ------------------------------------------------------------------------------------ */
+/* --- owners ------------------------------------------------------------------------------- */
 
 typedef struct owner {
     znl_vm *vm;
@@ -319,8 +321,8 @@ static int owner_active(lua_State *L)
     return 1;
 }
 
-/* owner:on_idle(fn): fn() runs once, in a task, when no task runs for the owner; it replaces one
- * registered before */
+/* owner:on_idle(fn): fn() runs once, in a task, when no task runs for the owner; it replaces
+ * one registered before */
 static int owner_on_idle(lua_State *L)
 {
     owner *o = check_owner(L, 1);
@@ -351,7 +353,7 @@ static int owner_gc(lua_State *L)
     return 0;
 }
 
-/* --- module ------------------------------------------------------------------------------------ */
+/* --- module ------------------------------------------------------------------------------- */
 
 int luaopen_znl_core_sched(lua_State *L)
 {

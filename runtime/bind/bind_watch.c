@@ -1,7 +1,7 @@
 /* bind_watch.c - znl.core.watch: tells Lua when something in a folder changes.
  *
- * The handle lives in a heap block that the loop may outlive the userdata with: only the callback
- * of uv_close frees it. A watch does not keep the process running.
+ * The handle lives in a heap block that the loop may outlive the userdata with: only the
+ * callback of uv_close frees it. A watch does not keep the process running.
  *
  * Layer: bind. SPDX-License-Identifier: MIT */
 #include "base/alloc.h"
@@ -64,8 +64,8 @@ static void close_watch(box *b)
     uv_close((uv_handle_t *)&w->handle, on_closed);
 }
 
-/* watch(dir, fn) -> watch | nil, message, code. fn(filename|nil) runs in a task of its own for each
- * change. Closed when collected: keep it. */
+/* watch(dir, fn) -> watch | nil, message, code. fn(filename|nil) runs in a task of its own for
+ * each change. Closed when collected: keep it. */
 static int watch_new(lua_State *L)
 {
     const char *dir = luaL_checkstring(L, 1);

@@ -1,8 +1,9 @@
 /* main.c - the program znlrun: command line, signals, exit codes.
  *
- * The script runs as a task on the loop, so it may wait. The process ends when nothing is left that
- * could wake anything, when the script fails, on exit(), or on a signal. Signals are counted by a
- * plain handler that wakes the loop: a second one must also end a script that never yields.
+ * The script runs as a task on the loop, so it may wait. The process ends when nothing is left
+ * that could wake anything, when the script fails, on exit(), or on a signal. Signals are
+ * counted by a plain handler that wakes the loop: a second one must also end a script that
+ * never yields.
  *
  * Layer: host. SPDX-License-Identifier: MIT */
 #include "base/err.h"
@@ -53,9 +54,9 @@ struct app {
     uv_timer_t *force;     /* ends the loop when stopping takes too long */
     znl_deferred begin_exit;
     int exit_code;
-    int signo;             /* of the first signal */
+    int signo; /* of the first signal */
     int is_main_running;
-    int is_exiting;        /* exit() was called: what still waits does not count */
+    int is_exiting; /* exit() was called: what still waits does not count */
     int is_stopping;
     int is_stopped; /* every on_stop function has ended */
     int is_over;    /* the loop need not run (on) */
@@ -65,7 +66,7 @@ struct app {
 static volatile sig_atomic_t signal_seen;
 static uv_async_t *volatile signal_async;
 
-/* --- command line ------------------------------------------------------------------------------ */
+/* --- command line ------------------------------------------------------------------------- */
 
 static const char usage[] =
         "usage: znlrun [options] script.lua [argument ...]\n"
@@ -165,8 +166,7 @@ static int parse(struct options *options, int argc, char **argv)
             break;
         case OPT_DRAIN_MS:
             if (parse_number(optarg, 3600000, &options->drain_ms) != 0)
-                return bad_usage(
-                        "--drain-ms", optarg, "must be a whole number in 0..3600000");
+                return bad_usage("--drain-ms", optarg, "must be a whole number in 0..3600000");
             break;
         case 'v':
             print_versions();
@@ -191,7 +191,7 @@ static int parse(struct options *options, int argc, char **argv)
     return -1;
 }
 
-/* --- stopping ---------------------------------------------------------------------------------- */
+/* --- stopping ----------------------------------------------------------------------------- */
 
 static void end_loop(struct app *app)
 {
@@ -240,7 +240,8 @@ static void begin_stop(struct app *app)
 
 static void begin_exit(znl_deferred *deferred)
 {
-    struct app *app = (struct app *)(void *)((char *)deferred - offsetof(struct app, begin_exit));
+    struct app *app =
+            (struct app *)(void *)((char *)deferred - offsetof(struct app, begin_exit));
     if (znl_runtime_stop_count(app->vm) == 0)
         end_loop(app);
     else if (app->is_stopped)
@@ -260,10 +261,10 @@ static void on_exit_called(void *user, int code)
     znl_loop_defer(app->loop, &app->begin_exit);
 }
 
-/* --- modules ----------------------------------------------------------------------------------- */
+/* --- modules ------------------------------------------------------------------------------ */
 
-/* Loads folder/name.lua or folder/name/init.lua, pushing the chunk. Returns 0 when neither exists;
- * raises when one does not compile. */
+/* Loads folder/name.lua or folder/name/init.lua, pushing the chunk. Returns 0 when neither
+ * exists; raises when one does not compile. */
 static int load_from_folder(lua_State *L, const char *folder, const char *name)
 {
     static const char *const endings[] = {".lua", "/init.lua"};
@@ -320,7 +321,7 @@ static void open_modules(lua_State *L)
     lua_pop(L, 2);
 }
 
-/* --- the script -------------------------------------------------------------------------------- */
+/* --- the script --------------------------------------------------------------------------- */
 
 static const char *script_name(const struct options *options)
 {
@@ -352,7 +353,8 @@ static void on_main_done(void *user, lua_State *L, int status, int nresults)
     end_loop(app);
 }
 
-/* The table arg as lua makes it: the script at 0, its arguments after, what stood before it below. */
+/* The table arg as lua makes it: the script at 0, its arguments after, what stood before it
+ * below. */
 static void set_arg(lua_State *L, const struct options *options)
 {
     int zero = options->chunk != NULL ? options->script - 1 : options->script;
@@ -387,8 +389,8 @@ static int start_script(lua_State *L)
     int err = znl_sched_spawn(L, count, NULL, on_main_done, app);
     if (err != 0) {
         app->is_main_running = 0;
-        return luaL_error(L, "the script cannot start with %d arguments: %s", count,
-                znl_err_text(err));
+        return luaL_error(
+                L, "the script cannot start with %d arguments: %s", count, znl_err_text(err));
     }
     return 0;
 }
@@ -430,7 +432,7 @@ static int check_scripts(const struct options *options)
     return exit_code;
 }
 
-/* --- signals ----------------------------------------------------------------------------------- */
+/* --- signals ------------------------------------------------------------------------------ */
 
 static void on_signal(int signo)
 {
@@ -472,7 +474,7 @@ static void watch_signals(void)
     sigaction(SIGPIPE, &action, NULL);
 }
 
-/* --- life -------------------------------------------------------------------------------------- */
+/* --- life --------------------------------------------------------------------------------- */
 
 static void on_handle_closed(uv_handle_t *handle)
 {
@@ -551,7 +553,8 @@ static void close_app(struct app *app, int is_complete)
         tasks = 0; /* those cut short by exit() or a signal are no leak */
     if (handles != 0 || tasks != 0) {
         fprintf(stderr, "znlrun: leak: %d handles, %zu tasks\n", handles, tasks);
-        app->exit_code = EXIT_LEAK;
+        if (app->exit_code == 0)
+            app->exit_code = EXIT_LEAK;
     }
 }
 

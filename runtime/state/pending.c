@@ -66,8 +66,8 @@ void znl_pending_free(znl_pending *pending)
 
 static int grow(znl_pending *pending)
 {
-    struct entry **chunks =
-            znl_realloc(pending->chunks, (pending->chunk_count + 1) * sizeof *chunks);
+    struct entry **chunks = znl_realloc(
+            pending->chunks, (pending->chunk_count + 1) * sizeof *chunks);
     if (chunks == NULL)
         return ZNL_E_NOMEM;
     pending->chunks = chunks;
@@ -180,8 +180,7 @@ int znl_pending_add(znl_pending *pending, uint64_t peer_hash, uint64_t deadline_
     return 0;
 }
 
-int znl_pending_take(
-        znl_pending *pending, znl_frame id, uint64_t peer_hash, znl_waiter *waiter)
+int znl_pending_take(znl_pending *pending, znl_frame id, uint64_t peer_hash, znl_waiter *waiter)
 {
     if (id.size != ZNL_REQUEST_ID_TEXT)
         return ZNL_E_NOT_FOUND;

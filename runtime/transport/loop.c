@@ -50,11 +50,7 @@ int64_t znl_loop_unix_ms(znl_loop *loop)
     return loop->unix_ms;
 }
 
-static void before_wait(uv_prepare_t *prepare)
-{
-    znl_loop *loop = prepare->data;
-    loop->is_clock_fresh = 0;
-}
+static void before_wait(uv_prepare_t *prepare);
 
 /* --- life -------------------------------------------------------------------------------------- */
 
@@ -216,11 +212,25 @@ static void arm(znl_loop *loop)
             uv_timer_stop(&loop->timer);
         return;
     }
-    if (is_armed && loop->armed_ms <= now_ms + wait_ms)
+    uint64_t due_ms = now_ms + wait_ms;
+    if (is_armed && loop->armed_ms <= due_ms)
         return;
-    loop->armed_ms = now_ms + wait_ms;
+    loop->armed_ms = due_ms;
+    now_ms = znl_clock_mono_ms(); /* the turn may have been a long one */
     uv_update_time(&loop->uv);
-    uv_timer_start(&loop->timer, wheel_due, wait_ms, 0);
+    uv_timer_start(&loop->timer, wheel_due, due_ms > now_ms ? due_ms - now_ms : 0, 0);
+}
+
+/* Runs after libuv's timers and right before it waits. Those timers, `timer` among them, may have
+ * given us work: then it must not wait, or wait less. */
+static void before_wait(uv_prepare_t *prepare)
+{
+    znl_loop *loop = prepare->data;
+    if (loop->first != NULL || loop->is_stopping)
+        uv_stop(&loop->uv);
+    else
+        arm(loop);
+    loop->is_clock_fresh = 0;
 }
 
 int znl_loop_run(znl_loop *loop)
@@ -238,6 +248,7 @@ int znl_loop_run(znl_loop *loop)
         if (!is_alive && loop->wheel.count == 0 && loop->first == NULL)
             break;
     }
+    loop->is_clock_fresh = 0; /* time passes until the next run */
     return 0;
 }
 

@@ -59,15 +59,15 @@ struct znl_sched {
     znl_task_done_fn done;
     void *done_user;
     int done_status;
-    int wake_ref, done_ref, make_ref, collect_ref;       /* closures */
-    int stopped_ref, stray_ref, foreign_ref; /* texts, so that they need no memory later */
+    int wake_ref, done_ref, make_ref, room_ref, collect_ref; /* closures */
+    int stopped_ref, stray_ref, foreign_ref; /* texts: they need no memory later */
     znl_wheel *wheel;
 };
 
 /* Tasks that may nest, each spawned by the one before: LuaJIT does not watch the C stack. */
 #define NESTED_MAX 150
 
-/* --- owners ------------------------------------------------------------------------------------ */
+/* --- owners ------------------------------------------------------------------------------- */
 
 int znl_owner_new(znl_owner **out)
 {
@@ -112,7 +112,7 @@ void znl_owner_on_idle(znl_owner *owner, void (*idle)(void *user), void *user)
     tell_idle(owner);
 }
 
-/* --- queue of tasks to resume with an error ---------------------------------------------------- */
+/* --- queue of tasks to resume with an error ----------------------------------------------- */
 
 static void enqueue(znl_sched *sched, task *t, int err, const char *where)
 {
@@ -155,15 +155,25 @@ static void unpark(task *t)
     unqueue(t);
 }
 
-/* --- coroutines and their pool ----------------------------------------------------------------- */
+/* --- coroutines and their pool ------------------------------------------------------------ */
 
-/* (task): gives a bare task a coroutine. Raises when memory is short, having changed nothing. */
+/* (task): gives a bare task a coroutine. Raises when memory is short, having changed nothing.
+ */
 static int make_coroutine(lua_State *L)
 {
     task *t = lua_touserdata(L, 1);
     lua_State *co = lua_newthread(L);
     t->co_ref = luaL_ref(L, LUA_REGISTRYINDEX);
     t->co = co;
+    return 0;
+}
+
+/* (task, count): raises when the coroutine cannot have that many values. */
+static int make_room(lua_State *L)
+{
+    task *t = lua_touserdata(L, 1);
+    if (!lua_checkstack(t->co, (int)lua_tointeger(L, 2)))
+        return luaL_error(L, "too many values");
     return 0;
 }
 
@@ -216,7 +226,7 @@ static void put_task(znl_sched *sched, task *t, int is_clean)
     sched->bare = t;
 }
 
-/* --- the end of a task ------------------------------------------------------------------------- */
+/* --- the end of a task -------------------------------------------------------------------- */
 
 /* (results...) */
 static int run_done(lua_State *L)
@@ -259,8 +269,8 @@ static void report(znl_sched *sched, lua_State *L, znl_task_done_fn done, void *
     }
 }
 
-/* The task returned (status 0, results on its stack) or failed (the error value there). Its values
- * leave by way of L, a C function's frame with room for them. */
+/* The task returned (status 0, results on its stack) or failed (the error value there). Its
+ * values leave by way of L, a C function's frame with room for them. */
 static void finish(znl_sched *sched, lua_State *L, task *t, int status)
 {
     lua_State *co = t->co;
@@ -314,7 +324,24 @@ static void resume(znl_sched *sched, lua_State *L, task *t, int nargs)
     finish(sched, L, t, status);
 }
 
-/* --- spawning ---------------------------------------------------------------------------------- */
+/* --- spawning ----------------------------------------------------------------------------- */
+
+/* 0, or why the idle task cannot take so many arguments; then it is idle again. */
+static int grow_task(znl_sched *sched, lua_State *L, task *t, int nargs)
+{
+    lua_rawgeti(L, LUA_REGISTRYINDEX, sched->room_ref);
+    lua_pushlightuserdata(L, t);
+    lua_pushinteger(L, nargs + 1);
+    int status = lua_pcall(L, 2, 0, 0);
+    if (status == 0)
+        return 0;
+    lua_pop(L, 1);
+    put_task(sched, t, 0);
+    if (status != LUA_ERRMEM)
+        return ZNL_E_LIMIT;
+    sched->collect_due = 1;
+    return ZNL_E_NOMEM;
+}
 
 int znl_sched_spawn(
         lua_State *L, int nargs, znl_owner *owner, znl_task_done_fn done, void *user)
@@ -324,10 +351,12 @@ int znl_sched_spawn(
     task *t = NULL;
     if (sched->is_closed)
         err = ZNL_E_STOPPED;
-    else if (nargs > ZNL_TASK_VALUES_MAX || sched->depth >= NESTED_MAX)
+    else if (sched->depth >= NESTED_MAX)
         err = ZNL_E_LIMIT;
     else if ((t = take_task(sched, L)) == NULL)
         err = ZNL_E_NOMEM;
+    else if (nargs > ZNL_TASK_VALUES_MAX)
+        err = grow_task(sched, L, t, nargs);
     if (err != 0) {
         lua_pop(L, nargs + 1);
         return err;
@@ -351,7 +380,7 @@ int znl_sched_spawn(
     return 0;
 }
 
-/* --- waiting ----------------------------------------------------------------------------------- */
+/* --- waiting ------------------------------------------------------------------------------ */
 
 int znl_sched_is_task(lua_State *L)
 {
@@ -364,8 +393,9 @@ znl_wait znl_sched_park(lua_State *L)
     znl_sched *sched = znl_vm_of(L)->sched;
     task *t = sched->current;
     if (t == NULL || t->co != L)
-        luaL_error(L, "this waits, so it must be called from a coroutine made by znl, such as the "
-                      "main script or znl.spawn (not coroutine.create)");
+        luaL_error(L,
+                "this waits, so it must be called from a coroutine made by znl, such as the "
+                "main script or znl.spawn (not coroutine.create)");
     unpark(t);
     t->ticket = ++sched->last_ticket;
     return (znl_wait){t, t->ticket};
@@ -387,12 +417,11 @@ znl_wait znl_sched_park_for(lua_State *L, uint32_t timeout_ms, const char *where
     task *t = wait.task;
     t->timer_where = where;
     /* The real clock: the loop's may be as old as the script has been running. */
-    znl_wheel_start(
-            t->sched->wheel, &t->timer, znl_clock_mono_ms() + timeout_ms, on_timeout);
+    znl_wheel_start(t->sched->wheel, &t->timer, znl_clock_mono_ms() + timeout_ms, on_timeout);
     return wait;
 }
 
-/* --- waking ------------------------------------------------------------------------------------ */
+/* --- waking ------------------------------------------------------------------------------- */
 
 static task *waiting(const znl_sched *sched, znl_wait wait)
 {
@@ -510,7 +539,7 @@ int znl_sched_waits(const znl_sched *sched, znl_wait wait)
     return waiting(sched, wait) != NULL;
 }
 
-/* --- protected calls --------------------------------------------------------------------------- */
+/* --- protected calls ---------------------------------------------------------------------- */
 
 static int run_collect(lua_State *L)
 {
@@ -560,23 +589,24 @@ znl_owner *znl_sched_owner(const znl_sched *sched)
     return sched->current != NULL ? sched->current->owner : NULL;
 }
 
-/* --- life -------------------------------------------------------------------------------------- */
+/* --- life --------------------------------------------------------------------------------- */
 
 static int prepare(lua_State *L)
 {
     znl_sched *sched = lua_touserdata(L, 1);
     static const lua_CFunction functions[] = {
-            run_wake, run_done, make_coroutine, run_collect};
-    int *const refs[] = {
-            &sched->wake_ref, &sched->done_ref, &sched->make_ref, &sched->collect_ref};
+            run_wake, run_done, make_coroutine, make_room, run_collect};
+    int *const refs[] = {&sched->wake_ref, &sched->done_ref, &sched->make_ref, &sched->room_ref,
+            &sched->collect_ref};
     for (size_t i = 0; i < sizeof functions / sizeof functions[0]; i++) {
         lua_pushcfunction(L, functions[i]);
         *refs[i] = luaL_ref(L, LUA_REGISTRYINDEX);
     }
     lua_pushliteral(L, "stopped");
     sched->stopped_ref = luaL_ref(L, LUA_REGISTRYINDEX);
-    lua_pushliteral(L, "coroutine.yield() outside of a coroutine of the script: to wait, use "
-                       "sleep, an event or a request");
+    lua_pushliteral(L,
+            "coroutine.yield() outside of a coroutine of the script: to wait, use "
+            "sleep, an event or a request");
     sched->stray_ref = luaL_ref(L, LUA_REGISTRYINDEX);
     lua_pushliteral(L, "the coroutine of this task was resumed by the script");
     sched->foreign_ref = luaL_ref(L, LUA_REGISTRYINDEX);

@@ -125,8 +125,8 @@ static int prepare(lua_State *L)
 {
     struct home *home = (struct home *)(void *)znl_vm_of(L);
     luaL_openlibs(L);
-    /* LuaJIT keeps a table of the address ranges light userdata comes from: enter heap and stack
-     * now, so that pushing one never allocates later. */
+    /* LuaJIT keeps a table of the address ranges light userdata comes from: enter heap and
+     * stack now, so that pushing one never allocates later. */
     lua_pushlightuserdata(L, home);
     lua_pushlightuserdata(L, &home);
     lua_pop(L, 2);

@@ -1,8 +1,8 @@
 /* vm.h - one Lua state on one loop, and the protected way into it.
  *
- * The state keeps LuaJIT's own allocator, wrapped so that znl_alloc_fail_after() of alloc.h also
- * reaches Lua. Loop callbacks never call Lua bare: they go through znl_vm_protect(), or through
- * znl_sched_wake() of sched.h.
+ * The state keeps LuaJIT's own allocator, wrapped so that znl_alloc_fail_after() of alloc.h
+ * also reaches Lua. Loop callbacks never call Lua bare: they go through znl_vm_protect(), or
+ * through znl_sched_wake() of sched.h.
  *
  * Layer: vm. Everything here belongs to the loop thread. SPDX-License-Identifier: MIT */
 #ifndef ZNL_VM_VM_H
@@ -23,23 +23,24 @@ typedef struct znl_vm {
 /* Creates the state with the standard libraries open, and its scheduler. 0 or ZNL_E_NOMEM. */
 int znl_vm_new(znl_vm **out, znl_loop *loop);
 
-/* Drops every task (znl_sched_drop_all), then closes the state, which finalizes all objects: they
- * may still call znl_sched_* and znl_loop_* functions, and waking does nothing by then. Close the
- * loop afterwards, not before. Accepts NULL. */
+/* Drops every task (znl_sched_drop_all), then closes the state, which finalizes all objects:
+ * they may still call znl_sched_* and znl_loop_* functions, and waking does nothing by then.
+ * Close the loop afterwards, not before. Accepts NULL. */
 void znl_vm_free(znl_vm *vm);
 
 /* The vm that `L`, main state or coroutine, belongs to. Costs a few loads; never raises. */
 znl_vm *znl_vm_of(lua_State *L);
 
-/* Calls fn on the main state, `ud` as light userdata at index 1, with room for LUA_MINSTACK more.
- * What fn returns is discarded. An error is logged under `area` with a traceback, never raised;
- * after an out-of-memory error a full collection follows. While it runs the scheduler is busy.
+/* Calls fn on the main state, `ud` as light userdata at index 1, with room for LUA_MINSTACK
+ * more. What fn returns is discarded. An error is logged under `area` with a traceback, never
+ * raised; after an out-of-memory error a full collection follows. While it runs the scheduler
+ * is busy.
  *
  * Returns 0 or the status of lua_pcall. No allocation of its own. */
 int znl_vm_protect(znl_vm *vm, lua_CFunction fn, void *ud, const char *area);
 
-/* Replaces the error value at the top of L by "message\nstack traceback:...". The traceback shows
- * `co`, which may be L itself. Never raises; falls back to a constant text. */
+/* Replaces the error value at the top of L by "message\nstack traceback:...". The traceback
+ * shows `co`, which may be L itself. Never raises; falls back to a constant text. */
 void znl_vm_traceback(lua_State *L, lua_State *co);
 
 #endif

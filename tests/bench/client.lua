@@ -1,6 +1,6 @@
---- client.lua ENDPOINT plain|encrypted SIZE IN_FLIGHT SECONDS: a slave that keeps IN_FLIGHT requests
---- open, each in a coroutine, and checks each answer. Prints one line of key=value.
---- client.lua ENDPOINT plain|encrypted once: one request, then the end; for the time of a start.
+--- client.lua ENDPOINT plain|encrypted SIZE IN_FLIGHT SECONDS: a slave that keeps IN_FLIGHT
+--- requests open, each in a coroutine, and checks each answer. Prints one line of key=value.
+--- client.lua ENDPOINT plain|encrypted once: one request, then the end; to time a start.
 --- SPDX-License-Identifier: MIT
 
 package.path = arg[0]:match("^(.-)[^/]*$") .. "?.lua;" .. package.path

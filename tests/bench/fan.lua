@@ -1,12 +1,12 @@
 --- fan.lua: publish and push.
 ---
 ---   fan.lua publish   ENDPOINT plain|encrypted SIZE SECONDS SLAVES   master; prints the result
----   fan.lua subscribe ENDPOINT plain|encrypted SLAVES                SLAVES slaves in one process
+---   fan.lua subscribe ENDPOINT plain|encrypted SLAVES                that many slaves
 ---   fan.lua collect   ENDPOINT plain|encrypted                       master that counts pushes
 ---   fan.lua push      ENDPOINT plain|encrypted SIZE SECONDS          slave; prints the result
 ---
---- Neither message is acknowledged. So the sender sends a batch, then asks with a request for the
---- count: both travel in order on one connection, so the answer covers the whole batch. Four
+--- Neither message is acknowledged. So the sender sends a batch, then asks with a request for
+--- the count: both travel in order on one connection, so the answer covers the whole batch. Four
 --- batches overlap. What is missing at the end is reported as lost.
 --- SPDX-License-Identifier: MIT
 

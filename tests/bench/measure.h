@@ -1,4 +1,4 @@
-/* measure.h - what the benchmark programs share: clock, CPU time, latency counts, changing bytes.
+/* measure.h - what the benchmark programs share: clock, CPU time, latencies, changing bytes.
  *
  * Header only; used by tests/bench and by nothing else. SPDX-License-Identifier: MIT */
 #ifndef ZNL_BENCH_MEASURE_H
@@ -27,7 +27,7 @@ static inline double measure_cpu_s(void)
             (double)(use.ru_utime.tv_usec + use.ru_stime.tv_usec) / 1e6;
 }
 
-/* --- latencies: counts in steps of 0.25 µs up to 262 ms; longer ones count in the last step ---- */
+/* --- latencies: steps of 0.25 µs up to 262 ms; longer ones count in the last step ------------- */
 
 #define MEASURE_STEP_NS 250u
 #define MEASURE_STEPS (1u << 20)
@@ -57,7 +57,7 @@ static inline double measure_percentile_us(const measure_latency *latency, doubl
     return 0;
 }
 
-/* --- payloads: no two alike, so that nobody profits from having seen the bytes before ---------- */
+/* --- payloads: no two alike, so that nobody profits from having seen the bytes before ----- */
 
 #define MEASURE_POOL_BYTES (1u << 16)
 
@@ -84,7 +84,7 @@ static inline int measure_bytes_init(measure_bytes *bytes, size_t size)
     return 0;
 }
 
-/* Writes the next payload: a running number, as far as it fits, then bytes from a moving place. */
+/* Writes the next payload: a running number, as far as it fits, then bytes of the pool. */
 static inline uint64_t measure_bytes_next(measure_bytes *bytes, uint8_t *out)
 {
     uint64_t number = ++bytes->count;

@@ -1,4 +1,4 @@
---- measure: what the benchmark scripts share. Needs LuaJIT's ffi, so it is no part of the library.
+--- measure: what the benchmark scripts share. Needs LuaJIT's ffi; no part of the library.
 --- SPDX-License-Identifier: MIT
 
 local ffi = require("ffi")
@@ -48,8 +48,8 @@ function Latency:percentile_us(share)
   return 0
 end
 
---- Returns a function that makes a payload of `size` bytes, never the same twice: a running number,
---- then bytes from a moving place. LuaJIT interns strings; equal ones would flatter it.
+--- Returns a function that makes a payload of `size` bytes, never the same twice: a running
+--- number, then bytes of a pool. LuaJIT interns strings; equal ones would flatter it.
 function M.payloads(size)
   local POOL = 65536
   local pool = ffi.new("uint8_t[?]", POOL + size)

@@ -1,8 +1,8 @@
 /* raw_echo.c - the yardstick: plain libzmq in C doing what a ZNL master and slave do.
  *
  *   raw_echo server ENDPOINT
- *       ROUTER. Answers `req` with `res` and `heartbeat` with `heartbeat_ack`; checks nothing and
- *       keeps nothing. Prints "ready" when bound; runs until killed.
+ *       ROUTER. Answers `req` with `res` and `heartbeat` with `heartbeat_ack`; checks nothing
+ *       and keeps nothing. Prints "ready" when bound; runs until killed.
  *   raw_echo client ENDPOINT SIZE IN_FLIGHT SECONDS
  *       DEALER. Keeps IN_FLIGHT requests open; each carries other bytes, and each answer is
  *       compared with its request. The frames are those of a plain ZNL v1 slave, so the server
@@ -43,7 +43,8 @@ static void *open_socket(void *context, int type)
             zmq_setsockopt(socket, ZMQ_RCVHWM, &hwm, sizeof hwm) != 0 ||
             zmq_setsockopt(socket, ZMQ_LINGER, &linger, sizeof linger) != 0)
         die("socket");
-    if (type == ZMQ_DEALER && zmq_setsockopt(socket, ZMQ_RCVTIMEO, &wait_ms, sizeof wait_ms) != 0)
+    if (type == ZMQ_DEALER &&
+            zmq_setsockopt(socket, ZMQ_RCVTIMEO, &wait_ms, sizeof wait_ms) != 0)
         die("ZMQ_RCVTIMEO");
     return socket;
 }
@@ -54,7 +55,7 @@ static int is_text(zmq_msg_t *frame, const char *text)
     return zmq_msg_size(frame) == size && memcmp(zmq_msg_data(frame), text, size) == 0;
 }
 
-/* --- server ------------------------------------------------------------------------------------ */
+/* --- server ------------------------------------------------------------------------------- */
 
 #define SERVER_FRAMES 8
 
@@ -108,7 +109,7 @@ _Noreturn static void run_server(const char *endpoint)
     }
 }
 
-/* --- client ------------------------------------------------------------------------------------ */
+/* --- client ------------------------------------------------------------------------------- */
 
 typedef struct raw_request {
     uint64_t sent_ns;
@@ -173,7 +174,8 @@ static int take(raw_client *self)
     return slot;
 }
 
-static raw_client *client_new(void *context, const char *endpoint, size_t size, uint32_t in_flight)
+static raw_client *client_new(
+        void *context, const char *endpoint, size_t size, uint32_t in_flight)
 {
     raw_client *self = calloc(1, sizeof *self);
     if (self == NULL || measure_bytes_init(&self->bytes, size) != 0)
@@ -237,7 +239,7 @@ static int run_client(const char *endpoint, size_t size, uint32_t in_flight, dou
     return 0;
 }
 
-/* --- first answer ------------------------------------------------------------------------------ */
+/* --- first answer ------------------------------------------------------------------------- */
 
 static int parse_tcp(const char *endpoint, struct sockaddr_in *address)
 {
@@ -278,7 +280,7 @@ static int run_first(const char *endpoint, char **command)
     uint64_t started = measure_now_ns();
     pid_t child = fork();
     if (child == 0) {
-        if (dup2(STDERR_FILENO, STDOUT_FILENO) >= 0) /* its words are not this program's answer */
+        if (dup2(STDERR_FILENO, STDOUT_FILENO) >= 0) /* its words are not this answer */
             execvp(command[0], command);
         _exit(127);
     }

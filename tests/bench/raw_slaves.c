@@ -90,7 +90,7 @@ static void open_slave(void *context, raw_slave *slave, const char *endpoint, in
     heartbeats++;
 }
 
-/* Reads what has come and sends the heartbeats that are due. Returns slaves newly acknowledged. */
+/* Reads what has come, sends the heartbeats that are due. Returns slaves newly acknowledged. */
 static uint32_t turn(raw_slave *slaves, uint32_t count, int poller, uint64_t period_ns)
 {
     struct epoll_event events[256];

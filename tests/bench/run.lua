@@ -1,7 +1,7 @@
 --- run.lua: the benchmark, started by scripts/bench with plain luajit.
 ---
---- Each figure of znlrun stands beside the same figure of raw libzmq in C, taken in the same round
---- on the same machine. Prints `name value unit`; nothing here passes or fails.
+--- Each figure of znlrun stands beside the same figure of raw libzmq in C, taken in the same
+--- round on the same machine. Prints `name value unit`; nothing here passes or fails.
 --- SPDX-License-Identifier: MIT
 
 local ffi = require("ffi")
@@ -79,7 +79,7 @@ end
 
 local function sleep(seconds) ffi.C.usleep(seconds * 1e6) end
 
---- --- processes --------------------------------------------------------------------------------
+--- --- processes ------------------------------------------------------------------------------
 
 local work = command("mktemp -d")
 local cores = tonumber(command("nproc")) or 1
@@ -180,7 +180,7 @@ local function note(...)
   if opts.verbose then io.stderr:write(string.format(...), "\n") end
 end
 
---- --- rpc --------------------------------------------------------------------------------------
+--- --- rpc ------------------------------------------------------------------------------------
 
 --- Runs one server and one client; returns the client's figures, and the server's CPU and RSS.
 local function rpc_run(name, server_line, client_line)
@@ -208,7 +208,8 @@ local function rpc()
   local variants = {
     { "raw", raw .. " server @", raw .. " client @ SIZE OPEN TIME" },
     { "lua-server", lua("server.lua", "@", "plain"), raw .. " client @ SIZE OPEN TIME" },
-    { "plain", lua("server.lua", "@", "plain"), lua("client.lua", "@", "plain SIZE OPEN TIME") },
+    { "plain", lua("server.lua", "@", "plain"),
+      lua("client.lua", "@", "plain SIZE OPEN TIME") },
     { "encrypted", lua("server.lua", "@", "encrypted"),
       lua("client.lua", "@", "encrypted SIZE OPEN TIME") },
   }
@@ -254,7 +255,7 @@ local function rpc()
   end
 end
 
---- --- publish and push -------------------------------------------------------------------------
+--- --- publish and push -----------------------------------------------------------------------
 
 local function one_way(prefix, server_line, client_line, printer)
   local seen = {}
@@ -275,7 +276,9 @@ local function one_way(prefix, server_line, client_line, printer)
     stop(server)
   end
   say(prefix .. ".rate", median(seen.rate), "msg/s", "%.0f")
-  if seen.deliveries then say(prefix .. ".deliveries", median(seen.deliveries), "msg/s", "%.0f") end
+  if seen.deliveries then
+    say(prefix .. ".deliveries", median(seen.deliveries), "msg/s", "%.0f")
+  end
   say(prefix .. ".sender_cpu", median(seen.cpu_s) / opts.seconds * 100, "%_of_a_core", "%.1f")
   say(prefix .. ".refused", median(seen.refused), "msg", "%.0f")
   say(prefix .. ".lost", median(seen.lost), "msg", "%.0f")
@@ -298,7 +301,7 @@ local function push()
   end
 end
 
---- --- start ------------------------------------------------------------------------------------
+--- --- start ----------------------------------------------------------------------------------
 
 local function startup()
   local seen = { raw = {}, master = {}, slave = {} }
@@ -308,7 +311,8 @@ local function startup()
       local line = ("%s first %s %s 2>%s/first.err"):format(raw, at, server:gsub("@", at), work)
       local value = fields(command(line)).first_answer_ms
       if not value then
-        io.stderr:write(("scripts/bench: %s\n%s"):format(line, read(work .. "/first.err") or ""))
+        local reason = read(work .. "/first.err") or ""
+        io.stderr:write(("scripts/bench: %s\n%s"):format(line, reason))
         os.exit(1)
       end
       return value
@@ -319,8 +323,9 @@ local function startup()
       local at = endpoint()
       local server = start(lua("server.lua", at, "plain"))
       await(server, "ready", 10)
-      local took = command(("bash -c 'a=$(date +%%s%%N); %s >/dev/null || exit 1; b=$(date +%%s%%N)"
-        .. "; echo $(((b - a) / 1000))'"):format(lua("client.lua", at, "plain once")))
+      local took = command(("bash -c 'a=$(date +%%s%%N); %s >/dev/null || exit 1; "
+        .. "b=$(date +%%s%%N); echo $(((b - a) / 1000))'"):format(
+        lua("client.lua", at, "plain once")))
       table.insert(seen.slave, tonumber(took) / 1000)
       stop(server)
     end
@@ -331,7 +336,7 @@ local function startup()
   say("startup.slave.start_ask_exit", median(seen.slave), "ms")
 end
 
---- --- many slaves ------------------------------------------------------------------------------
+--- --- many slaves ----------------------------------------------------------------------------
 
 local function slaves()
   local HEARTBEAT_MS, SECONDS = 3000, 15

@@ -1,4 +1,4 @@
---- server.lua ENDPOINT plain|encrypted: a master that answers each request with its own payload.
+--- server.lua ENDPOINT plain|encrypted: a master that answers a request with its own payload.
 --- SPDX-License-Identifier: MIT
 
 package.path = arg[0]:match("^(.-)[^/]*$") .. "?.lua;" .. package.path

@@ -247,7 +247,13 @@ input:read_start(function(err, chunk)
     znl.spawn(commands.exit)
     return
   end
+  -- Plain finds: a pattern would scan a long line without its end once per character.
   rest = rest .. chunk
-  for line in rest:gmatch "([^\n]*)\n" do znl.spawn(run, line) end
-  rest = rest:match "([^\n]*)$"
+  local from, newline = 1, rest:find("\n", 1, true)
+  while newline do
+    znl.spawn(run, rest:sub(from, newline - 1))
+    from = newline + 1
+    newline = rest:find("\n", from, true)
+  end
+  rest = rest:sub(from)
 end)

@@ -402,8 +402,9 @@ static void port_0_is_chosen_and_told(void **state)
 static void second_bind_is_address_in_use(void **state)
 {
     (void)state;
-    static const char *const endpoints[] = {
-            "tcp://127.0.0.1:*", "ipc://*", "inproc://twice", "ipc://@znl-link-test"};
+    char name[64];
+    snprintf(name, sizeof name, "ipc://@znl-link-test-%ld", (long)getpid());
+    const char *endpoints[] = {"tcp://127.0.0.1:*", "ipc://*", "inproc://twice", name};
     for (size_t i = 0; i < 4; i++) {
         znl_loop *loop = new_loop();
         struct end first = {0};
@@ -856,6 +857,7 @@ static void receive_without_memory_drops_the_message(void **state)
 
 int main(void)
 {
+    setvbuf(stdout, NULL, _IOLBF, 0); /* a test that hangs is named */
     const struct CMUnitTest tests[] = {
             cmocka_unit_test(loop_without_work_ends),
             cmocka_unit_test(deferred_work_runs_once_and_can_be_taken_back),

@@ -101,8 +101,9 @@ static void logfmt_quotes_only_what_needs_it(void **state)
 static void no_value_forges_a_line(void **state)
 {
     (void)state;
-    static const char evil[] = "x\nlevel=error\r\t\x1b[2J\x7f\xc2\x9b\xe2\x80\xae\xe2\x80\xa8\xff"
-                               "\0\xc0\x80\xed\xa0\x80\xf4\x90\x80\x80\xe2\x82";
+    static const char evil[] =
+            "x\nlevel=error\r\t\x1b[2J\x7f\xc2\x9b\xe2\x80\xae\xe2\x80\xa8\xff"
+            "\0\xc0\x80\xed\xa0\x80\xf4\x90\x80\x80\xe2\x82";
     const znl_log_field fields[] = {{"v", evil, sizeof evil - 1, 0}};
     const char *escaped = "x\\nlevel=error\\r\\t\\u001b[2J\\u007f\\u009b\\u202e\\u2028\\xff"
                           "\\u0000\\xc0\\x80\\xed\\xa0\\x80\\xf4\\x90\\x80\\x80\\xe2\\x82\"\n";
@@ -144,8 +145,8 @@ static void json_is_json(void **state)
 static void keys_cannot_forge_fields(void **state)
 {
     (void)state;
-    const znl_log_field fields[] = {field("level", "x"), field("a b\"\n=", "y"), field("", "z"),
-            {NULL, "w", 1, 0}};
+    const znl_log_field fields[] = {
+            field("level", "x"), field("a b\"\n=", "y"), field("", "z"), {NULL, "w", 1, 0}};
     write_one(ZNL_LOG_JSON, ZNL_LOG_WARN, "a", "m", fields, 4);
     cJSON *root = parse_line();
     expect_member(root, "level", "warn");
@@ -165,8 +166,8 @@ static void long_lines_are_cut_and_marked(void **state)
         for (size_t length = 16100; length < 16420; length += fill == 0 ? 1 : 7) {
             memset(text, fills[fill], length);
             text[length] = '\0';
-            const znl_log_field fields[] = {{"k", text, length, fill % 2 == 0}, {"n", "1", 1, 1},
-                    {"t", "true", 4, 1}, {"s", "", 0, 0}};
+            const znl_log_field fields[] = {{"k", text, length, fill % 2 == 0},
+                    {"n", "1", 1, 1}, {"t", "true", 4, 1}, {"s", "", 0, 0}};
             for (int format = ZNL_LOG_LOGFMT; format <= ZNL_LOG_TEXT; format++) {
                 write_one((znl_log_format)format, ZNL_LOG_WARN, "a", "m", fields, 4);
                 if (length > 16384)

@@ -51,8 +51,7 @@ static void end(void)
 
 static int add(uint64_t ticket, uint64_t peer_hash, uint64_t deadline_ms, char *id)
 {
-    return znl_pending_add(
-            table, peer_hash, deadline_ms, (znl_waiter){&table, ticket}, id);
+    return znl_pending_add(table, peer_hash, deadline_ms, (znl_waiter){&table, ticket}, id);
 }
 
 static int take(const char *id, uint64_t peer_hash, uint64_t *ticket)
@@ -163,8 +162,8 @@ static void hostile_ids_find_nothing(void **state)
         char *cut = malloc(size + 1);
         assert_non_null(cut);
         memcpy(cut, id, size);
-        assert_int_equal(znl_pending_take(table, znl_frame_of(cut, size), 5, &waiter),
-                ZNL_E_NOT_FOUND);
+        assert_int_equal(
+                znl_pending_take(table, znl_frame_of(cut, size), 5, &waiter), ZNL_E_NOT_FOUND);
         free(cut);
     }
     assert_int_equal(
@@ -306,8 +305,7 @@ static void every_allocation_may_fail(void **state)
     uint64_t ticket;
     znl_wheel_init(&wheel, 1000);
     znl_alloc_fail_after(0);
-    assert_int_equal(
-            znl_pending_new(&table, &wheel, 0, on_expired, &wheel), ZNL_E_NOMEM);
+    assert_int_equal(znl_pending_new(&table, &wheel, 0, on_expired, &wheel), ZNL_E_NOMEM);
     znl_alloc_fail_after(-1);
     begin(0);
     for (long n = 0;; n++) {

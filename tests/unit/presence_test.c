@@ -141,8 +141,7 @@ static void ids_are_bytes_of_bounded_length(void **state)
         assert_int_equal(entry->map.key.size, size);
     }
     znl_frame frame = znl_frame_of(id, sizeof id);
-    assert_int_equal(
-            znl_presence_touch(table, frame, znl_map_hash(frame), 1, &entry, &is_new),
+    assert_int_equal(znl_presence_touch(table, frame, znl_map_hash(frame), 1, &entry, &is_new),
             ZNL_E_TOO_BIG);
     end();
 }

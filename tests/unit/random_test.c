@@ -35,7 +35,8 @@ static void writes_exactly_what_was_asked_for(void **state)
         for (size_t j = 0; j < size; j++)
             ones += (size_t)__builtin_popcount(bytes[j]);
         if (size >= 1000) /* 4 of 8 bits, give or take 10 standard deviations */
-            assert_in_range(ones, size * 4 - 450 * (size / 1000 + 1), size * 4 + 450 * (size / 1000 + 1));
+            assert_in_range(ones, size * 4 - 450 * (size / 1000 + 1),
+                    size * 4 + 450 * (size / 1000 + 1));
         free(bytes);
     }
     znl_random_bytes(NULL, 0);

@@ -46,7 +46,8 @@ static int l_wait(lua_State *L)
 
 static int l_wait_for(lua_State *L)
 {
-    waits[wait_count++] = znl_sched_park_for(L, (uint32_t)lua_tointeger(L, 1), lua_tostring(L, 2));
+    waits[wait_count++] = znl_sched_park_for(
+            L, (uint32_t)lua_tointeger(L, 1), lua_tostring(L, 2));
     return lua_yield(L, 0);
 }
 
@@ -310,6 +311,26 @@ static void tasks_spawn_tasks_up_to_a_depth(void **state)
     assert_int_equal(znl_sched_task_count(vm->sched), 0);
 }
 
+static void arguments_may_be_many(void **state)
+{
+    (void)state;
+    start("local t = {} for i = 1, 1000 do t[i] = i end "
+          "spawn(function(...) count = select('#', ...) last = select(1000, ...) end, unpack(t))");
+    assert_int_equal(global_int("count"), 1000);
+    assert_int_equal(global_int("last"), 1000);
+    /* Whatever cannot be had, the spawner goes on. */
+    for (long n = 0; n < 12; n++) {
+        start("big = {} for i = 1, 1000 do big[i] = i end wait()"
+              "code = spawn(function(...) count = select('#', ...) end, unpack(big))");
+        znl_alloc_fail_after(n);
+        znl_sched_wake(vm->sched, waits[wait_count - 1], NULL, NULL);
+        znl_alloc_fail_after(-1);
+        assert_int_equal(znl_sched_task_count(vm->sched), 0);
+        wait_count = 0;
+    }
+    assert_int_equal(lua_gettop(vm->L), 0);
+}
+
 static void count_idle(void *user)
 {
     ++*(int *)user;
@@ -412,6 +433,7 @@ int main(void)
             CASE(task_resumed_by_script_does_no_harm),
             CASE(failed_push_still_wakes),
             CASE(tasks_spawn_tasks_up_to_a_depth),
+            CASE(arguments_may_be_many),
             CASE(owner_hears_when_idle),
             CASE(drop_all_reports_each_task_once),
             CASE(protect_swallows_errors),

@@ -55,8 +55,8 @@ static void expect_order(const unsigned *numbers, size_t count)
         assert_int_equal(fired[i], numbers[i]);
 }
 
-#define EXPECT_ORDER(...)                                                                        \
-    expect_order((const unsigned[]){__VA_ARGS__},                                                \
+#define EXPECT_ORDER(...)                                                                      \
+    expect_order((const unsigned[]){__VA_ARGS__},                                              \
             sizeof((unsigned[]){__VA_ARGS__}) / sizeof(unsigned))
 
 static void fires_at_its_deadline_and_not_before(void **state)

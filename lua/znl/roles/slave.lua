@@ -131,6 +131,6 @@ function Slave:master_online() return self.core:is_master_online() end
 
 --- The id the master has proved; nil while unknown and in plain mode.
 ---@return string|nil
-function Slave:master_id() return self.core:master_id() end
+function Slave:master_id() return (self.core:master_id()) end
 
 return M
