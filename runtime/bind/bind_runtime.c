@@ -63,7 +63,7 @@ static int get_library(unsigned index, struct library *library)
     switch (index) {
     case 0:
         strcpy(library->name, "luajit");
-        version = LUAJIT_VERSION + strlen("LuaJIT ");
+        version = &LUAJIT_VERSION[strlen("LuaJIT ")];
         break;
     case 1:
         strcpy(library->name, "libuv");

@@ -4,6 +4,9 @@
  * connected to one and reconnects by itself. Events come from the loop, never from inside a call,
  * and none comes after znl_link_close().
  *
+ * Messages can be lost when a connection ends: those still queued for it here, and, on a DEALER link,
+ * those that had arrived and were not yet read (ZMQ_IMMEDIATE). Nothing tells which.
+ *
  * Layer: transport. Everything here belongs to the loop thread. SPDX-License-Identifier: MIT */
 #ifndef ZNL_TRANSPORT_LINK_H
 #define ZNL_TRANSPORT_LINK_H

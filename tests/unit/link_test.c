@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
+#include <zmq.h>
 
 #include <cmocka.h>
 
@@ -248,6 +249,50 @@ static void clocks_are_read_after_waiting(void **state)
     assert_int_equal(znl_loop_close(loop), 0);
 }
 
+/* libuv fires its timers right before it waits; it must not wait when those gave the loop work. */
+struct poke {
+    uv_timer_t timer;
+    znl_loop *loop;
+    struct chore chore;
+    struct guard soon;
+    enum { POKE_DEFER, POKE_WHEEL, POKE_STOP } what;
+};
+
+static void chore_stop(znl_deferred *deferred)
+{
+    znl_loop_stop(((struct chore *)deferred)->loop);
+}
+
+static void poke_fire(uv_timer_t *timer)
+{
+    struct poke *poke = timer->data;
+    if (poke->what == POKE_DEFER)
+        znl_loop_defer(poke->loop, &poke->chore.deferred);
+    else if (poke->what == POKE_WHEEL)
+        znl_wheel_start(znl_loop_wheel(poke->loop), &poke->soon.timer,
+                znl_loop_now_ms(poke->loop) + 5, guard_fire);
+    else
+        znl_loop_stop(poke->loop);
+    uv_close((uv_handle_t *)timer, NULL);
+}
+
+static void work_from_timers_of_libuv_is_not_slept_over(void **state)
+{
+    (void)state;
+    for (int what = POKE_DEFER; what <= POKE_STOP; what++) {
+        znl_loop *loop = new_loop();
+        static struct poke poke;
+        poke = (struct poke){.loop = loop, .what = what};
+        poke.chore = (struct chore){.deferred.run = chore_stop, .loop = loop};
+        poke.soon.loop = loop;
+        uv_timer_init(znl_loop_uv(loop), &poke.timer);
+        poke.timer.data = &poke;
+        uv_timer_start(&poke.timer, poke_fire, 0, 0);
+        assert_true(run_for(loop, GUARD_MS));
+        assert_int_equal(znl_loop_close(loop), 0);
+    }
+}
+
 static void loop_close_counts_handles_left_open(void **state)
 {
     (void)state;
@@ -466,6 +511,7 @@ static void endpoint_is_free_after_close(void **state)
         }
         close_all(loop, &router, &dealer);
     }
+    unlink(path + strlen("ipc://")); /* libzmq leaves it */
 }
 
 static void unknown_id_is_unreachable(void **state)
@@ -761,7 +807,7 @@ static void link_may_close_inside_its_callback(void **state)
     }
 }
 
-static void last_message_leaves_within_the_linger_time(void **state)
+static void last_messages_of_a_dealer_leave_while_it_lingers(void **state)
 {
     (void)state;
     znl_loop *loop = new_loop();
@@ -771,14 +817,45 @@ static void last_message_leaves_within_the_linger_time(void **state)
     open_dealer(&dealer, loop, &router, "slave-1");
     fill(&dealer);
     assert_true(run_for(loop, GUARD_MS));
-    dealer.stop_after = 500;
+    dealer.goal = 501;
+    fill(&dealer);
+    assert_int_equal(dealer.sent, 501);
+    router.stop_after = 501;
+    znl_link_close(dealer.link, GUARD_MS);
+    dealer.link = NULL;
+    assert_true(run_for(loop, GUARD_MS));
+    close_all(loop, &router, &dealer);
+}
+
+/* The peer is a bare socket: a DEALER link loses what it has not read, see link.h. */
+static void last_messages_of_a_router_leave_while_it_lingers(void **state)
+{
+    (void)state;
+    znl_loop *loop = new_loop();
+    struct end router = {.stop_after = 1};
+    int timeout_ms = GUARD_MS;
+    int linger_ms = 0;
+    char text[32];
+    open_router(&router, loop, "tcp://127.0.0.1:*");
+    void *context = zmq_ctx_new();
+    void *peer = zmq_socket(context, ZMQ_DEALER);
+    assert_non_null(peer);
+    zmq_setsockopt(peer, ZMQ_RCVTIMEO, &timeout_ms, sizeof timeout_ms);
+    zmq_setsockopt(peer, ZMQ_LINGER, &linger_ms, sizeof linger_ms);
+    zmq_setsockopt(peer, ZMQ_ROUTING_ID, "slave-1", 7);
+    assert_int_equal(zmq_connect(peer, znl_link_endpoint(router.link)), 0);
+    assert_int_equal(zmq_send(peer, "hello", 5, 0), 5);
+    assert_true(run_for(loop, GUARD_MS));
     znl_frame frames[] = {znl_frame_text("slave-1"), znl_frame_text("goodbye")};
     for (int i = 0; i < 500; i++)
         assert_int_equal(znl_link_send(router.link, frames, 2), 0);
-    znl_link_close(router.link, ZNL_STOP_LINGER_MS);
+    znl_link_close(router.link, GUARD_MS);
     router.link = NULL;
-    assert_true(run_for(loop, GUARD_MS));
-    close_all(loop, &router, &dealer);
+    for (int i = 0; i < 500; i++)
+        assert_int_equal(zmq_recv(peer, text, sizeof text, 0), 7);
+    zmq_close(peer);
+    zmq_ctx_term(context);
+    close_all(loop, &router, NULL);
 }
 
 /* Two links echo to each other for ever; timers and other links still have their turn. */
@@ -863,6 +940,7 @@ int main(void)
             cmocka_unit_test(deferred_work_runs_once_and_can_be_taken_back),
             cmocka_unit_test(wheel_timer_fires_on_time),
             cmocka_unit_test(clocks_are_read_after_waiting),
+            cmocka_unit_test(work_from_timers_of_libuv_is_not_slept_over),
             cmocka_unit_test(loop_close_counts_handles_left_open),
             cmocka_unit_test(endpoints_are_checked),
             cmocka_unit_test(endpoint_parts_are_returned),
@@ -883,7 +961,8 @@ int main(void)
             cmocka_unit_test(send_before_connection_is_busy_then_writable),
             cmocka_unit_test(full_queue_is_busy_then_writable),
             cmocka_unit_test(link_may_close_inside_its_callback),
-            cmocka_unit_test(last_message_leaves_within_the_linger_time),
+            cmocka_unit_test(last_messages_of_a_dealer_leave_while_it_lingers),
+            cmocka_unit_test(last_messages_of_a_router_leave_while_it_lingers),
             cmocka_unit_test(busy_link_leaves_others_their_turn),
             cmocka_unit_test(open_survives_each_allocation_failing),
             cmocka_unit_test(receive_without_memory_drops_the_message),
