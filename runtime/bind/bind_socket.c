@@ -10,6 +10,7 @@
 #include "base/err.h"
 #include "base/limits.h"
 #include "bind/bind.h"
+#include "transport/endpoint.h"
 #include "transport/link.h"
 #include "vm/sched.h"
 
@@ -41,7 +42,8 @@ static int deliver(lua_State *L)
         lua_pushlstring(L, (const char *)arrival->frames[i].data, arrival->frames[i].size);
         lua_rawseti(L, -2, (int)i + 1);
     }
-    znl_sched_spawn(L, 1, NULL, NULL, NULL);
+    if (znl_sched_spawn(L, 1, NULL, NULL, NULL) != 0)
+        arrival->sock->dropped++;
     return 0;
 }
 
@@ -89,10 +91,20 @@ static int open_socket(lua_State *L, int is_router)
     luaL_checktype(L, 1, LUA_TTABLE);
     lua_settop(L, 1);
     lua_getfield(L, 1, "endpoint");
-    options.endpoint = (const char *)znl_lua_checkframe(L, 2, "endpoint", 1023).data;
+    znl_frame endpoint = znl_lua_checkframe(L, 2, "endpoint", 1023);
+    options.endpoint = (const char *)endpoint.data;
     lua_getfield(L, 1, "routing_id");
     if (!lua_isnil(L, 3))
         options.routing_id = znl_lua_checkframe(L, 3, "routing_id", ZNL_ID_BYTES_MAX);
+    znl_endpoint parsed;
+    const char *why;
+    const char *where = is_router ? "socket.router" : "socket.dealer";
+    if (znl_endpoint_parse(&parsed, endpoint, is_router, &why) != 0) {
+        lua_pushnil(L);
+        lua_pushfstring(L, "%s: endpoint '%s': %s", where, options.endpoint, why);
+        lua_pushstring(L, znl_err_code(ZNL_E_ADDRESS));
+        return 3;
+    }
     struct sock *s = lua_newuserdata(L, sizeof *s);
     memset(s, 0, sizeof *s);
     s->vm = znl_vm_of(L);
@@ -106,7 +118,7 @@ static int open_socket(lua_State *L, int is_router)
         return 1;
     luaL_unref(L, LUA_REGISTRYINDEX, s->self_ref);
     s->self_ref = LUA_NOREF;
-    return znl_lua_fail(L, err, is_router ? "socket.router" : "socket.dealer");
+    return znl_lua_fail(L, err, where);
 }
 
 static int socket_router(lua_State *L)

@@ -1,0 +1,145 @@
+--- The command line, as a person meets it: what is printed, and the exit code.
+--- SPDX-License-Identifier: MIT
+
+local znlrun = os.getenv("ZNLRUN") or "build/znlrun"
+
+--- Runs a shell command; returns its exit code and all it printed. The loop waits meanwhile.
+local function shell(command)
+  local pipe = assert(io.popen("( " .. command .. " ) 2>&1; echo \"exit $?\"", "r"))
+  local out = pipe:read("*a")
+  pipe:close()
+  local text, code = out:match("^(.*)exit (%d+)\n$")
+  return tonumber(code), text
+end
+
+local function run(arguments, input)
+  return shell((input and "printf '%s' " .. "'" .. input .. "' | " or "") .. "timeout 20 " .. znlrun .. " " .. arguments)
+end
+
+local function file(content)
+  local path = os.tmpname()
+  local handle = assert(io.open(path, "w"))
+  handle:write(content)
+  handle:close()
+  return path
+end
+
+describe("znlrun", function()
+  it("runs a script with its arguments", function()
+    local path = file("io.write(arg[1], ' ', (select(2, ...)), ' ', arg[0] ~= nil and 'named' or '')")
+    local code, text = run(path .. " one two")
+    os.remove(path)
+    assert.equal(0, code)
+    assert.equal("one two named", text)
+  end)
+
+  it("runs a chunk and standard input", function()
+    local code, text = run("-e 'io.write(1 + 1, ...)' x")
+    assert.equal("2x", text)
+    assert.equal(0, code)
+    code, text = run("-", "print(7)")
+    assert.equal("7\n", text)
+    assert.equal(0, code)
+  end)
+
+  it("names the versions of its libraries", function()
+    local code, text = run("--version")
+    assert.equal(0, code)
+    for _, name in ipairs { "znlrun", "luajit", "libuv", "libzmq", "libsodium", "libcrypto" } do
+      assert.truthy(text:find("\n?" .. name .. " %d"), name)
+    end
+  end)
+
+  it("prints a traceback with the user's line and ends with 1", function()
+    local path = file("local function deep()\n  error('broken')\nend\ndeep()\n")
+    local code, text = run(path)
+    os.remove(path)
+    assert.equal(1, code)
+    assert.truthy(text:find(path .. ":2: broken", 1, true))
+    assert.truthy(text:find(path .. ":4: in main chunk", 1, true))
+  end)
+
+  it("checks a script without running it", function()
+    local path = file("print('ran')\nlocal x = = 1\n")
+    local code, text = run("--check " .. path)
+    os.remove(path)
+    assert.equal(1, code)
+    assert.truthy(text:find(path .. ":2:", 1, true))
+    assert.falsy(text:find("ran\n", 1, true))
+  end)
+
+  it("refuses wrong options by name, value and what is allowed", function()
+    for arguments, expected in pairs {
+      ["--nope"] = "--nope",
+      ["--log-level loud x.lua"] = "loud.*trace, debug, info, warn, error or off",
+      ["--log-format xml x.lua"] = "xml.*json",
+      ["--drain-ms -1 x.lua"] = "%-1.*0..3600000",
+      [""] = "no script",
+    } do
+      local code, text = run(arguments)
+      assert.equal(2, code, arguments)
+      assert.truthy(text:find(expected), arguments .. ": " .. text)
+    end
+  end)
+
+  it("says which file is missing", function()
+    local code, text = run("no-such-file.lua")
+    assert.equal(1, code)
+    assert.truthy(text:find("no-such-file.lua", 1, true))
+  end)
+
+  it("stops cleanly on SIGTERM and SIGINT", function()
+    for _, signal in ipairs { "TERM", "INT" } do
+      -- A shell without job control starts background jobs with SIGINT ignored: ask for it.
+      local code, text = shell(([[set -m; ZNL_LEAK_CHECK=1 %s -e '
+        local znl = require("znl")
+        local m = znl.master { id = "m", endpoint = "tcp://127.0.0.1:*" }
+        assert(m:start())
+        print("up")
+        io.stdout:flush()' & pid=$!; sleep 0.5; kill -%s $pid; wait $pid]]):format(znlrun, signal))
+      assert.equal(0, code, signal .. ": " .. text)
+      assert.truthy(text:find("up", 1, true))
+    end
+  end)
+
+  it("runs the stock roles", function()
+    local handler = file("return function(req) return 'stock: ' .. req.payload end")
+    local socket = os.tmpname()
+    local endpoint = "ipc://" .. socket .. ".sock"
+    local code, text = shell(([[
+      ZNL_LEAK_CHECK=1 %s scripts/master.lua --endpoint %s --handlers %s & master=$!
+      ZNL_LEAK_CHECK=1 %s scripts/slave.lua --id s1 --endpoint %s --handlers %s & slave=$!
+      sleep 0.3
+      %s -e '
+        local znl = require("znl")
+        local s = znl.slave { id = "asker", endpoint = "%s" }
+        assert(s:start())
+        print(assert(s:request("hello")))
+        s:stop()'
+      kill -TERM $slave; wait $slave || exit 11
+      kill -TERM $master; wait $master || exit 12]]):format(
+      znlrun, endpoint, handler, znlrun, endpoint, handler, znlrun, endpoint))
+    os.remove(handler)
+    os.remove(socket)
+    assert.equal(0, code, text)
+    assert.truthy(text:find("stock: hello", 1, true), text)
+  end)
+
+  for _, script in ipairs { "master", "slave" } do
+    it("explains scripts/" .. script .. ".lua", function()
+      local code, text = run("scripts/" .. script .. ".lua --help")
+      assert.equal(0, code)
+      assert.truthy(text:find("--endpoint", 1, true))
+      code, text = run("scripts/" .. script .. ".lua --id x --nope")
+      assert.are_not.equal(0, code)
+      assert.truthy(text:find("--nope", 1, true))
+    end)
+  end
+
+  for _, example in ipairs { "hello.lua", "concurrency.lua", "quickstart/run.lua" } do
+    it("runs examples/" .. example .. " and leaves nothing open", function()
+      local code, text = shell("ZNL_LEAK_CHECK=1 timeout 60 " .. znlrun .. " examples/" .. example)
+      assert.equal(0, code, text)
+    end)
+  end
+end)
