@@ -60,8 +60,8 @@ static const char *parse_tcp(znl_endpoint *out, znl_frame rest, int is_bind)
     if (colon == 0 || rest.data[colon - 1] != ':')
         return "the port is missing";
     znl_frame host = znl_frame_of(rest.data, colon - 1);
-    const char *why =
-            parse_port(out, znl_frame_of(rest.data + colon, rest.size - colon), is_bind);
+    const char *why = parse_port(
+            out, znl_frame_of(rest.data + colon, rest.size - colon), is_bind);
     if (why != NULL)
         return why;
     if (host.size == 0)

@@ -27,12 +27,12 @@
 #include <unistd.h>
 #include <zmq.h>
 
-#define PARTS_START 16u        /* frames of a message a link has room for at first */
-#define PARTS_KEEP 1024u       /* more room than this is given back after the message */
-#define ROUTER_RETRY_MS 5u     /* a ROUTER does not say which peer became writable */
-#define UNBIND_WAIT_MS 200     /* libzmq closes a listener within microseconds */
-#define LISTEN_BACKLOG 4096    /* all slaves reconnect at once when a master restarts */
-#define LARGE_BYTES 65536u     /* frames for which running out of memory is a real possibility */
+#define PARTS_START 16u     /* frames of a message a link has room for at first */
+#define PARTS_KEEP 1024u    /* more room than this is given back after the message */
+#define ROUTER_RETRY_MS 5u  /* a ROUTER does not say which peer became writable */
+#define UNBIND_WAIT_MS 200  /* libzmq closes a listener within microseconds */
+#define LISTEN_BACKLOG 4096 /* all slaves reconnect at once when a master restarts */
+#define LARGE_BYTES 65536u  /* frames for which running out of memory is a real possibility */
 #define DRAIN_MESSAGES (ZNL_BATCH_MESSAGES * ZNL_BATCH_ROUNDS)
 
 struct znl_link {
@@ -128,7 +128,8 @@ static int receive(znl_link *link, size_t *count, int *err)
         used++;
         size_t size = zmq_msg_size(part);
         has_more = zmq_msg_more(part);
-        if (*err == 0 && (size > link->max_frame_bytes || size > link->max_message_bytes - total))
+        if (*err == 0 &&
+                (size > link->max_frame_bytes || size > link->max_message_bytes - total))
             *err = ZNL_E_TOO_BIG;
         else
             total += *err == 0 ? size : 0;
@@ -315,8 +316,9 @@ static int as_int(uint32_t value)
 /* 0, or the errno of the option that was refused. */
 static int set_options(znl_link *link, const znl_link_options *options, int is_ipv6)
 {
-    int64_t max_bytes = options->max_frame_bytes > INT64_MAX ? INT64_MAX
-                                                             : (int64_t)options->max_frame_bytes;
+    int64_t max_bytes = options->max_frame_bytes > INT64_MAX
+            ? INT64_MAX
+            : (int64_t)options->max_frame_bytes;
     znl_frame id = options->routing_id;
     int rc = set_int(link, ZMQ_LINGER, 0);
     rc |= set_int(link, ZMQ_SNDHWM, as_int(options->send_hwm));
