@@ -36,7 +36,8 @@
 #define ZNL_PEERS_MAX 1000000u
 #define ZNL_PENDING_DEFAULT 1000u /* spec, section 20 */
 #define ZNL_PENDING_MAX 1000000u  /* what "no limit" means; the slot field of a request id */
-#define ZNL_CONCURRENCY_DEFAULT 10000u /* handlers at work in one node; each holds a coroutine */
+#define ZNL_CONCURRENCY_DEFAULT                                                                \
+    10000u /* handlers at work in one node; each holds a coroutine */
 #define ZNL_CONCURRENCY_MAX 1000000u
 #define ZNL_KEYS_MAX 1000000u /* keys of one master */
 
@@ -64,7 +65,7 @@
 #define ZNL_RECONNECT_MAX_MS 1000u /* spec, section 1 */
 /* How old a timestamp may be when the node is made: older ones could be replays from before. */
 #define ZNL_START_ALLOWANCE_MS_DEFAULT 10000u
-#define ZNL_STOP_LINGER_MS 250u    /* what a stopping node grants its last frames */
+#define ZNL_STOP_LINGER_MS 250u /* what a stopping node grants its last frames */
 
 /* --- replay ------------------------------------------------------------------------------------ */
 

@@ -63,8 +63,7 @@ static int64_t check_unix_ms(lua_State *L, int index, const char *name)
     if (lua_isnoneornil(L, index))
         return znl_clock_unix_ms();
     lua_Number number = lua_type(L, index) == LUA_TNUMBER ? lua_tonumber(L, index) : -1;
-    if (!(number >= 0 && number <= 9007199254740991.0) ||
-            (lua_Number)(int64_t)number != number)
+    if (!(number >= 0 && number <= 9007199254740991.0) || (lua_Number)(int64_t)number != number)
         luaL_error(L, "%s must be a whole number of milliseconds since 1970", name);
     return (int64_t)number;
 }

@@ -27,7 +27,7 @@ typedef struct box box;
 
 /* A handler at work: where its answer goes. Pooled. */
 struct job {
-    struct job *next;     /* in free_jobs */
+    struct job *next;      /* in free_jobs */
     struct job *next_made; /* in all_jobs */
     box *node;
     uint64_t serial; /* tells a finished job from the one that reuses its memory */
@@ -43,9 +43,9 @@ struct box {
     znl_node *node; /* NULL when closed */
     znl_master *master;
     znl_slave *slave;
-    int self_ref;     /* anchors the userdata while `holds` > 0 */
+    int self_ref; /* anchors the userdata while `holds` > 0 */
     unsigned holds;
-    int event_ref;    /* on_event */
+    int event_ref; /* on_event */
     int handler_ref;
     znl_owner *handler_owner;
     int services_ref; /* name -> { function, owner or nil } */
@@ -346,8 +346,8 @@ static int reply(box *b, const struct job *job, const znl_frame *payload, size_t
     if (b->master != NULL)
         return znl_master_reply(
                 b->master, znl_frame_of(job->route, job->route_size), id, payload, count);
-    return znl_slave_reply(b->slave, id, znl_frame_of(job->service, job->service_size), payload,
-            count);
+    return znl_slave_reply(
+            b->slave, id, znl_frame_of(job->service, job->service_size), payload, count);
 }
 
 static void add_json_text(luaL_Buffer *out, const char *text, size_t size)
@@ -448,8 +448,7 @@ static void push_request(lua_State *L, const struct job *job, const znl_message 
 }
 
 /* Pushes the handler for a message; 0 when there is none. */
-static int push_handler(
-        lua_State *L, box *b, const znl_message *message, znl_owner **owner)
+static int push_handler(lua_State *L, box *b, const znl_message *message, znl_owner **owner)
 {
     *owner = NULL;
     if (message->kind == ZNL_KIND_REQUEST) {
@@ -597,7 +596,8 @@ static void read_options(lua_State *L, znl_node_options *o)
     o->id = field_text(L, "id", ZNL_ID_BYTES_MAX);
     znl_frame endpoint = field_text(L, "endpoint", 1024);
     if (o->id.size == 0 || o->id.data[0] == 0)
-        luaL_error(L, "id must be a string of 1..255 bytes that does not start with a zero byte");
+        luaL_error(
+                L, "id must be a string of 1..255 bytes that does not start with a zero byte");
     if (endpoint.size == 0)
         luaL_error(L, "endpoint must be a string such as tcp://127.0.0.1:6003");
     o->endpoint = (const char *)endpoint.data;
@@ -605,27 +605,29 @@ static void read_options(lua_State *L, znl_node_options *o)
     o->secret = field_text(L, "auth_key", ZNL_SECRET_BYTES_MAX);
     o->salt = field_text(L, "kdf_salt", ZNL_SECRET_BYTES_MAX);
     o->require_digest = field_boolean(L, "require_digest");
-    o->heartbeat_ms = field_u32(L, "heartbeat_ms", ZNL_HEARTBEAT_MS_DEFAULT, ZNL_HEARTBEAT_MS_MAX);
+    o->heartbeat_ms = field_u32(
+            L, "heartbeat_ms", ZNL_HEARTBEAT_MS_DEFAULT, ZNL_HEARTBEAT_MS_MAX);
     o->heartbeat_timeout_ms = field_u32(L, "heartbeat_timeout_ms", 0, ZNL_HEARTBEAT_MS_MAX);
     o->max_pending = field_u32(L, "max_pending", ZNL_PENDING_DEFAULT, ZNL_PENDING_MAX);
     o->max_skew_ms = field_u32(L, "max_skew_ms", ZNL_SKEW_MS_DEFAULT, ZNL_SKEW_MS_MAX);
-    o->replay_window_ms =
-            field_u32(L, "replay_window_ms", ZNL_REPLAY_WINDOW_MS_DEFAULT, ZNL_REPLAY_WINDOW_MS_MAX);
-    o->start_allowance_ms =
-            field_u32(L, "start_allowance_ms", ZNL_START_ALLOWANCE_MS_DEFAULT, ZNL_SKEW_MS_MAX);
+    o->replay_window_ms = field_u32(
+            L, "replay_window_ms", ZNL_REPLAY_WINDOW_MS_DEFAULT, ZNL_REPLAY_WINDOW_MS_MAX);
+    o->start_allowance_ms = field_u32(
+            L, "start_allowance_ms", ZNL_START_ALLOWANCE_MS_DEFAULT, ZNL_SKEW_MS_MAX);
     o->max_peers = field_u32(L, "max_peers", ZNL_PEERS_DEFAULT, ZNL_PEERS_MAX);
-    o->max_replay_nonces =
-            field_u32(L, "max_replay_nonces", ZNL_REPLAY_NONCES_DEFAULT, ZNL_REPLAY_NONCES_MAX);
-    o->max_frame_bytes =
-            field_u32(L, "max_frame_bytes", ZNL_FRAME_BYTES_DEFAULT, ZNL_FRAME_BYTES_MAX);
+    o->max_replay_nonces = field_u32(
+            L, "max_replay_nonces", ZNL_REPLAY_NONCES_DEFAULT, ZNL_REPLAY_NONCES_MAX);
+    o->max_frame_bytes = field_u32(
+            L, "max_frame_bytes", ZNL_FRAME_BYTES_DEFAULT, ZNL_FRAME_BYTES_MAX);
     o->max_frames = field_u32(L, "max_frames", ZNL_FRAMES_DEFAULT, ZNL_FRAMES_MAX);
-    o->max_message_bytes =
-            field_u32(L, "max_message_bytes", ZNL_MESSAGE_BYTES_DEFAULT, ZNL_FRAME_BYTES_MAX);
+    o->max_message_bytes = field_u32(
+            L, "max_message_bytes", ZNL_MESSAGE_BYTES_DEFAULT, ZNL_FRAME_BYTES_MAX);
     o->send_hwm = field_u32(L, "send_hwm", ZNL_HWM_DEFAULT, ZNL_HWM_MAX);
     o->recv_hwm = field_u32(L, "recv_hwm", ZNL_HWM_DEFAULT, ZNL_HWM_MAX);
-    o->outbox_messages = field_u32(L, "outbox_messages", ZNL_OUTBOX_MESSAGES_DEFAULT, ZNL_HWM_MAX);
-    o->outbox_bytes =
-            field_u32(L, "outbox_bytes", ZNL_OUTBOX_BYTES_DEFAULT, ZNL_FRAME_BYTES_MAX);
+    o->outbox_messages = field_u32(
+            L, "outbox_messages", ZNL_OUTBOX_MESSAGES_DEFAULT, ZNL_HWM_MAX);
+    o->outbox_bytes = field_u32(
+            L, "outbox_bytes", ZNL_OUTBOX_BYTES_DEFAULT, ZNL_FRAME_BYTES_MAX);
     o->master_id = field_text(L, "master_id", ZNL_ID_BYTES_MAX);
 }
 
@@ -780,8 +782,9 @@ static int node_running(lua_State *L)
 static int node_endpoint(lua_State *L)
 {
     box *b = check_box(L);
-    lua_pushstring(
-            L, b->node->link != NULL ? znl_link_endpoint(b->node->link) : b->node->options.endpoint);
+    lua_pushstring(L,
+            b->node->link != NULL ? znl_link_endpoint(b->node->link)
+                                  : b->node->options.endpoint);
     return 1;
 }
 
@@ -826,7 +829,8 @@ static int node_listen(lua_State *L)
             return 0;
         }
     }
-    return luaL_argerror(L, 2, "message, request, response, service_request or service_response");
+    return luaL_argerror(
+            L, 2, "message, request, response, service_request or service_response");
 }
 
 static void set_number(lua_State *L, const char *name, uint64_t value)
@@ -984,8 +988,8 @@ static int master_is_online(lua_State *L)
 {
     box *b = check_master(L);
     znl_frame id = znl_lua_checkframe(L, 2, "slave_id", ZNL_ID_BYTES_MAX);
-    lua_pushboolean(L,
-            znl_presence_find(znl_master_presence(b->master), id, znl_map_hash(id)) != NULL);
+    lua_pushboolean(
+            L, znl_presence_find(znl_master_presence(b->master), id, znl_map_hash(id)) != NULL);
     return 1;
 }
 
@@ -1070,10 +1074,12 @@ static int slave_master_id(lua_State *L)
 
 /* --- module ------------------------------------------------------------------------------------ */
 
+/* clang-format off */
 #define BOTH_METHODS                                                                             \
     {"start", node_start}, {"stop", node_stop}, {"running", node_running},                       \
             {"endpoint", node_endpoint}, {"set_handler", node_set_handler},                      \
             {"listen", node_listen}, {"counters", node_counters}
+/* clang-format on */
 
 static const luaL_Reg master_methods[] = {
         BOTH_METHODS,

@@ -24,11 +24,13 @@ static void put(struct writer *w, const void *bytes, size_t size)
 }
 
 /* The letter after the backslash; 'u' for \u00xx; 0 for a byte that stands for itself. */
+/* clang-format off */
 static const char escapes[256] = {
     'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u', 'b', 't', 'n', 'u', 'f', 'r', 'u', 'u',
     'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u', 'u',
     ['"'] = '"', ['\\'] = '\\',
 };
+/* clang-format on */
 
 static void put_string(struct writer *w, znl_frame text)
 {
@@ -423,7 +425,7 @@ static int read_text(uint8_t *json, size_t size, member_fn member, void *user)
     return r.at == r.end ? 0 : ZNL_E_PARSE;
 }
 
-#define KEY_IS(key, text) \
+#define KEY_IS(key, text)                                                                      \
     ((key).size == sizeof text - 1 && memcmp((key).data, text, sizeof text - 1) == 0)
 
 /* The last of several members with one key wins. A wrong type counts as an absent field where

@@ -18,6 +18,7 @@ static const struct row {
     uint8_t action_size;
     uint8_t shape;
 } rows[ZNL_KIND_COUNT] = {
+/* clang-format off */
 #define ROW(action, name, proof_name, shape) \
     {action, name, proof_name, sizeof action - 1, shape}
     [ZNL_KIND_MESSAGE] = ROW("", "message", "", SHAPE_NONE),
@@ -33,6 +34,7 @@ static const struct row {
     [ZNL_KIND_SERVICE_REQUEST] = ROW("svc_req", "service_request", "request", SHAPE_SERVICE),
     [ZNL_KIND_SERVICE_RESPONSE] = ROW("svc_res", "service_response", "response", SHAPE_SERVICE),
 #undef ROW
+        /* clang-format on */
 };
 
 static inline const struct row *row_of(znl_kind kind)

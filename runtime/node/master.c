@@ -19,8 +19,8 @@ struct znl_master {
 struct peer {
     znl_master *master;
     znl_presence_entry *entry;
-    znl_keys *keys;  /* held; NULL in plain mode */
-    znl_timer hint;  /* runs after an unproven unregister */
+    znl_keys *keys;   /* held; NULL in plain mode */
+    znl_timer hint;   /* runs after an unproven unregister */
     uint64_t hint_ms; /* when it came */
     int probed;
 };
@@ -96,8 +96,8 @@ static void hint_due(znl_timer *timer)
         return;
     }
     peer->probed = 1;
-    if (send_to(master, entry->map.key, peer->keys, ZNL_KIND_HEARTBEAT_ACK, none, none, NULL, 0) ==
-            ZNL_E_UNREACHABLE) {
+    if (send_to(master, entry->map.key, peer->keys, ZNL_KIND_HEARTBEAT_ACK, none, none, NULL,
+                0) == ZNL_E_UNREACHABLE) {
         remove_peer(master, entry, "unregister");
         return;
     }
@@ -107,14 +107,17 @@ static void hint_due(znl_timer *timer)
     znl_wheel_start(wheel_of(master), timer, peer->hint_ms + interval_ms * 3 / 2, hint_due);
 }
 
-static void unregister(znl_master *master, znl_presence_entry *entry, const znl_control *control)
+static void unregister(
+        znl_master *master, znl_presence_entry *entry, const znl_control *control)
 {
     znl_frame claimed;
     if (entry == NULL)
         return;
     struct peer *peer = peer_of(entry);
-    if (peer->keys == NULL || (control->has_proof && znl_node_verify(&master->node, peer->keys,
-                                                           control, entry->map.key, &claimed) == 0)) {
+    if (peer->keys == NULL ||
+            (control->has_proof &&
+                    znl_node_verify(&master->node, peer->keys, control, entry->map.key,
+                            &claimed) == 0)) {
         remove_peer(master, entry, "unregister");
         return;
     }
@@ -201,7 +204,8 @@ static void on_link_message(void *user, const znl_frame *frames, size_t count)
     znl_keys *keys = NULL;
     if (node->options.encrypted) {
         znl_frame claimed;
-        keys = entry != NULL ? peer_of(entry)->keys : znl_keyring_find(master->keyring, id, hash);
+        keys = entry != NULL ? peer_of(entry)->keys
+                             : znl_keyring_find(master->keyring, id, hash);
         int reason = keys == NULL ? ZNL_E_NO_KEY
                                   : znl_node_verify(node, keys, &control, id, &claimed);
         if (reason != 0) {
@@ -218,8 +222,7 @@ static void on_link_message(void *user, const znl_frame *frames, size_t count)
         goto done;
     if (control.kind == ZNL_KIND_HEARTBEAT) {
         node->counters.heartbeats++;
-        int err = send_to(
-                master, id, keys, ZNL_KIND_HEARTBEAT_ACK, none, none, NULL, 0);
+        int err = send_to(master, id, keys, ZNL_KIND_HEARTBEAT_ACK, none, none, NULL, 0);
         if (err == ZNL_E_BUSY)
             node->events.on_trouble(node->user, err, "heartbeat_ack not sent, queue full");
     } else if (control.kind != ZNL_KIND_REGISTER) {
@@ -245,7 +248,8 @@ static void on_link_writable(void *user)
         znl_keys *keys = NULL;
         int err = 0;
         if (node->options.encrypted) {
-            keys = znl_keyring_find(master->keyring, parcel->route, znl_map_hash(parcel->route));
+            keys = znl_keyring_find(
+                    master->keyring, parcel->route, znl_map_hash(parcel->route));
             err = keys == NULL ? ZNL_E_NO_KEY : 0;
         }
         if (err == 0)
@@ -437,8 +441,7 @@ int znl_master_reply(znl_master *master, znl_frame id, znl_frame request_id,
     if (err == 0)
         err = znl_node_transmit(node, &message);
     if (err == ZNL_E_BUSY) {
-        err = znl_outbox_put(
-                &node->outbox, message.kind, id, request_id, none, payload, count);
+        err = znl_outbox_put(&node->outbox, message.kind, id, request_id, none, payload, count);
         if (err == 0)
             znl_link_want_writable(node->link, 1);
         else

@@ -47,7 +47,8 @@ int znl_node_init(znl_node *node, znl_loop *loop, const znl_node_options *option
     node->options.id = copy_name(&at, options->id);
     node->options.master_id = copy_name(&at, options->master_id);
     node->options.endpoint = (const char *)copy_name(&at, endpoint).data;
-    node->options.secret = node->options.salt = znl_frame_of(NULL, 0); /* keys hold what matters */
+    node->options.secret = node->options.salt = znl_frame_of(
+            NULL, 0); /* keys hold what matters */
     node->created_unix_ms = znl_loop_unix_ms(loop);
     znl_random_bytes(node->iv, sizeof node->iv);
     znl_outbox_init(&node->outbox, options->outbox_messages, options->outbox_bytes);
@@ -134,8 +135,8 @@ static int sign(znl_node *node, const znl_outgoing *message, znl_frame subject,
             .nonce = znl_frame_of(nonce, sizeof nonce),
             .digest = znl_frame_of(digest, sizeof digest),
     };
-    size_t size =
-            znl_proof_sign(message->keys, &claim, node->proof_out, sizeof node->proof_out);
+    size_t size = znl_proof_sign(
+            message->keys, &claim, node->proof_out, sizeof node->proof_out);
     *proof = znl_frame_of(node->proof_out, size);
     return size > 0 ? 0 : ZNL_E_TOO_BIG;
 }
@@ -154,8 +155,8 @@ int znl_node_transmit(znl_node *node, const znl_outgoing *message)
         err = znl_control_proof_subject(message->kind, message->subject, message->service,
                 node->subject_scratch, sizeof node->subject_scratch, &subject);
         if (err == 0 && znl_kind_has_payload(message->kind)) {
-            znl_envelope_context context = {
-                    znl_frame_text(znl_kind_proof_name(message->kind)), node->options.id, subject};
+            znl_envelope_context context = {znl_frame_text(znl_kind_proof_name(message->kind)),
+                    node->options.id, subject};
             err = znl_envelope_seal(message->keys, &context, next_iv(node), payload, count,
                     &node->sealed, envelope);
             payload = envelope;
@@ -218,7 +219,8 @@ int znl_node_verify(znl_node *node, znl_keys *keys, const znl_control *control, 
         err = znl_proof_expect(&claim, &expected);
     /* Nonces from before this process are forgotten; so are the messages that carried them. */
     if (err == 0 &&
-            claim.timestamp_ms < node->created_unix_ms - (int64_t)node->options.start_allowance_ms)
+            claim.timestamp_ms <
+                    node->created_unix_ms - (int64_t)node->options.start_allowance_ms)
         err = ZNL_E_STALE;
     if (err == 0)
         err = znl_replay_check(node->replay, claim.kind, claim.node_id, claim.subject,
@@ -256,8 +258,7 @@ int znl_node_open(znl_node *node, znl_keys *keys, znl_control *control, znl_fram
 static void take_reply(znl_node *node, const znl_message *message, uint64_t peer_hash)
 {
     znl_waiter waiter;
-    znl_pending *table =
-            message->kind == ZNL_KIND_RESPONSE ? node->requests : node->services;
+    znl_pending *table = message->kind == ZNL_KIND_RESPONSE ? node->requests : node->services;
     if (znl_pending_take(table, message->subject, peer_hash, &waiter) != 0) {
         node->counters.late_replies++;
         return;

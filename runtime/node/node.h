@@ -20,7 +20,8 @@
 /* A checked message, borrowed until the call returns. */
 typedef struct znl_message {
     znl_kind kind;
-    znl_frame peer; /* master: the slave's id; slave: the pinned master id, empty while unknown */
+    znl_frame
+            peer; /* master: the slave's id; slave: the pinned master id, empty while unknown */
     znl_frame subject; /* request id or topic */
     znl_frame service;
     const znl_frame *payload; /* opened */
@@ -67,23 +68,23 @@ typedef struct znl_node_options {
     znl_frame master_id; /* slave: the only master to believe; empty: the first with the key */
 } znl_node_options;
 
-#define ZNL_NODE_COUNTERS(X)                                                                     \
-    X(received)           /* messages that arrived */                                            \
-    X(sent)               /* messages given to the link */                                       \
-    X(requests_in)        /* requests handed to a handler */                                     \
-    X(replies_in)         /* answers that ended a pending request */                             \
-    X(late_replies)       /* answers nobody waits for any more */                                \
-    X(timeouts)           /* requests without an answer in time */                               \
-    X(rejected)           /* pending requests ended by rebuild, removal or stop */               \
-    X(auth_failed)        /* messages refused by a proof, envelope or key check */               \
-    X(ignored)            /* not a control message, or not one for this role */                  \
-    X(unnamed)            /* routing id starts with a zero byte: a ghost or an anonymous peer */ \
-    X(over_limit)         /* dropped for a limit on size, names or peers */                      \
-    X(busy)               /* sends that found the queue full */                                  \
-    X(unreachable)        /* sends without a connection */                                       \
-    X(outbox_dropped)     /* messages lost because the outbox was full or the link rebuilt */    \
-    X(heartbeats)         /* heartbeats received (master) or sent (slave) */                     \
-    X(rebuilds)           /* links made anew after a missing acknowledgement (slave) */
+#define ZNL_NODE_COUNTERS(X)                                                                   \
+    X(received)       /* messages that arrived */                                              \
+    X(sent)           /* messages given to the link */                                         \
+    X(requests_in)    /* requests handed to a handler */                                       \
+    X(replies_in)     /* answers that ended a pending request */                               \
+    X(late_replies)   /* answers nobody waits for any more */                                  \
+    X(timeouts)       /* requests without an answer in time */                                 \
+    X(rejected)       /* pending requests ended by rebuild, removal or stop */                 \
+    X(auth_failed)    /* messages refused by a proof, envelope or key check */                 \
+    X(ignored)        /* not a control message, or not one for this role */                    \
+    X(unnamed)        /* routing id starts with a zero byte: a ghost or an anonymous peer */   \
+    X(over_limit)     /* dropped for a limit on size, names or peers */                        \
+    X(busy)           /* sends that found the queue full */                                    \
+    X(unreachable)    /* sends without a connection */                                         \
+    X(outbox_dropped) /* messages lost because the outbox was full or the link rebuilt */      \
+    X(heartbeats)     /* heartbeats received (master) or sent (slave) */                       \
+    X(rebuilds)       /* links made anew after a missing acknowledgement (slave) */
 
 typedef struct znl_node_counters {
 #define ZNL_NODE_COUNTER(name) uint64_t name;
@@ -99,10 +100,10 @@ typedef struct znl_node {
     znl_node_events events;
     void *user;
     int running;
-    int observe_raw;          /* call on_raw */
-    uint32_t observe_kinds;   /* bit 1 << kind: also call on_message */
-    znl_replay *replay;       /* NULL in plain mode */
-    int64_t created_unix_ms;  /* timestamps far before this are refused: replays across restarts */
+    int observe_raw;        /* call on_raw */
+    uint32_t observe_kinds; /* bit 1 << kind: also call on_message */
+    znl_replay *replay;     /* NULL in plain mode */
+    int64_t created_unix_ms; /* timestamps far before this are refused: replays across restarts */
     znl_pending *requests;
     znl_pending *services;
     znl_outbox outbox;

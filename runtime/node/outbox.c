@@ -31,7 +31,7 @@ int znl_outbox_put(znl_outbox *outbox, znl_kind kind, znl_frame route, znl_frame
         znl_frame service, const znl_frame *payload, size_t payload_count)
 {
     size_t bytes = sizeof(znl_parcel) + payload_count * sizeof *payload + route.size +
-                   subject.size + service.size;
+            subject.size + service.size;
     for (size_t i = 0; i < payload_count; i++)
         bytes += payload[i].size;
     if (outbox->count >= outbox->max_count || bytes > outbox->max_bytes - outbox->bytes)

@@ -6,17 +6,17 @@
 
 #include <string.h>
 
-#define KEPT_BY_REBUILD                                                                          \
+#define KEPT_BY_REBUILD                                                                        \
     (1u << ZNL_KIND_PUSH | 1u << ZNL_KIND_RESPONSE | 1u << ZNL_KIND_SERVICE_RESPONSE)
 
 static const znl_frame none = {NULL, 0};
 
 struct znl_slave {
-    znl_node node; /* first */
+    znl_node node;  /* first */
     znl_keys *keys; /* NULL in plain mode */
     int master_online;
-    int waiting;          /* a heartbeat is not acknowledged yet */
-    znl_timer beat;       /* idle: the next heartbeat; waiting: the ack timeout */
+    int waiting;    /* a heartbeat is not acknowledged yet */
+    znl_timer beat; /* idle: the next heartbeat; waiting: the ack timeout */
     uint8_t master_id[ZNL_ID_BYTES_MAX];
     size_t master_id_size; /* 0: not pinned */
 };
@@ -230,7 +230,8 @@ static void on_link_message(void *user, const znl_frame *frames, size_t count)
     }
     if (slave->keys != NULL) {
         znl_frame claimed;
-        reason = znl_node_verify(node, slave->keys, &control, znl_slave_master_id(slave), &claimed);
+        reason = znl_node_verify(
+                node, slave->keys, &control, znl_slave_master_id(slave), &claimed);
         if (reason == 0 && claimed.size > ZNL_ID_BYTES_MAX)
             reason = ZNL_E_NODE_MISMATCH;
         if (reason == 0 && slave->master_id_size == 0) {
@@ -311,8 +312,7 @@ void znl_slave_stop(znl_slave *slave)
         return;
     if (node->link != NULL) {
         /* A proof makes it count at once with our own masters; the originals ignore it. */
-        znl_outgoing goodbye = {
-                NULL, ZNL_KIND_UNREGISTER, none, none, NULL, 0, slave->keys};
+        znl_outgoing goodbye = {NULL, ZNL_KIND_UNREGISTER, none, none, NULL, 0, slave->keys};
         on_link_writable(slave);
         znl_node_transmit(node, &goodbye);
     }
@@ -344,8 +344,8 @@ int znl_slave_request(znl_slave *slave, const znl_frame *payload, size_t count,
     int err = usable(slave);
     if (err != 0)
         return err;
-    err = znl_pending_add(node->requests, 0, znl_loop_now_ms(node->loop) + timeout_ms, waiter,
-            request_id);
+    err = znl_pending_add(
+            node->requests, 0, znl_loop_now_ms(node->loop) + timeout_ms, waiter, request_id);
     if (err != 0)
         return err;
     err = send_or_queue(slave, ZNL_KIND_REQUEST, id, none, payload, count);

@@ -23,7 +23,11 @@ typedef struct znl_aead_key {
     int has_schedule; /* libsodium's key schedule is there */
 } znl_aead_key;
 
-typedef enum znl_aead_backend { ZNL_AEAD_AUTO, ZNL_AEAD_SODIUM, ZNL_AEAD_CRYPTO } znl_aead_backend;
+typedef enum znl_aead_backend {
+    ZNL_AEAD_AUTO,
+    ZNL_AEAD_SODIUM,
+    ZNL_AEAD_CRYPTO
+} znl_aead_backend;
 
 /* Forces a backend (tests). ZNL_E_NOT_FOUND when this CPU or build does not have it. */
 int znl_aead_backend_set(znl_aead_backend backend);

@@ -9,7 +9,7 @@
 #define VERSION_BYTES (sizeof VERSION - 1)
 #define AAD_PREFIX "znl-aad-v1|"
 #define KIND_BYTES_MAX 64u
-#define AAD_BYTES_MAX \
+#define AAD_BYTES_MAX                                                                          \
     (sizeof AAD_PREFIX + KIND_BYTES_MAX + ZNL_ID_BYTES_MAX + ZNL_SUBJECT_BYTES_MAX + 2)
 
 static uint8_t *put(uint8_t *at, znl_frame frame)

@@ -47,8 +47,8 @@ void znl_hmac_key_init(znl_hmac_key *key, const uint8_t *secret, size_t size)
     sodium_memzero(block, sizeof block);
 }
 
-void znl_hmac(const znl_hmac_key *key, const void *bytes, size_t size,
-        uint8_t out[ZNL_SHA256_BYTES])
+void znl_hmac(
+        const znl_hmac_key *key, const void *bytes, size_t size, uint8_t out[ZNL_SHA256_BYTES])
 {
     znl_sha256 hash = key->inner;
     backend->update(&hash, bytes, size);

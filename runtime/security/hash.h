@@ -38,7 +38,7 @@ const znl_hash_backend *znl_hash_backend_get(void);
 void znl_hash_backend_set(const znl_hash_backend *backend);
 
 void znl_hmac_key_init(znl_hmac_key *key, const uint8_t *secret, size_t size);
-void znl_hmac(const znl_hmac_key *key, const void *bytes, size_t size,
-        uint8_t out[ZNL_SHA256_BYTES]);
+void znl_hmac(
+        const znl_hmac_key *key, const void *bytes, size_t size, uint8_t out[ZNL_SHA256_BYTES]);
 
 #endif

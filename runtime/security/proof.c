@@ -111,8 +111,7 @@ int znl_proof_decode(const znl_keys *keys, znl_frame proof, int64_t now_unix_ms,
         return ZNL_E_TOO_BIG;
     const uint8_t *end = proof.data + proof.size;
     const uint8_t *dot1 = memchr(proof.data, '.', proof.size);
-    const uint8_t *dot2 =
-            dot1 == NULL ? NULL : memchr(dot1 + 1, '.', (size_t)(end - dot1 - 1));
+    const uint8_t *dot2 = dot1 == NULL ? NULL : memchr(dot1 + 1, '.', (size_t)(end - dot1 - 1));
     if (dot2 == NULL || memchr(dot2 + 1, '.', (size_t)(end - dot2 - 1)) != NULL)
         return ZNL_E_MALFORMED_PARTS;
 

@@ -29,13 +29,13 @@ int znl_proof_decode(const znl_keys *keys, znl_frame proof, int64_t now_unix_ms,
 
 /* What a receiver expects of a decoded claim. */
 typedef struct znl_expectation {
-    znl_frame kind;          /* znl_kind_proof_name() */
-    znl_frame subject;       /* znl_control_proof_subject() */
-    znl_frame node_id;       /* size 0: any (a slave that has not pinned a master) */
-    znl_frame own_id;        /* a claim with this id is a reflection: refused */
+    znl_frame kind;           /* znl_kind_proof_name() */
+    znl_frame subject;        /* znl_control_proof_subject() */
+    znl_frame node_id;        /* size 0: any (a slave that has not pinned a master) */
+    znl_frame own_id;         /* a claim with this id is a reflection: refused */
     const znl_frame *payload; /* as received */
     size_t payload_count;
-    int require_digest;      /* refuse an empty digest; one that is present is always verified */
+    int require_digest; /* refuse an empty digest; one that is present is always verified */
 } znl_expectation;
 
 /* Steps 9 to 12, in the spec's order, with reflection refused as part of step 11. */

@@ -75,8 +75,7 @@ int znl_replay_new(znl_replay **out, uint64_t window_ms, size_t max_nonces, uint
     replay->max_nonces = max_nonces;
     replay->now_ms = now_ms;
     replay->table_count = TABLES_MIN;
-    while (replay->table_count < TABLES_MAX &&
-            replay->table_count * TABLE_ENTRIES < max_nonces)
+    while (replay->table_count < TABLES_MAX && replay->table_count * TABLE_ENTRIES < max_nonces)
         replay->table_count *= 2;
     replay->current.tables = znl_calloc(replay->table_count, sizeof(struct table));
     replay->previous.tables = znl_calloc(replay->table_count, sizeof(struct table));

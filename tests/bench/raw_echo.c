@@ -318,8 +318,9 @@ int main(int argc, char **argv)
     }
     if (argc >= 4 && strcmp(argv[1], "first") == 0)
         return run_first(argv[2], argv + 3);
-    fprintf(stderr, "usage: raw_echo server ENDPOINT\n"
-                    "       raw_echo client ENDPOINT SIZE IN_FLIGHT SECONDS\n"
-                    "       raw_echo first ENDPOINT COMMAND [ARGUMENT...]\n");
+    fprintf(stderr,
+            "usage: raw_echo server ENDPOINT\n"
+            "       raw_echo client ENDPOINT SIZE IN_FLIGHT SECONDS\n"
+            "       raw_echo first ENDPOINT COMMAND [ARGUMENT...]\n");
     return 2;
 }

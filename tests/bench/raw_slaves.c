@@ -68,8 +68,8 @@ static unsigned drain(raw_slave *slave)
     }
 }
 
-static void open_slave(void *context, raw_slave *slave, const char *endpoint, int poller,
-        uint32_t index)
+static void open_slave(
+        void *context, raw_slave *slave, const char *endpoint, int poller, uint32_t index)
 {
     char id[32];
     int linger = 0, fd = -1;

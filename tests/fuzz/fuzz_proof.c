@@ -42,8 +42,10 @@ static void check(const uint8_t *text, size_t size)
         FUZZ_HOLDS(FUZZ_INSIDE(claim.nonce, scratch, ZNL_PROOF_BYTES_MAX));
         FUZZ_HOLDS(FUZZ_INSIDE(claim.digest, scratch, ZNL_PROOF_BYTES_MAX));
 
-        znl_expectation expected = {.kind = claim.kind, .subject = claim.subject,
-                .node_id = claim.node_id, .own_id = znl_frame_text("\x01 somebody else")};
+        znl_expectation expected = {.kind = claim.kind,
+                .subject = claim.subject,
+                .node_id = claim.node_id,
+                .own_id = znl_frame_text("\x01 somebody else")};
         int met = znl_proof_expect(&claim, &expected);
         FUZZ_HOLDS(met == 0 || met == ZNL_E_DIGEST_MISMATCH || met == ZNL_E_NODE_MISMATCH ||
                 met == ZNL_E_REFLECTED);

@@ -13,7 +13,8 @@ local function shell(command)
 end
 
 local function run(arguments, input)
-  return shell((input and "printf '%s' " .. "'" .. input .. "' | " or "") .. "timeout 20 " .. znlrun .. " " .. arguments)
+  local feed = input and ("printf '%%s' '%s' | "):format(input) or ""
+  return shell(feed .. "timeout 20 " .. znlrun .. " " .. arguments)
 end
 
 local function file(content)

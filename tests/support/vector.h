@@ -16,7 +16,7 @@
 const cJSON *znl_vector_file(const char *path);
 
 /* Walks the objects of the array `key`; `item` is a `const cJSON *`. */
-#define ZNL_VECTOR_EACH(item, object, key)                                                    \
+#define ZNL_VECTOR_EACH(item, object, key)                                                     \
     for (item = znl_vector_list(object, key)->child; item != NULL; item = item->next)
 
 /* The array `key`, which must be there. */

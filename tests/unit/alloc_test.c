@@ -86,8 +86,8 @@ static int attempt(long n)
     assert_int_equal(znl_vm_protect(vm, open_modules, NULL, "test"), 0);
     znl_alloc_fail_after(n);
     if (znl_vm_protect(vm, start, NULL, "test") == 0) {
-        znl_wheel_start(znl_loop_wheel(run.loop), &run.guard,
-                znl_loop_now_ms(run.loop) + 500, give_up);
+        znl_wheel_start(
+                znl_loop_wheel(run.loop), &run.guard, znl_loop_now_ms(run.loop) + 500, give_up);
         znl_loop_run(run.loop);
         znl_wheel_stop(znl_loop_wheel(run.loop), &run.guard);
     }

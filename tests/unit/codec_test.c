@@ -88,12 +88,14 @@ static void base64url_is_strict(void **state)
         const char *text;
         const char *bytes; /* NULL: refused */
     } cases[] = {
+            /* clang-format off */
             {"", ""}, {"Zg", "f"}, {"Zm8", "fo"}, {"Zm9v", "foo"}, {"Zm9vYg", "foob"},
             {"Zm9vYmE", "fooba"}, {"Zm9vYmFy", "foobar"}, {"-_-_", "\xfb\xff\xbf"},
             {"Zg==", NULL}, {"Zm8=", NULL}, {"Z", NULL}, {"Zm9vY", NULL}, {"Zh", NULL},
             {"Zm9", NULL}, {"+/+/", NULL}, {"Zm9v\n", NULL}, {"Zm 9", NULL}, {"Zm9v!g", NULL},
             {"Zg.", NULL}, {"\xff\xff\xff\xff", NULL},
     };
+    /* clang-format on */
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         uint8_t out[16];
         size_t size = 999;
@@ -128,10 +130,15 @@ static void utf8_follows_rfc_3629(void **state)
             "\xdf\xbf", "\xe0\xa0\x80", "\xed\x9f\xbf", "\xee\x80\x80", "\xef\xbf\xbf",
             "\xf0\x90\x80\x80", "\xf4\x8f\xbf\xbf", "abcdefg\xc3\xa9"};
     static const char *const bad[] = {"\x80", "\xbf", "\xc0\x80", "\xc1\xbf", "\xc2",
-            "\xc2" "a",
+            "\xc2"
+            "a",
             "\xe0\x9f\xbf", "\xe0\xa0", "\xed\xa0\x80", "\xed\xbf\xbf", "\xef\xbf",
             "\xf0\x8f\xbf\xbf", "\xf0\x90\x80", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xff",
-            "abcdefg\xc3", "abcdefgh\xff", "\xe2\x82" "a", "\xf0\x9f\x98" "a"};
+            "abcdefg\xc3", "abcdefgh\xff",
+            "\xe2\x82"
+            "a",
+            "\xf0\x9f\x98"
+            "a"};
     for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
         uint8_t *copy = copy_of(good[i], strlen(good[i]));
         assert_true(znl_utf8_valid(copy, strlen(good[i])));
@@ -273,8 +280,7 @@ static void what_is_no_control_message_keeps_its_frames(void **state)
     znl_control_parse(empty, 3, &control);
     assert_int_equal(control.kind, ZNL_KIND_MESSAGE);
     znl_frame out[ZNL_CONTROL_LEAD_MAX];
-    assert_int_equal(
-            znl_control_lead(ZNL_KIND_MESSAGE, TEXT("a"), TEXT("b"), NULL, out), 0);
+    assert_int_equal(znl_control_lead(ZNL_KIND_MESSAGE, TEXT("a"), TEXT("b"), NULL, out), 0);
 }
 
 static void marker_first_of_two_is_ambiguous(void **state)
@@ -313,8 +319,8 @@ static void proof_subject_has_limits(void **state)
                              sizeof scratch, &out),
             0);
     expect_text(out, "");
-    assert_int_equal(znl_control_proof_subject(
-                             ZNL_KIND_PUBLISH, TEXT("a|b"), service, NULL, 0, &out),
+    assert_int_equal(
+            znl_control_proof_subject(ZNL_KIND_PUBLISH, TEXT("a|b"), service, NULL, 0, &out),
             0);
     expect_text(out, "a|b");
     assert_int_equal(znl_control_proof_subject(ZNL_KIND_SERVICE_REQUEST, TEXT("id"), service,
@@ -358,8 +364,11 @@ static int read_claim(const char *json, size_t size, znl_claim *claim, uint8_t *
 static void claim_needs_its_room(void **state)
 {
     (void)state;
-    znl_claim claim = {.kind = TEXT("request"), .node_id = TEXT("a\"\\\b\f\n\r\t\x01\x1f\x7fz"),
-            .subject = TEXT(""), .timestamp_ms = 1700000000000, .nonce = TEXT("n"),
+    znl_claim claim = {.kind = TEXT("request"),
+            .node_id = TEXT("a\"\\\b\f\n\r\t\x01\x1f\x7fz"),
+            .subject = TEXT(""),
+            .timestamp_ms = 1700000000000,
+            .nonce = TEXT("n"),
             .digest = TEXT("d")};
     uint8_t out[256];
     size_t size = znl_claim_write(&claim, out, sizeof out);
@@ -394,20 +403,41 @@ static void timestamps(void **state)
         int64_t value;
         int err;
     } cases[] = {
-            {"0", 0, 0}, {"-0", 0, 0}, {"1", 1, 0}, {"-5", -5, 0},
+            {"0", 0, 0},
+            {"-0", 0, 0},
+            {"1", 1, 0},
+            {"-5", -5, 0},
             {"1700000000000.5", 1700000000000, 0},
-            {"1.7e12", 1700000000000, 0}, {"1.7E+12", 1700000000000, 0}, {"17e-1", 1, 0},
-            {"1700000000000000e-3", 1700000000000, 0}, {"0.00017e16", 1700000000000, 0},
-            {"1e999", 0, 0}, {"1e99999999999999999999", 0, 0},
+            {"1.7e12", 1700000000000, 0},
+            {"1.7E+12", 1700000000000, 0},
+            {"17e-1", 1, 0},
+            {"1700000000000000e-3", 1700000000000, 0},
+            {"0.00017e16", 1700000000000, 0},
+            {"1e999", 0, 0},
+            {"1e99999999999999999999", 0, 0},
             {"1e-99999999999999999999", 0, 0},
-            {"0e99999999999999999999", 0, 0}, {"99999999999999999999999999", 0, 0},
-            {"1234567890123456789", 1234567890123456780, 0}, {"0.9", 0, 0},
+            {"0e99999999999999999999", 0, 0},
+            {"99999999999999999999999999", 0, 0},
+            {"1234567890123456789", 1234567890123456780, 0},
+            {"0.9", 0, 0},
             {"1700000000000.0000000000000000000000000000", 1700000000000, 0},
-            {"\"1\"", 0, 0}, {"null", 0, 0}, {"true", 0, 0}, {"{}", 0, 0}, {"[1]", 0, 0},
-            {"01", 0, ZNL_E_PARSE}, {"1.", 0, ZNL_E_PARSE}, {".5", 0, ZNL_E_PARSE},
-            {"1e", 0, ZNL_E_PARSE}, {"1e+", 0, ZNL_E_PARSE}, {"+1", 0, ZNL_E_PARSE},
-            {"-", 0, ZNL_E_PARSE}, {"--1", 0, ZNL_E_PARSE}, {"0x10", 0, ZNL_E_PARSE},
-            {"NaN", 0, ZNL_E_PARSE}, {"Infinity", 0, ZNL_E_PARSE}, {"nul", 0, ZNL_E_PARSE},
+            {"\"1\"", 0, 0},
+            {"null", 0, 0},
+            {"true", 0, 0},
+            {"{}", 0, 0},
+            {"[1]", 0, 0},
+            {"01", 0, ZNL_E_PARSE},
+            {"1.", 0, ZNL_E_PARSE},
+            {".5", 0, ZNL_E_PARSE},
+            {"1e", 0, ZNL_E_PARSE},
+            {"1e+", 0, ZNL_E_PARSE},
+            {"+1", 0, ZNL_E_PARSE},
+            {"-", 0, ZNL_E_PARSE},
+            {"--1", 0, ZNL_E_PARSE},
+            {"0x10", 0, ZNL_E_PARSE},
+            {"NaN", 0, ZNL_E_PARSE},
+            {"Infinity", 0, ZNL_E_PARSE},
+            {"nul", 0, ZNL_E_PARSE},
             {"", 0, ZNL_E_PARSE},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -430,16 +460,38 @@ static void node_ids(void **state)
         const char *string;
         const char *value; /* NULL: refused */
     } cases[] = {
-            {"\"\"", ""}, {"\"abc\"", "abc"}, {"\"\\/\"", "/"}, {"\"\\u00e9\"", "\xc3\xa9"},
-            {"\"\\u20AC\"", "\xe2\x82\xac"}, {"\"\\ud83d\\ude80\"", "\xf0\x9f\x9a\x80"},
-            {"\"\\uDBFF\\uDFFF\"", "\xf4\x8f\xbf\xbf"}, {"\"x\\n\\\"y\"", "x\n\"y"},
-            {"\"\xe2\x80\xa8\"", "\xe2\x80\xa8"}, {"7", ""}, {"null", ""}, {"true", ""},
-            {"[\"a\",{\"b\":[]}]", ""}, {"\"\\ud83d\"", NULL}, {"\"\\ude80\"", NULL},
-            {"\"\\ud83d\\u0041\"", NULL}, {"\"\\ud83dx\"", NULL}, {"\"\\u12\"", NULL},
-            {"\"\\u12g4\"", NULL}, {"\"\\x41\"", NULL}, {"\"\\\"", NULL}, {"\"a\nb\"", NULL},
-            {"\"\xff\"", NULL}, {"\"\xed\xa0\x80\"", NULL}, {"'a'", NULL}, {"[1,]", NULL},
-            {"[1 2]", NULL}, {"{\"a\" 1}", NULL}, {"{1:2}", NULL}, {"{\"a\":1,}", NULL},
-            {"[1}", NULL}, {"undefined", NULL},
+            {"\"\"", ""},
+            {"\"abc\"", "abc"},
+            {"\"\\/\"", "/"},
+            {"\"\\u00e9\"", "\xc3\xa9"},
+            {"\"\\u20AC\"", "\xe2\x82\xac"},
+            {"\"\\ud83d\\ude80\"", "\xf0\x9f\x9a\x80"},
+            {"\"\\uDBFF\\uDFFF\"", "\xf4\x8f\xbf\xbf"},
+            {"\"x\\n\\\"y\"", "x\n\"y"},
+            {"\"\xe2\x80\xa8\"", "\xe2\x80\xa8"},
+            {"7", ""},
+            {"null", ""},
+            {"true", ""},
+            {"[\"a\",{\"b\":[]}]", ""},
+            {"\"\\ud83d\"", NULL},
+            {"\"\\ude80\"", NULL},
+            {"\"\\ud83d\\u0041\"", NULL},
+            {"\"\\ud83dx\"", NULL},
+            {"\"\\u12\"", NULL},
+            {"\"\\u12g4\"", NULL},
+            {"\"\\x41\"", NULL},
+            {"\"\\\"", NULL},
+            {"\"a\nb\"", NULL},
+            {"\"\xff\"", NULL},
+            {"\"\xed\xa0\x80\"", NULL},
+            {"'a'", NULL},
+            {"[1,]", NULL},
+            {"[1 2]", NULL},
+            {"{\"a\" 1}", NULL},
+            {"{1:2}", NULL},
+            {"{\"a\":1,}", NULL},
+            {"[1}", NULL},
+            {"undefined", NULL},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         char json[128] = " {\"nodeId\" : ";
@@ -476,10 +528,19 @@ static void optional_fields_are_text_or_null(void **state)
         int err;
     } cases[] = {
             {"{\"requestId\":null,\"payloadDigest\":null}", 0},
-            {"{\"requestId\":5}", ZNL_E_PARSE}, {"{\"requestId\":{}}", ZNL_E_PARSE},
-            {"{\"payloadDigest\":false}", ZNL_E_PARSE}, {"{\"payloadDigest\":[]}", ZNL_E_PARSE},
-            {"{}", 0}, {"null", 0}, {" [1] ", 0}, {"\"x\"", 0}, {"12", 0}, {"", ZNL_E_PARSE},
-            {" ", ZNL_E_PARSE}, {"{}x", ZNL_E_PARSE}, {"{}{}", ZNL_E_PARSE},
+            {"{\"requestId\":5}", ZNL_E_PARSE},
+            {"{\"requestId\":{}}", ZNL_E_PARSE},
+            {"{\"payloadDigest\":false}", ZNL_E_PARSE},
+            {"{\"payloadDigest\":[]}", ZNL_E_PARSE},
+            {"{}", 0},
+            {"null", 0},
+            {" [1] ", 0},
+            {"\"x\"", 0},
+            {"12", 0},
+            {"", ZNL_E_PARSE},
+            {" ", ZNL_E_PARSE},
+            {"{}x", ZNL_E_PARSE},
+            {"{}{}", ZNL_E_PARSE},
             {"{,}", ZNL_E_PARSE},
             {"\xef\xbb\xbf{}", ZNL_E_PARSE},
     };
@@ -546,9 +607,13 @@ static void headers(void **state)
                     ZNL_E_BAD_HEADER},
             {"{\"alg\":\"HS256\",\"alg\":1,\"typ\":\"ZNL-AUTH-PROOF\"}", ZNL_E_BAD_HEADER},
             {"{\"alg\":\"hs256\",\"typ\":\"ZNL-AUTH-PROOF\"}", ZNL_E_BAD_HEADER},
-            {"{\"alg\":\"HS256\",\"typ\":\"JWT\"}", ZNL_E_BAD_HEADER}, {"{}", ZNL_E_BAD_HEADER},
-            {"null", ZNL_E_BAD_HEADER}, {"[]", ZNL_E_BAD_HEADER}, {"", ZNL_E_PARSE},
-            {"{\"alg\":}", ZNL_E_PARSE}, {"hello", ZNL_E_PARSE},
+            {"{\"alg\":\"HS256\",\"typ\":\"JWT\"}", ZNL_E_BAD_HEADER},
+            {"{}", ZNL_E_BAD_HEADER},
+            {"null", ZNL_E_BAD_HEADER},
+            {"[]", ZNL_E_BAD_HEADER},
+            {"", ZNL_E_PARSE},
+            {"{\"alg\":}", ZNL_E_PARSE},
+            {"hello", ZNL_E_PARSE},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         uint8_t *memory = copy_of(cases[i].json, strlen(cases[i].json));

@@ -401,8 +401,7 @@ static void proof_sizes_are_bounded(void **state)
             znl_proof_decode(keys, znl_frame_of(big, sizeof big), NOW_MS, 1, scratch, &back),
             ZNL_E_TOO_BIG);
     memset(big, '.', sizeof big);
-    assert_int_equal(
-            znl_proof_decode(keys, znl_frame_of(big, 2), NOW_MS, 1, scratch, &back),
+    assert_int_equal(znl_proof_decode(keys, znl_frame_of(big, 2), NOW_MS, 1, scratch, &back),
             ZNL_E_BAD_SIGNATURE);
     assert_int_equal(znl_proof_decode(keys, (znl_frame){0}, NOW_MS, 1, scratch, &back),
             ZNL_E_MISSING_PROOF);
@@ -425,8 +424,7 @@ static void proof_hostile_bytes(void **state)
         memcpy(exact, proof, size);
         exact[i] ^= (uint8_t)(1u << (i % 8));
         znl_frame changed = znl_frame_of(exact, size);
-        assert_int_not_equal(
-                znl_proof_decode(keys, changed, NOW_MS, 1, scratch, &back), 0);
+        assert_int_not_equal(znl_proof_decode(keys, changed, NOW_MS, 1, scratch, &back), 0);
         free(exact);
         exact = malloc(i + 1);
         assert_non_null(exact);
@@ -520,9 +518,8 @@ static void own_proofs_are_reflections(void **state)
 {
     (void)state;
     znl_claim claim = sample();
-    znl_expectation expected = {.kind = claim.kind,
-            .subject = claim.subject,
-            .own_id = znl_frame_text("slave-1")};
+    znl_expectation expected = {
+            .kind = claim.kind, .subject = claim.subject, .own_id = znl_frame_text("slave-1")};
     assert_int_equal(znl_proof_expect(&claim, &expected), ZNL_E_REFLECTED);
     expected.node_id = znl_frame_text("master-1");
     assert_int_equal(znl_proof_expect(&claim, &expected), ZNL_E_REFLECTED);
@@ -621,8 +618,8 @@ static void replay_parts_are_told_apart(void **state)
     assert_int_equal(znl_replay_new(&replay, 10000, 100, 5), 0);
     for (int want = 0;; want = ZNL_E_REPLAY) {
         for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
-            assert_int_equal(znl_replay_check(replay, keys[i][0], keys[i][1], keys[i][2],
-                                     keys[i][3], 5),
+            assert_int_equal(
+                    znl_replay_check(replay, keys[i][0], keys[i][1], keys[i][2], keys[i][3], 5),
                     want);
         if (want != 0)
             break;
@@ -677,10 +674,10 @@ static void replay_is_bounded(void **state)
     enum { MAX = 5000, WINDOW_MS = 20000 };
     znl_replay *replay;
     assert_int_equal(znl_replay_new(&replay, WINDOW_MS, 0, 0), ZNL_E_INVALID);
-    assert_int_equal(znl_replay_new(&replay, WINDOW_MS, ZNL_REPLAY_NONCES_MAX + 1, 0),
-            ZNL_E_INVALID);
-    assert_int_equal(znl_replay_new(&replay, ZNL_REPLAY_WINDOW_MS_MAX + 1, MAX, 0),
-            ZNL_E_INVALID);
+    assert_int_equal(
+            znl_replay_new(&replay, WINDOW_MS, ZNL_REPLAY_NONCES_MAX + 1, 0), ZNL_E_INVALID);
+    assert_int_equal(
+            znl_replay_new(&replay, ZNL_REPLAY_WINDOW_MS_MAX + 1, MAX, 0), ZNL_E_INVALID);
     assert_int_equal(znl_replay_new(&replay, WINDOW_MS, MAX, 0), 0);
     uint64_t next = 0;
     for (; next < MAX; next++)
@@ -704,8 +701,8 @@ static void replay_two_million(void **state)
     (void)state;
     enum { COUNT = 2000000 };
     znl_replay *replay;
-    assert_int_equal(znl_replay_new(&replay, ZNL_REPLAY_WINDOW_MS_DEFAULT,
-                             ZNL_REPLAY_NONCES_DEFAULT, 0),
+    assert_int_equal(
+            znl_replay_new(&replay, ZNL_REPLAY_WINDOW_MS_DEFAULT, ZNL_REPLAY_NONCES_DEFAULT, 0),
             0);
     for (uint64_t i = 0; i < COUNT; i++)
         if (replay_number(replay, i, i / 20) != 0)

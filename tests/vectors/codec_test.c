@@ -148,10 +148,9 @@ static void control_cases(void **state)
             assert_int_equal(znl_control_proof_subject(
                                      kind, subject, service, scratch, sizeof scratch, &named),
                     0);
-            expect_equal(name, "sign_request_id", named,
-                    znl_vector_frame(item, "sign_request_id"));
-            assert_string_equal(
-                    znl_kind_proof_name(kind), znl_vector_text(item, "sign_kind"));
+            expect_equal(
+                    name, "sign_request_id", named, znl_vector_frame(item, "sign_request_id"));
+            assert_string_equal(znl_kind_proof_name(kind), znl_vector_text(item, "sign_kind"));
         }
     }
     assert_int_equal(cases, 108);
@@ -159,8 +158,8 @@ static void control_cases(void **state)
 
 /* --- frames.json and digest.json ---------------------------------------------------------- */
 
-static void expect_packing(const char *name, const znl_frame *frames, size_t count,
-        znl_frame packed)
+static void expect_packing(
+        const char *name, const znl_frame *frames, size_t count, znl_frame packed)
 {
     size_t size;
     assert_int_equal(znl_frames_packed_size(frames, count, &size), 0);

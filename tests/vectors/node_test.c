@@ -153,7 +153,7 @@ static void on_auth_failed(void *user, znl_frame peer, znl_kind kind, int reason
     (void)user;
     (void)peer;
     (void)kind;
-    heard(reason == ZNL_E_REFLECTED ? "node_mismatch"
+    heard(reason == ZNL_E_REFLECTED        ? "node_mismatch"
                     : reason == ZNL_E_OPEN ? "open:auth_tag_mismatch"
                                            : znl_err_code(reason));
 }
@@ -261,8 +261,7 @@ static const char *feed(struct node_under_test *t, const cJSON *record)
     cJSON_ArrayForEach(item, hex) frames[count++] = unhex(item->valuestring);
     result = NULL;
     connected[0] = 0;
-    znl_node *node =
-            t->master != NULL ? znl_master_node(t->master) : znl_slave_node(t->slave);
+    znl_node *node = t->master != NULL ? znl_master_node(t->master) : znl_slave_node(t->slave);
     uint64_t ignored = node->counters.ignored;
     uint64_t late = node->counters.late_replies;
     fake.events->on_message(fake.user, frames, count);
@@ -314,7 +313,8 @@ static void every_record_in_context(void **state)
             assert_string_equal(connected, text_of(record, "connects"));
         if (t.slave != NULL && strcmp(expected, text_of(record, "result")) == 0)
             assert_int_equal(znl_slave_master_online(t.slave),
-                    cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(record, "master_online_after")));
+                    cJSON_IsTrue(
+                            cJSON_GetObjectItemCaseSensitive(record, "master_online_after")));
         records++;
     }
     end_session(&t);

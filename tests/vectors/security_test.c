@@ -399,14 +399,13 @@ static void check_control(const cJSON *file, const cJSON *record)
             claim.digest = znl_frame_of(sum, sizeof sum);
         expect_bytes(
                 record, "digest", claim.digest, znl_vector_frame(record, "payload_digest"));
-        proof_frame =
-                znl_frame_of(proof, znl_proof_sign(keys, &claim, proof, sizeof proof));
+        proof_frame = znl_frame_of(proof, znl_proof_sign(keys, &claim, proof, sizeof proof));
         expect_bytes(record, "proof", proof_frame, znl_vector_frame(record, "proof"));
     }
 
     znl_frame built[ZNL_CONTROL_LEAD_MAX + ZNL_ENVELOPE_FRAMES];
-    size_t count =
-            znl_control_lead(kind, subject, service, has_proof ? &proof_frame : NULL, built);
+    size_t count = znl_control_lead(
+            kind, subject, service, has_proof ? &proof_frame : NULL, built);
     for (size_t i = 0; i < sealed_count; i++)
         built[count++] = sealed[i];
     size_t wire_count;
