@@ -1,10 +1,12 @@
 /* loop.c - see loop.h. SPDX-License-Identifier: MIT */
+#define _GNU_SOURCE /* SCHED_BATCH */
 #include "transport/loop.h"
 
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/err.h"
 
+#include <sched.h>
 #include <zmq.h>
 
 /* Sockets of one context: a process that plays many slaves in a test. libzmq's default is 1023. */
@@ -125,12 +127,26 @@ znl_wheel *znl_loop_wheel(znl_loop *loop)
     return &loop->wheel;
 }
 
+/* As SCHED_BATCH (sched(7)) libzmq's thread does not interrupt the loop for every single message it
+ * is woken for: docs/DECISIONS.md has the figures. libzmq aborts where the policy is refused, so it
+ * is tried on this thread first. */
+static int may_schedule_as_batch(void)
+{
+    const struct sched_param param = {0};
+    return sched_getscheduler(0) == SCHED_OTHER &&
+            sched_setscheduler(0, SCHED_BATCH, &param) == 0 &&
+            sched_setscheduler(0, SCHED_OTHER, &param) == 0;
+}
+
 void *znl_loop_zmq(znl_loop *loop)
 {
     if (loop->zmq == NULL) {
         loop->zmq = zmq_ctx_new();
-        if (loop->zmq != NULL)
+        if (loop->zmq != NULL) {
             zmq_ctx_set(loop->zmq, ZMQ_MAX_SOCKETS, ZMQ_SOCKETS_MAX);
+            if (may_schedule_as_batch())
+                zmq_ctx_set(loop->zmq, ZMQ_THREAD_SCHED_POLICY, SCHED_BATCH);
+        }
     }
     return loop->zmq;
 }
