@@ -317,17 +317,8 @@ int znl_master_start(znl_master *master)
     znl_node *node = &master->node;
     if (node->running)
         return 0;
-    znl_link_options options = {
-            .is_router = 1,
-            .endpoint = node->options.endpoint,
-            .send_hwm = node->options.send_hwm,
-            .recv_hwm = node->options.recv_hwm,
-            .max_frame_bytes = node->options.max_frame_bytes,
-            .max_frames = node->options.max_frames,
-            .max_message_bytes = node->options.max_message_bytes,
-    };
     static const znl_link_events events = {on_link_message, on_link_writable, on_link_dropped};
-    int err = znl_link_open(&node->link, node->loop, &options, &events, master);
+    int err = znl_node_open_link(node, 1, &events, master);
     if (err != 0)
         return err;
     node->running = 1;

@@ -76,6 +76,22 @@ void znl_node_fini(znl_node *node)
     node->names = NULL;
 }
 
+int znl_node_open_link(znl_node *node, int is_router, const znl_link_events *events, void *user)
+{
+    znl_link_options options = {
+            .is_router = is_router,
+            .endpoint = node->options.endpoint,
+            .send_hwm = node->options.send_hwm,
+            .recv_hwm = node->options.recv_hwm,
+            .max_frame_bytes = node->options.max_frame_bytes,
+            .max_frames = node->options.max_frames,
+            .max_message_bytes = node->options.max_message_bytes,
+    };
+    if (!is_router)
+        options.routing_id = node->options.id;
+    return znl_link_open(&node->link, node->loop, &options, events, user);
+}
+
 int znl_kind_has_payload(znl_kind kind)
 {
     return kind >= ZNL_KIND_REQUEST && kind <= ZNL_KIND_SERVICE_RESPONSE;

@@ -122,6 +122,10 @@ int znl_node_init(znl_node *node, znl_loop *loop, const znl_node_options *option
         const znl_node_events *events, void *user);
 void znl_node_fini(znl_node *node);
 
+/* Opens node->link with the node's limits; `user` is passed to the events. */
+int znl_node_open_link(
+        znl_node *node, int is_router, const znl_link_events *events, void *user);
+
 /* What there is to send. `route` is the slave's id on a master, NULL on a slave. */
 typedef struct znl_outgoing {
     const znl_frame *route;

@@ -133,18 +133,8 @@ static void on_link_dropped(void *user, int err)
 static int open_link(znl_slave *slave)
 {
     znl_node *node = &slave->node;
-    znl_link_options options = {
-            .is_router = 0,
-            .endpoint = node->options.endpoint,
-            .routing_id = node->options.id,
-            .send_hwm = node->options.send_hwm,
-            .recv_hwm = node->options.recv_hwm,
-            .max_frame_bytes = node->options.max_frame_bytes,
-            .max_frames = node->options.max_frames,
-            .max_message_bytes = node->options.max_message_bytes,
-    };
     static const znl_link_events events = {on_link_message, on_link_writable, on_link_dropped};
-    int err = znl_link_open(&node->link, node->loop, &options, &events, slave);
+    int err = znl_node_open_link(node, 0, &events, slave);
     if (err != 0)
         return err;
     if (node->outbox.count > 0)
