@@ -247,7 +247,9 @@ void znl_node_box_on_failed(void *user, znl_waiter waiter, int err)
 {
     znl_node_box *b = user;
     znl_wait wait = {waiter.owner, waiter.ticket};
-    znl_sched_wake_error(b->vm->sched, wait, err, "request");
+    /* Later: a rebuild, a removal and a stop end many requests in one sweep, and a caller that asks
+     * again must not be caught by the same sweep. */
+    znl_sched_wake_error_later(b->vm->sched, wait, err, "request");
 }
 
 /* --- type and memory --------------------------------------------------------------------------- */

@@ -505,14 +505,19 @@ void znl_sched_wake(znl_sched *sched, znl_wait wait, znl_push_fn push, void *use
         try_wake(sched, t, NULL, NULL); /* needs no memory */
 }
 
-void znl_sched_wake_error(znl_sched *sched, znl_wait wait, int err, const char *where)
+void znl_sched_wake_error_later(znl_sched *sched, znl_wait wait, int err, const char *where)
 {
     task *t = waiting(sched, wait);
     if (t == NULL)
         return;
+    unpark(t);
+    enqueue(sched, t, err, where);
+}
+
+void znl_sched_wake_error(znl_sched *sched, znl_wait wait, int err, const char *where)
+{
     if (sched->depth > 0) {
-        unpark(t);
-        enqueue(sched, t, err, where);
+        znl_sched_wake_error_later(sched, wait, err, where);
         return;
     }
     struct failure failure = {err, where};

@@ -111,6 +111,10 @@ void znl_sched_wake(znl_sched *sched, znl_wait wait, znl_push_fn push, void *use
  * queued and resumed by the loop (the wait is void at once). `where` must be static. */
 void znl_sched_wake_error(znl_sched *sched, znl_wait wait, int err, const char *where);
 
+/* The same, but always queued, also while no Lua runs: for a caller that ends many waits in a row
+ * and must not meet, in its own sweep, what the tasks it wakes do next. */
+void znl_sched_wake_error_later(znl_sched *sched, znl_wait wait, int err, const char *where);
+
 /* True while the task still waits with this ticket. */
 int znl_sched_waits(const znl_sched *sched, znl_wait wait);
 

@@ -207,4 +207,27 @@ describe("live", function()
     assert.equal("back", s:request("x"))
     of:close()
   end)
+
+  it("rejects a retry made on rebuild at the next rebuild, not at once", function()
+    local slave = znl.slave {
+      id = "retrying", endpoint = "tcp://127.0.0.1:1", heartbeat_ms = 50, heartbeat_timeout_ms = 100,
+    }
+    assert(slave:start())
+    local rejected, code = 0, nil
+    znl.spawn(function()
+      repeat
+        local reply, _, reason = slave:request("anybody?", { timeout_ms = 5000 })
+        assert(reply == nil)
+        code = reason
+        if code == "REBUILT" then rejected = rejected + 1 end
+      until code ~= "REBUILT"
+    end)
+    znl.sleep(450)
+    local rebuilds = slave:counters().rebuilds
+    slave:stop()
+    znl.sleep(1)
+    assert.equal("STOPPED", code)
+    assert.is_true(rejected >= 1)
+    assert.is_true(rejected <= rebuilds, rejected .. " rejections in " .. rebuilds .. " rebuilds")
+  end)
 end)
