@@ -6,6 +6,12 @@
 
 #define PROBE_MS 100u /* after an unproven unregister: time for the connection to close */
 
+/* What this role listens to; everything else has no effect (spec, section 4). */
+#define KINDS                                                                                  \
+    (1u << ZNL_KIND_REGISTER | 1u << ZNL_KIND_UNREGISTER | 1u << ZNL_KIND_HEARTBEAT |          \
+            1u << ZNL_KIND_PUSH | 1u << ZNL_KIND_REQUEST | 1u << ZNL_KIND_RESPONSE |           \
+            1u << ZNL_KIND_SERVICE_RESPONSE)
+
 static const znl_frame none = {NULL, 0};
 
 struct znl_master {
@@ -130,22 +136,6 @@ static void unregister(
 
 /* --- in ---------------------------------------------------------------------------------------- */
 
-static int role_handles(znl_kind kind)
-{
-    switch (kind) {
-    case ZNL_KIND_REGISTER:
-    case ZNL_KIND_UNREGISTER:
-    case ZNL_KIND_HEARTBEAT:
-    case ZNL_KIND_PUSH:
-    case ZNL_KIND_REQUEST:
-    case ZNL_KIND_RESPONSE:
-    case ZNL_KIND_SERVICE_RESPONSE:
-        return 1;
-    default:
-        return 0;
-    }
-}
-
 /* Records a sign of life; a slave seen for the first time comes on line. 0 or why not. */
 static int touch(znl_master *master, znl_frame id, uint64_t hash, znl_keys *keys,
         znl_presence_entry **entry)
@@ -181,20 +171,8 @@ static void on_link_message(void *user, const znl_frame *frames, size_t count)
         return;
     }
     znl_frame id = frames[0];
-    znl_control_parse(frames + 1, count - 1, &control);
-    if (node->observe_raw)
-        node->events.on_raw(node->user, id, frames, count);
-    if (!node->running)
+    if (!znl_node_accept(node, KINDS, id, frames, count, 1, &control))
         return;
-    if (!role_handles(control.kind)) {
-        node->counters.ignored++;
-        return;
-    }
-    if (control.subject.size > ZNL_TOPIC_BYTES_MAX ||
-            control.service.size > ZNL_SERVICE_BYTES_MAX) {
-        node->counters.over_limit++;
-        return;
-    }
     uint64_t hash = znl_map_hash(id);
     znl_presence_entry *entry = znl_presence_find(master->presence, id, hash);
     if (control.kind == ZNL_KIND_UNREGISTER) {

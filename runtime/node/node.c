@@ -209,6 +209,26 @@ int znl_node_transmit(znl_node *node, const znl_outgoing *message)
 
 /* --- in ---------------------------------------------------------------------------------------- */
 
+int znl_node_accept(znl_node *node, uint32_t kinds, znl_frame peer, const znl_frame *frames,
+        size_t count, size_t skip, znl_control *control)
+{
+    znl_control_parse(frames + skip, count - skip, control);
+    if (node->observe_raw)
+        node->events.on_raw(node->user, peer, frames, count);
+    if (!node->running) /* the observer stopped it */
+        return 0;
+    if (!(kinds >> control->kind & 1)) {
+        node->counters.ignored++;
+        return 0;
+    }
+    if (control->subject.size > ZNL_TOPIC_BYTES_MAX ||
+            control->service.size > ZNL_SERVICE_BYTES_MAX) {
+        node->counters.over_limit++;
+        return 0;
+    }
+    return 1;
+}
+
 int znl_node_verify(znl_node *node, znl_keys *keys, const znl_control *control, znl_frame peer,
         znl_frame *claimed)
 {

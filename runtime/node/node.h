@@ -144,6 +144,12 @@ int znl_node_transmit(znl_node *node, const znl_outgoing *message);
 /* Checks names and sizes before anything is queued: 0, ZNL_E_INVALID or ZNL_E_TOO_BIG. */
 int znl_node_check_outgoing(const znl_node *node, const znl_outgoing *message);
 
+/* The first look at a message: splits frames[skip ..], shows it to whoever observes, and
+ * drops what is not among `kinds` (bits 1 << kind) or has names past the limits. True when the
+ * message is to be checked further. */
+int znl_node_accept(znl_node *node, uint32_t kinds, znl_frame peer, const znl_frame *frames,
+        size_t count, size_t skip, znl_control *control);
+
 /* Steps 2 to 13 of spec section 7 for a message claimed to come from `peer` (empty: unknown).
  * 0 or the reason. *claimed is the id inside the proof, valid until the next call. */
 int znl_node_verify(znl_node *node, znl_keys *keys, const znl_control *control, znl_frame peer,

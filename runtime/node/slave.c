@@ -9,6 +9,11 @@
 #define KEPT_BY_REBUILD                                                                        \
     (1u << ZNL_KIND_PUSH | 1u << ZNL_KIND_RESPONSE | 1u << ZNL_KIND_SERVICE_RESPONSE)
 
+/* What this role listens to; everything else has no effect (spec, section 4). */
+#define KINDS                                                                                  \
+    (1u << ZNL_KIND_HEARTBEAT_ACK | 1u << ZNL_KIND_PUBLISH | 1u << ZNL_KIND_REQUEST |          \
+            1u << ZNL_KIND_RESPONSE | 1u << ZNL_KIND_SERVICE_REQUEST)
+
 static const znl_frame none = {NULL, 0};
 
 struct znl_slave {
@@ -183,20 +188,6 @@ static void rebuild(znl_slave *slave)
 
 /* --- in ---------------------------------------------------------------------------------------- */
 
-static int role_handles(znl_kind kind)
-{
-    switch (kind) {
-    case ZNL_KIND_HEARTBEAT_ACK:
-    case ZNL_KIND_PUBLISH:
-    case ZNL_KIND_REQUEST:
-    case ZNL_KIND_RESPONSE:
-    case ZNL_KIND_SERVICE_REQUEST:
-        return 1;
-    default:
-        return 0;
-    }
-}
-
 static void on_link_message(void *user, const znl_frame *frames, size_t count)
 {
     znl_slave *slave = user;
@@ -204,20 +195,8 @@ static void on_link_message(void *user, const znl_frame *frames, size_t count)
     znl_control control;
     int reason = 0;
     node->counters.received++;
-    znl_control_parse(frames, count, &control);
-    if (node->observe_raw)
-        node->events.on_raw(node->user, znl_slave_master_id(slave), frames, count);
-    if (!node->running)
+    if (!znl_node_accept(node, KINDS, znl_slave_master_id(slave), frames, count, 0, &control))
         return;
-    if (!role_handles(control.kind)) {
-        node->counters.ignored++;
-        return;
-    }
-    if (control.subject.size > ZNL_TOPIC_BYTES_MAX ||
-            control.service.size > ZNL_SERVICE_BYTES_MAX) {
-        node->counters.over_limit++;
-        return;
-    }
     if (slave->keys != NULL) {
         znl_frame claimed;
         reason = znl_node_verify(
