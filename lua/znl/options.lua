@@ -95,19 +95,28 @@ local function distance(a, b)
   return row[#b]
 end
 
-local function unknown(spec, name, what)
-  local names, nearest, least = {}, nil, 4
-  for known in pairs(spec) do
-    names[#names + 1] = known
-    if type(name) == "string" then
-      local steps = distance(name:lower(), known)
-      if known:find(name, 1, true) then steps = math.min(steps, 3) end
-      if steps < least or (steps == least and nearest and known < nearest) then
-        nearest, least = known, steps
-      end
+--- The one of `names` that was probably meant.
+---@param given any
+---@param names string[]
+---@return string|nil
+function M.nearest(given, names)
+  if type(given) ~= "string" then return nil end
+  local nearest, least = nil, 4
+  for _, known in ipairs(names) do
+    local steps = distance(given:lower(), known)
+    if known:find(given, 1, true) then steps = math.min(steps, 3) end
+    if steps < least or (steps == least and nearest and known < nearest) then
+      nearest, least = known, steps
     end
   end
+  return nearest
+end
+
+local function unknown(spec, name, what)
+  local names = {}
+  for known in pairs(spec) do names[#names + 1] = known end
   table.sort(names)
+  local nearest = M.nearest(name, names)
   local hint = nearest and ("; did you mean %s?"):format(nearest) or ""
   return ("%s: unknown option %s%s (options: %s)"):format(
     what, type(name) == "string" and ("%q"):format(name) or tostring(name), hint, table.concat(names, ", "))

@@ -22,6 +22,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define EXIT_SCRIPT 1
@@ -35,6 +36,8 @@
 struct options {
     const char *chunk; /* of -e, or NULL */
     int is_check;
+    int is_tool; /* the script is one of ours, named by argv[script] */
+    int is_level_given;
     znl_log_level level;
     znl_log_format format;
     uint32_t drain_ms;
@@ -67,14 +70,16 @@ static uv_async_t *volatile signal_async;
 
 static const char usage[] =
         "usage: znlrun [options] script.lua [argument ...]\n"
+        "       znlrun [options] TOOL [argument ...]\n"
         "       znlrun [options] -e CHUNK [argument ...]\n"
         "       znlrun --check script.lua ...\n"
         "\n"
-        "Runs a Lua script on an event loop; \"-\" reads it from standard input.\n"
+        "Runs a Lua script on an event loop; \"-\" reads it from standard input. What names no file\n"
+        "and does not end in .lua is the name of a tool.\n"
         "\n"
         "  -e, --execute CHUNK   run CHUNK instead of a file\n"
         "  -c, --check           compile only: print file:line: message for what is wrong\n"
-        "  --log-level LEVEL     trace, debug, info (default), warn, error or off\n"
+        "  --log-level LEVEL     trace, debug, info (default), warn (default of a tool), error or off\n"
         "  --log-format FORMAT   logfmt, json or text (default: text on a terminal, else logfmt)\n"
         "  --drain-ms N          time a stopping script has to finish, 0..3600000 (default 5000)\n"
         "  -v, --version         print the versions of znlrun and its libraries\n"
@@ -91,7 +96,7 @@ static const char usage[] =
         "\n"
         "Exit codes: 0 all went well; 1 error in the script; 2 wrong usage; 70 leak found;\n"
         "130, 143 (128 + signal) ended by a signal before the script was done; otherwise what the\n"
-        "script passed to exit().\n";
+        "script passed to exit(). Tools have their own; see znlrun TOOL --help.\n";
 
 enum { OPT_LOG_LEVEL = 256, OPT_LOG_FORMAT, OPT_DRAIN_MS };
 
@@ -123,6 +128,31 @@ static void print_versions(void)
         printf("%s\n", text);
 }
 
+/* Runs in place of a script after --help has printed what stands here. */
+static const char list_tools[] = "require('znl.tools').print_list()";
+
+static const char run_tool[] = "return require('znl.tools').main(...)";
+
+/* A directory is no script: `bench` in a folder with bench/ in it is still the tool. */
+static int is_tool_name(const char *text)
+{
+    struct stat info;
+    size_t size = strlen(text);
+    if (strcmp(text, "-") == 0 || strchr(text, '/') != NULL ||
+            (size > 4 && strcmp(text + size - 4, ".lua") == 0))
+        return 0;
+    return stat(text, &info) != 0 || S_ISDIR(info.st_mode);
+}
+
+static int ask_help(struct options *options)
+{
+    fputs(usage, stdout);
+    options->chunk = list_tools;
+    options->is_check = options->is_tool = 0;
+    options->script = options->argc;
+    return -1;
+}
+
 static int parse_number(const char *text, uint32_t max, uint32_t *out)
 {
     char *end = NULL;
@@ -140,6 +170,8 @@ static int parse(struct options *options, int argc, char **argv)
     static const char go_on[] = "is not an option; znlrun --help lists them";
     int choice;
     opterr = 0;
+    options->argc = argc;
+    options->argv = argv;
     for (;;) {
         int at = optind;
         choice = getopt_long(argc, argv, "+:e:cvh", long_options, NULL);
@@ -156,6 +188,7 @@ static int parse(struct options *options, int argc, char **argv)
             if (znl_log_parse_level(optarg, &options->level) != 0)
                 return bad_usage("--log-level", optarg,
                         "must be trace, debug, info, warn, error or off");
+            options->is_level_given = 1;
             break;
         case OPT_LOG_FORMAT:
             if (znl_log_parse_format(optarg, &options->format) != 0)
@@ -169,22 +202,26 @@ static int parse(struct options *options, int argc, char **argv)
             print_versions();
             return 0;
         case 'h':
-            fputs(usage, stdout);
-            return 0;
+            return ask_help(options);
         case ':':
             return bad_usage(argv[at], NULL, "needs a value; znlrun --help says which");
         default:
             return bad_usage(argv[at], NULL, go_on);
         }
     }
-    options->argc = argc;
-    options->argv = argv;
     options->script = optind;
-    if (options->chunk == NULL && optind == argc) {
-        fputs("znlrun: no script given\n", stderr);
-        fputs(usage, stderr);
-        return EXIT_USAGE;
-    }
+    if (options->chunk != NULL)
+        return -1;
+    if (optind == argc)
+        return bad_usage(
+                "no script", NULL, "name a script or a tool; znlrun --help lists them");
+    options->is_tool = !options->is_check && is_tool_name(argv[optind]);
+    if (!options->is_tool)
+        return -1;
+    if (strcmp(argv[optind], "help") == 0 && optind + 1 == argc)
+        return ask_help(options);
+    if (!options->is_level_given)
+        options->level = ZNL_LOG_WARN;
     return -1;
 }
 
@@ -273,6 +310,8 @@ static int load_script(lua_State *L, const struct options *options, const char *
 {
     if (options->chunk != NULL)
         return luaL_loadbuffer(L, options->chunk, strlen(options->chunk), "=(command line)");
+    if (options->is_tool)
+        return luaL_loadbuffer(L, run_tool, strlen(run_tool), "=znlrun");
     return luaL_loadfile(L, strcmp(script, "-") == 0 ? NULL : script);
 }
 
@@ -317,7 +356,8 @@ static int start_script(lua_State *L)
         app->is_over = 1;
         return 0;
     }
-    int first = options->chunk != NULL ? options->script : options->script + 1;
+    int has_name = options->chunk == NULL && !options->is_tool; /* a tool hears its own */
+    int first = options->script + has_name;
     int count = options->argc - first;
     luaL_checkstack(L, count + 4, "too many arguments");
     for (int i = first; i < options->argc; i++)
@@ -515,6 +555,9 @@ static int run(const struct options *options)
         judge_end(&app);
     }
     close_app(&app, !app.is_over && !app.is_exiting && !app.is_stopping);
+    /* A script that a signal ends may have served well; a tool has not done what it was for. */
+    if (options->is_tool && app.signo != 0)
+        app.exit_code = EXIT_SIGNAL + app.signo;
     return app.exit_code;
 }
 
