@@ -26,6 +26,11 @@
     X(SYSTEM, -16, "SYSTEM", "the operating system refused")                                   \
     X(CANCELLED, -17, "CANCELLED", "cancelled")                                                \
     X(OVERLOADED, -18, "OVERLOADED", "too many requests at once")                              \
+    X(DEADLINE, -19, "DEADLINE", "the deadline has passed")                                    \
+    X(HANDLER_ERROR, -20, "HANDLER_ERROR", "the handler failed")                               \
+    X(HANDLER_TIMEOUT, -21, "HANDLER_TIMEOUT", "the handler took too long")                    \
+    X(UNSUPPORTED, -22, "UNSUPPORTED", "the peer cannot do that")                              \
+    X(CLOSED, -23, "CLOSED", "closed")                                                         \
     /* Why a proof or a sealed payload is refused (spec, sections 7 and 8). */                 \
     X(MISSING_PROOF, -40, "missing_proof", "no proof")                                         \
     X(MALFORMED_PARTS, -41, "malformed_parts", "the proof is not three parts")                 \
