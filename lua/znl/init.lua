@@ -12,6 +12,8 @@
 local handlers = require("znl.handlers")
 local log = require("znl.log")
 local master = require("znl.roles.master")
+local middleware = require("znl.middleware")
+local router = require("znl.router")
 local runtime = require("znl.core.runtime")
 local sched = require("znl.core.sched")
 local secret = require("znl.secret")
@@ -23,6 +25,9 @@ local M = {}
 M.master = master.new
 M.slave = slave.new
 M.handlers = handlers.open
+M.router = router.new
+M.middleware = middleware
+M.compose = middleware.compose
 M.secret = secret.new
 
 --- Runs `fn(...)` in a coroutine of its own, at once until it first waits.

@@ -22,4 +22,12 @@ function M.locate(err)
   return text
 end
 
+--- Where a function was written, "handlers/echo.lua:3"; nil for one of C.
+---@param fn function
+---@return string?
+function M.of(fn)
+  local info = debug.getinfo(fn, "S")
+  return info.linedefined > 0 and ("%s:%d"):format(info.short_src, info.linedefined) or nil
+end
+
 return M
