@@ -1,7 +1,7 @@
 # znl_embed_lua(out SOURCES_UNDER folder [EXTRA file...]): Lua modules as bytecode in C arrays.
 #
 # Every .lua file under `folder` becomes a module named by its path: znl/init.lua is "znl",
-# znl/roles/master.lua "znl.roles.master"; an EXTRA file is named by its base name. Debug
+# znl/roles/master.lua "znl.roles.master"; an EXTRA file by what follows the last lua/5.1/. Debug
 # information stays, so tracebacks show znl/init.lua:12. Sets `out` to the C files to compile; the
 # table in them is declared in runtime/host/embedded.h.
 
@@ -19,7 +19,7 @@ function(znl_embed_lua out)
   foreach(source ${sources} ${EMBED_EXTRA})
     # Compiled from inside its folder, because the relative path becomes the chunk name.
     if(source IN_LIST EMBED_EXTRA)
-      get_filename_component(base ${source} DIRECTORY)
+      string(REGEX REPLACE "^(.*/lua/5\\.1)/.*$" "\\1" base ${source})
     else()
       set(base ${root})
     endif()

@@ -10,6 +10,8 @@
 
 int luaopen_cjson(lua_State *L);
 int luaopen_cjson_safe(lua_State *L);
+int luaopen_lpeg(lua_State *L);
+int luaopen_yaml(lua_State *L);
 
 /* Loads folder/name.lua or folder/name/init.lua, pushing the chunk. Returns 0 when neither
  * exists; raises when one does not compile. */
@@ -50,13 +52,18 @@ static int load_module(lua_State *L)
 
 void znl_modules_open(lua_State *L)
 {
-    static const luaL_Reg json[] = {
-            {"cjson", luaopen_cjson}, {"cjson.safe", luaopen_cjson_safe}, {NULL, NULL}};
+    static const luaL_Reg libraries[] = {
+            {"cjson", luaopen_cjson},
+            {"cjson.safe", luaopen_cjson_safe},
+            {"lpeg", luaopen_lpeg},
+            {"yaml", luaopen_yaml}, /* what lyaml is written on */
+            {NULL, NULL},
+    };
     znl_bind_open_all(L);
     znl_bind_luv_open(L);
     lua_getglobal(L, "package");
     lua_getfield(L, -1, "preload");
-    luaL_register(L, NULL, json);
+    luaL_register(L, NULL, libraries);
     lua_pop(L, 1);
     /* Second, after preload: a stray file must not stand in for a part of znlrun. */
     lua_getfield(L, -1, "loaders");
