@@ -17,6 +17,7 @@ local router = require("znl.router")
 local runtime = require("znl.core.runtime")
 local sched = require("znl.core.sched")
 local secret = require("znl.secret")
+local shared = require("znl.shared")
 local slave = require("znl.roles.slave")
 
 ---@class znl
@@ -29,6 +30,7 @@ M.router = router.new
 M.middleware = middleware
 M.compose = middleware.compose
 M.secret = secret.new
+M.shared = shared.open
 
 --- Runs `fn(...)` in a coroutine of its own, at once until it first waits.
 ---@type fun(fn: function, ...: any)

@@ -1,28 +1,31 @@
 /* alloc.c - see alloc.h. SPDX-License-Identifier: MIT */
 #include "base/alloc.h"
 
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
 
-static long fail_after = -1;
-static long counted;
+/* Relaxed: the hook is set while one thread runs; the others only must not tear a value. */
+static atomic_long fail_after = -1;
+static atomic_long counted;
 
 void znl_alloc_fail_after(long n)
 {
-    fail_after = n;
-    counted = 0;
+    atomic_store_explicit(&counted, 0, memory_order_relaxed);
+    atomic_store_explicit(&fail_after, n, memory_order_relaxed);
 }
 
 long znl_alloc_count(void)
 {
-    return counted;
+    return atomic_load_explicit(&counted, memory_order_relaxed);
 }
 
 int znl_alloc_should_fail(void)
 {
-    if (__builtin_expect(fail_after < 0, 1))
+    long limit = atomic_load_explicit(&fail_after, memory_order_relaxed);
+    if (__builtin_expect(limit < 0, 1))
         return 0;
-    return counted++ >= fail_after;
+    return atomic_fetch_add_explicit(&counted, 1, memory_order_relaxed) >= limit;
 }
 
 void *znl_malloc(size_t size)

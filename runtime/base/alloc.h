@@ -1,6 +1,6 @@
 /* alloc.h - memory with overflow checks, and allocations that fail on demand in tests.
  *
- * Layer: base. SPDX-License-Identifier: MIT */
+ * Any thread. Layer: base. SPDX-License-Identifier: MIT */
 #ifndef ZNL_BASE_ALLOC_H
 #define ZNL_BASE_ALLOC_H
 
@@ -12,7 +12,7 @@ void *znl_realloc(void *block, size_t size);
 void znl_free(void *block);
 
 /* Test hook: the n-th allocation from now (0 = the next) and all after it fail; negative turns
- * the hook off. It also counts for lua_Alloc, see vm.h. */
+ * the hook off. It also counts for lua_Alloc, see vm.h, and for all threads together. */
 void znl_alloc_fail_after(long n);
 
 /* True when the hook says this allocation must fail; counts it. */

@@ -1,6 +1,6 @@
 /* clock.h - the two clocks. Code below the transport layer is given the time instead.
  *
- * Layer: base. SPDX-License-Identifier: MIT */
+ * Any thread. Layer: base. SPDX-License-Identifier: MIT */
 #ifndef ZNL_BASE_CLOCK_H
 #define ZNL_BASE_CLOCK_H
 

@@ -73,6 +73,18 @@
 #define ZNL_REPLAY_NONCES_DEFAULT 16000000u
 #define ZNL_REPLAY_NONCES_MAX 100000000u
 
+/* --- shared dictionaries (shared.h) ------------------------------------------------------------ */
+
+#define ZNL_SHARED_DICTS_MAX 256u /* they are never freed: names must not come from a peer */
+#define ZNL_SHARED_NAME_BYTES_MAX 255u
+#define ZNL_SHARED_KEY_BYTES_MAX 1024u
+#define ZNL_SHARED_ENTRIES_DEFAULT 65536u
+#define ZNL_SHARED_ENTRIES_MAX 100000000u
+#define ZNL_SHARED_BYTES_DEFAULT (16u * 1024 * 1024)
+#define ZNL_SHARED_BYTES_MIN 4096u
+#define ZNL_SHARED_BYTES_MAX (1ull << 40)
+#define ZNL_SHARED_ENTRY_BYTES 128u /* what an entry costs beside key and value */
+
 /* --- the loop ---------------------------------------------------------------------------------- */
 
 #define ZNL_BATCH_MESSAGES 64u /* messages taken from one socket before its sends are flushed */

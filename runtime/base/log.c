@@ -5,6 +5,7 @@
 #include "base/err.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -27,6 +28,8 @@ struct line {
 static _Atomic int the_level = ZNL_LOG_INFO;
 static _Atomic int the_format = ZNL_LOG_LOGFMT;
 static atomic_ulong lost;
+/* A pipe takes 4096 bytes at once; what is longer could mix with the line of another thread. */
+static pthread_mutex_t writing = PTHREAD_MUTEX_INITIALIZER;
 
 static const char *const level_names[] = {"trace", "debug", "info", "warn", "error", "off"};
 static const char *const level_padded[] = {"TRACE", "DEBUG", "INFO ", "WARN ", "ERROR"};
@@ -321,6 +324,7 @@ static void put_head(
 static void write_out(const char *bytes, size_t size)
 {
     int saved = errno;
+    pthread_mutex_lock(&writing);
     while (size > 0) {
         ssize_t wrote = write(STDERR_FILENO, bytes, size);
         if (wrote < 0 && errno == EINTR)
@@ -332,6 +336,7 @@ static void write_out(const char *bytes, size_t size)
         bytes += wrote;
         size -= (size_t)wrote;
     }
+    pthread_mutex_unlock(&writing);
     errno = saved;
 }
 

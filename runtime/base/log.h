@@ -1,9 +1,10 @@
 /* log.h - one line per event: time, level, area, message, key=value.
  *
- * Lines go to standard error as logfmt, JSON, or text for a terminal. A line is one write(2).
+ * Lines go to standard error as logfmt, JSON, or text for a terminal. A line is one write(2), and
+ * lines of several threads never mix.
  * Values are escaped, so that no peer can forge a line. Never log a key, a secret or a payload.
  *
- * Layer: base. SPDX-License-Identifier: MIT */
+ * Any thread. Layer: base. SPDX-License-Identifier: MIT */
 #ifndef ZNL_BASE_LOG_H
 #define ZNL_BASE_LOG_H
 

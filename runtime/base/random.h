@@ -3,7 +3,7 @@
  * A buffer of libsodium's generator output, wiped as it is used and thrown away in a forked child.
  * One buffer per thread. znl_random_start() must have run before.
  *
- * Layer: base. SPDX-License-Identifier: MIT */
+ * Any thread. Layer: base. SPDX-License-Identifier: MIT */
 #ifndef ZNL_BASE_RANDOM_H
 #define ZNL_BASE_RANDOM_H
 

@@ -120,6 +120,7 @@ void znl_bind_open_all(lua_State *L)
             {"znl.core.socket", luaopen_znl_core_socket},
             {"znl.core.heartbeat", luaopen_znl_core_heartbeat},
             {"znl.core.node", luaopen_znl_core_node},
+            {"znl.core.shared", luaopen_znl_core_shared},
             {NULL, NULL},
     };
     lua_getglobal(L, "package");

@@ -1,6 +1,7 @@
 /* bind_log.c - znl.core.log: log lines from Lua. Layer: bind. SPDX-License-Identifier: MIT */
 #include "bind/bind.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,7 +11,7 @@ static const char *const level_names[] = {
         "trace", "debug", "info", "warn", "error", "off", NULL};
 
 /* For set_level(), which changes one and keeps the other. */
-static znl_log_format current_format = ZNL_LOG_LOGFMT;
+static _Atomic znl_log_format current_format = ZNL_LOG_LOGFMT;
 
 void znl_bind_log_setup(znl_log_level level, znl_log_format format)
 {

@@ -10,6 +10,7 @@
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/random.h"
+#include "base/shared.h"
 #include "bind/bind.h"
 #include "host/modules.h"
 #include "transport/loop.h"
@@ -524,6 +525,7 @@ static void close_app(struct app *app, int is_complete)
     znl_vm_free(app->vm);
     close_handles(app);
     int handles = znl_loop_close(app->loop);
+    znl_shared_free_all();
     if (check == NULL || strcmp(check, "1") != 0)
         return;
     if (!is_complete)

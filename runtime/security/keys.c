@@ -5,6 +5,7 @@
 #include "base/err.h"
 #include "base/limits.h"
 
+#include <pthread.h>
 #include <sodium.h>
 
 #define DEFAULT_SALT "znl-kdf-salt-v1"
@@ -27,6 +28,8 @@ struct block {
     unsigned short free_slots[]; /* indexes of unused slots */
 };
 
+/* Every thread takes its keys from the same blocks; a key itself belongs to one thread. */
+static pthread_mutex_t blocks_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct block *blocks;
 static size_t block_count;
 
@@ -96,6 +99,7 @@ static znl_keys *slot_take(void)
 
 static void slot_give(znl_keys *keys)
 {
+    pthread_mutex_lock(&blocks_lock);
     struct block *block = keys->block;
     int was_full = block->free_count == 0;
     znl_aead_key_fini(&keys->seal);
@@ -113,6 +117,7 @@ static void slot_give(znl_keys *keys)
         blocks->prev = block;
         blocks = block;
     }
+    pthread_mutex_unlock(&blocks_lock);
 }
 
 /* HKDF-Expand of one block: the first 32 bytes of output. */
@@ -131,7 +136,9 @@ int znl_keys_derive(znl_keys **out, znl_frame secret, znl_frame salt)
         return ZNL_E_INVALID;
     if (secret.size > ZNL_SECRET_BYTES_MAX || salt.size > ZNL_SECRET_BYTES_MAX)
         return ZNL_E_TOO_BIG;
+    pthread_mutex_lock(&blocks_lock);
     znl_keys *keys = slot_take();
+    pthread_mutex_unlock(&blocks_lock);
     if (keys == NULL)
         return ZNL_E_NOMEM;
     if (salt.size == 0)
@@ -167,7 +174,10 @@ void znl_keys_release(znl_keys *keys)
 
 size_t znl_keys_blocks(void)
 {
-    return block_count;
+    pthread_mutex_lock(&blocks_lock);
+    size_t count = block_count;
+    pthread_mutex_unlock(&blocks_lock);
+    return count;
 }
 
 void znl_keys_export(const znl_keys *keys, uint8_t sign[32], uint8_t seal[32])

@@ -4,7 +4,7 @@
  * once for sealing. Keys live in locked, guarded memory of libsodium, many to a block, are shared
  * by count, and are wiped when the last holder releases them.
  *
- * Layer: security. Not for several threads. SPDX-License-Identifier: MIT */
+ * Any thread may derive; what it derived belongs to that thread alone. Layer: security. SPDX-License-Identifier: MIT */
 #ifndef ZNL_SECURITY_KEYS_H
 #define ZNL_SECURITY_KEYS_H
 
