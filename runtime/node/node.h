@@ -84,6 +84,7 @@ typedef struct znl_node_options {
     X(unreachable)    /* sends without a connection */                                         \
     X(outbox_dropped) /* messages lost because the outbox was full or the link rebuilt */      \
     X(heartbeats)     /* heartbeats received (master) or sent (slave) */                       \
+    X(acks)           /* heartbeats acknowledged (slave) */                                    \
     X(rebuilds)       /* links made anew after a missing acknowledgement (slave) */
 
 typedef struct znl_node_counters {

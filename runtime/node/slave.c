@@ -217,6 +217,7 @@ static void on_link_message(void *user, const znl_frame *frames, size_t count)
         return;
     }
     sign_of_life(slave);
+    node->counters.acks += control.kind == ZNL_KIND_HEARTBEAT_ACK;
     if (control.kind == ZNL_KIND_HEARTBEAT_ACK || !node->running)
         return;
     znl_message message = {control.kind, znl_slave_master_id(slave), control.subject,

@@ -1,24 +1,47 @@
 --- The tools, as a person runs them: the real binary, and where one is needed a real master.
 --- SPDX-License-Identifier: MIT
 
+local has_core, znl = pcall(require, "znl")
+local uv = has_core and require("luv")
+
 local znlrun = os.getenv("ZNLRUN") or "build/znlrun"
 
---- Runs a shell command; returns its exit code, standard output and standard error.
-local function shell(command)
-  local errors = os.tmpname()
-  local pipe = assert(io.popen(("( %s ) 2>%s; echo \"exit $?\""):format(command, errors), "r"))
-  local out = pipe:read("*a")
-  pipe:close()
-  local file = assert(io.open(errors))
-  local err = file:read("*a")
-  file:close()
-  os.remove(errors)
-  local text, code = out:match("^(.*)exit (%d+)\n$")
-  return tonumber(code), text, err
+--- Runs a shell command; returns its exit code, standard output and standard error. Yields, so that
+--- nodes of the test go on. `started(pid)` may signal it.
+local function shell(command, started)
+  local pipes, texts, open, done = { uv.new_pipe(false), uv.new_pipe(false) }, {}, 3, znl.event()
+  local exit_code
+  local function one_less()
+    open = open - 1
+    if open == 0 then done:set(true) end
+  end
+  local process, pid = uv.spawn("/bin/sh", {
+    args = { "-c", command }, stdio = { nil, pipes[1], pipes[2] },
+  }, function(code, signal)
+    exit_code = signal ~= 0 and 128 + signal or code
+    one_less()
+  end)
+  assert(process, pid)
+  for index, pipe in ipairs(pipes) do
+    local parts = {}
+    pipe:read_start(function(_, piece)
+      if piece then
+        parts[#parts + 1] = piece
+        return
+      end
+      texts[index] = table.concat(parts)
+      pipe:close()
+      one_less()
+    end)
+  end
+  if started then znl.spawn(started, pid) end
+  assert(done:wait(60000), "never ended: " .. command)
+  process:close()
+  return exit_code, texts[1], texts[2]
 end
 
-local function run(arguments)
-  return shell("timeout 20 " .. znlrun .. " " .. arguments)
+local function run(arguments, started)
+  return shell("exec timeout 20 " .. znlrun .. " " .. arguments, started)
 end
 
 local function has(expected, text)
@@ -26,6 +49,11 @@ local function has(expected, text)
 end
 
 describe("tools", function()
+  if not has_core then
+    pending("needs znlrun")
+    return
+  end
+
   it("are listed by --help and help", function()
     for _, arguments in ipairs { "--help", "-h", "help" } do
       local code, out = run(arguments)
@@ -95,6 +123,247 @@ describe("tools", function()
     assert.equal("141\n", err)
   end)
 
+  describe("with a master", function()
+    local cjson = require("cjson")
+    local nodes, level, endpoint, pushes
+
+    local function node(kind, opts)
+      local made = znl[kind](opts)
+      nodes[#nodes + 1] = made
+      return made
+    end
+
+    local function start_master(opts)
+      opts = opts or {}
+      opts.id, opts.endpoint = "master", "tcp://127.0.0.1:*"
+      local master = node("master", opts)
+      master:on("push", function(from, topic, payload) pushes[#pushes + 1] = { from, topic, payload } end)
+      master:handle(function(req)
+        if req.payload == "slow" then znl.sleep(2000) end
+        if req.payload == "frames" then return { "one", "two" } end
+        if req.payload == "binary" then return "\0\255" end
+        if req.payload == "who" then return req.from end
+        return type(req.payload) == "table" and table.concat(req.payload, "+") or "got " .. req.payload
+      end)
+      assert(master:start())
+      endpoint = master:endpoint()
+      return master
+    end
+
+    before_each(function()
+      nodes, pushes, level = {}, {}, znl.log.level()
+      znl.log.set_level("off")
+    end)
+
+    after_each(function()
+      znl.log.set_level(level)
+      for _, made in ipairs(nodes) do made:stop() end
+    end)
+
+    it("request prints the bytes of the answer and nothing else", function()
+      start_master()
+      local code, out, err = run("request " .. endpoint .. " hello")
+      assert.equal("got hello", out)
+      assert.equal("", err)
+      assert.equal(0, code)
+      assert.equal("\0\255", select(2, run("request " .. endpoint .. " binary")))
+      assert.equal("one\ntwo\n", select(2, run("request " .. endpoint .. " frames")))
+      assert.equal("00ff\n", select(2, run("request " .. endpoint .. " binary --hex")))
+      assert.equal("a+b", select(2, run("request " .. endpoint .. " a b")))
+      assert.equal("got ", select(2, run("request " .. endpoint)))
+    end)
+
+    it("request reads files and standard input", function()
+      start_master()
+      local path = os.tmpname()
+      local file = assert(io.open(path, "w"))
+      file:write("from a file")
+      file:close()
+      assert.equal("got from a file", select(2, run("request " .. endpoint .. " @" .. path)))
+      os.remove(path)
+      assert.equal("got @text", select(2, run("request " .. endpoint .. " @@text")))
+      assert.equal("got piped", select(2, shell("printf piped | " .. znlrun .. " request " .. endpoint .. " -")))
+      local code, _, err = run("request " .. endpoint .. " @/no/such/file")
+      assert.equal(2, code)
+      has("/no/such/file", err)
+      code, _, err = run("request " .. endpoint .. " - -")
+      assert.equal(2, code)
+      has("only once", err)
+    end)
+
+    it("request --json says what came", function()
+      start_master()
+      local reply = cjson.decode((select(2, run("request " .. endpoint .. " hello --json"))))
+      assert.equal("got hello", reply.reply)
+      assert.is_true(reply.ms > 0)
+      assert.equal("00ff", cjson.decode((select(2, run("request " .. endpoint .. " binary --json")))).reply_hex)
+      local frames = cjson.decode((select(2, run("request " .. endpoint .. " frames --json")))).reply_frames
+      assert.same({ "one", "two" }, frames)
+      local code, out = run("request " .. endpoint .. " slow --timeout 200 --json")
+      assert.equal(3, code)
+      assert.equal("TIMEOUT", cjson.decode(out).code)
+    end)
+
+    it("request repeats and counts", function()
+      start_master()
+      local code, out, err = run("request " .. endpoint .. " x --count 3 --interval 1")
+      assert.equal(0, code)
+      assert.equal("got x\ngot x\ngot x\n", out)
+      has("3 of 3 answered", err)
+      code, out = run("request " .. endpoint .. " slow --count 2 --interval 1 --timeout 100 --json")
+      assert.equal(3, code)
+      assert.equal(2, select(2, out:gsub("TIMEOUT", "")))
+    end)
+
+    it("request registers under the id it is given, else under one of its own", function()
+      start_master()
+      assert.equal("me", select(2, run("request " .. endpoint .. " who --id me")))
+      local _, first = run("request " .. endpoint .. " who")
+      local _, second = run("request " .. endpoint .. " who")
+      assert.truthy(first:find("^znlrun%-request%-%x+%-"))
+      assert.are_not.equal(first, second)
+    end)
+
+    it("request tells time-out from unreachable", function()
+      start_master()
+      local code, _, err = run("request " .. endpoint .. " slow --timeout 200")
+      assert.equal(3, code)
+      has("no answer within 200 ms", err)
+      code, _, err = run("request ipc:///no/such/socket hello")
+      assert.equal(4, code)
+      has("no such socket", err)
+      code, _, err = run("request tcp://127.0.0.1:1 hello")
+      assert.equal(4, code)
+      has("refused", err)
+      -- A listener that is no master: it accepts and says nothing.
+      local server = uv.new_tcp()
+      server:bind("127.0.0.1", 0)
+      server:listen(8, function() end)
+      local silent = "tcp://127.0.0.1:" .. server:getsockname().port
+      code, _, err = run("request " .. silent .. " hello --timeout 300")
+      server:close()
+      assert.equal(4, code)
+      has("no master answers there", err)
+    end)
+
+    it("request waits for a master that is not there yet, when asked to", function()
+      local path = os.tmpname()
+      os.remove(path)
+      local late = node("master", { id = "late", endpoint = "ipc://" .. path })
+      late:handle(function() return "late" end)
+      local code, out = run("request ipc://" .. path .. " x --wait-for-peer", function()
+        znl.sleep(300)
+        assert(late:start())
+      end)
+      assert.equal("late", out)
+      assert.equal(0, code)
+    end)
+
+    it("a key makes it encrypted, and is never taken from the command line", function()
+      start_master { encrypted = true, auth_keys = { me = "a key for tests" } }
+      local code, out = shell(("K='a key for tests' %s request %s hello --id me --key env:K"):format(znlrun, endpoint))
+      assert.equal("got hello", out)
+      assert.equal(0, code)
+      local _, err
+      code, out, err = run("request " .. endpoint .. " hello --id me --key 's3cret'")
+      assert.equal(2, code)
+      has("env:NAME", err)
+      assert.is_nil((out .. err):find("s3cret", 1, true))
+      code, _, err = shell(("K=wrong %s request %s hello --id me --key env:K --timeout 300"):format(znlrun, endpoint))
+      assert.equal(4, code)
+      has("refuses this id or key", err)
+      code, _, err = run("request " .. endpoint .. " hello --id me --timeout 300")
+      assert.equal(4, code)
+      has("give --key", err)
+      assert.equal(2, (run("request " .. endpoint .. " hello --key env:NOT_SET_ANYWHERE")))
+    end)
+
+    it("Ctrl-C ends a tool with 130, at once and without an error", function()
+      start_master()
+      local function interrupt(pid)
+        znl.sleep(400)
+        uv.kill(pid, "sigint")
+      end
+      for _, arguments in ipairs {
+        "request " .. endpoint .. " slow", "request " .. endpoint .. " x --count 0",
+        "bench " .. endpoint .. " --duration 10 --concurrency 2", "pub tcp://127.0.0.1:* topic x",
+      } do
+        local began = znl.now_ms()
+        local code, _, err = shell("exec " .. znlrun .. " " .. arguments, interrupt)
+        assert.equal(130, code, arguments .. ": " .. err)
+        assert.is_true(znl.now_ms() - began < 1500, arguments)
+        assert.is_nil(err:find("znlrun " .. arguments:match("%a+") .. ":", 1, true), err)
+      end
+    end)
+
+    it("request stops when nobody reads its answers", function()
+      start_master()
+      local code, out, err = shell(("{ %s request %s x --count 0 --interval 1; echo $? >&2; } | head -n 1")
+        :format(znlrun, endpoint))
+      assert.equal(0, code)
+      assert.equal("got x\n", out)
+      assert.equal("141\n", err)
+    end)
+
+    it("push ends when the master has it", function()
+      start_master()
+      local code, out = run("push " .. endpoint .. " news a b --id pusher --json")
+      assert.equal(0, code)
+      assert.is_true(cjson.decode(out).arrived)
+      assert.same({ { "pusher", "news", { "a", "b" } } }, pushes)
+      local err
+      code, out, err = run("push " .. endpoint .. " more x")
+      assert.equal(0, code)
+      assert.equal("", out)
+      has("the master has received it", err)
+      assert.equal("x", pushes[2][3])
+      assert.equal(4, (run("push tcp://127.0.0.1:1 news a")))
+    end)
+
+    it("pub reaches the slaves it waits for", function()
+      local path = os.tmpname()
+      os.remove(path)
+      local got = {}
+      for _, id in ipairs { "one", "two" } do
+        local slave = node("slave", { id = id, endpoint = "ipc://" .. path })
+        slave:subscribe("news", function(payload) got[#got + 1] = id .. " " .. payload end)
+        assert(slave:start())
+      end
+      local code, out = run("pub ipc://" .. path .. " news hello --slaves 2 --json")
+      assert.same({ topic = "news", sent = 2, dropped = 0 }, cjson.decode(out))
+      assert.equal(0, code)
+      table.sort(got)
+      assert.same({ "one hello", "two hello" }, got)
+    end)
+
+    it("pub says when nobody came, and when the endpoint is taken", function()
+      start_master()
+      local code, _, err = run("pub tcp://127.0.0.1:* news hello --wait 100")
+      assert.equal(3, code)
+      has("nothing was published", err)
+      code, _, err = run("pub " .. endpoint .. " news hello --wait 100")
+      assert.equal(1, code)
+      has("is in use", err)
+    end)
+
+    it("bench reports rates, latencies and errors by code", function()
+      start_master()
+      local code, out = run("bench " .. endpoint .. " --duration 300ms --concurrency 4 --connections 2 --json")
+      assert.equal(0, code)
+      local result = cjson.decode(out)
+      assert.is_true(result.requests > 10)
+      assert.equal(0, result.errors)
+      assert.is_true(result.latency_ms.p50 > 0 and result.latency_ms.p50 <= result.latency_ms["p99.9"])
+      assert.is_true(result.latency_ms["p99.9"] <= result.latency_ms.max)
+      code, out = run("bench " .. endpoint .. " --duration 300ms --concurrency 2 --payload slow --timeout 100")
+      assert.equal(3, code)
+      has("TIMEOUT", out)
+      assert.equal(2, (run("bench " .. endpoint .. " --concurrency 2 --connections 3")))
+      assert.equal(2, (run("bench " .. endpoint .. " --duration soon")))
+      assert.equal(4, (run("bench tcp://127.0.0.1:1")))
+    end)
+  end)
+
   describe("keygen", function()
     it("prints another key each time", function()
       local _, first = run("keygen")
@@ -114,7 +383,6 @@ describe("tools", function()
       assert.equal(0, (run("keygen --out " .. path)))
       local _, mode = shell("stat -c %a:%s " .. path)
       assert.equal("600:44\n", mode)
-      local znl = require("znl")
       assert.equal(43, #znl.secret("file:" .. path):resolve())
       os.remove(path)
       assert.equal(1, (run("keygen --out /no/such/folder/key")))

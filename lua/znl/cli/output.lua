@@ -63,7 +63,8 @@ end
 --- One result as JSON.
 ---@param value table
 function Output:object(value)
-  self:write(cjson.encode(value) .. "\n")
+  -- cjson escapes every slash, which JSON does not ask for and people do not like.
+  self:write((cjson.encode(value):gsub("\\/", "/")) .. "\n")
 end
 
 local COLOURS = { red = "31", green = "32", yellow = "33", bold = "1", dim = "2" }
