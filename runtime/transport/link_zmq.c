@@ -11,7 +11,7 @@
  * event function of this turn have returned.
  *
  * SPDX-License-Identifier: MIT */
-#include "transport/link.h"
+#include "transport/link_backend.h"
 
 #include "base/alloc.h"
 #include "base/err.h"
@@ -35,8 +35,9 @@
 #define LARGE_BYTES 65536u  /* frames for which running out of memory is a real possibility */
 #define DRAIN_MESSAGES (ZNL_BATCH_MESSAGES * ZNL_BATCH_ROUNDS)
 
-struct znl_link {
-    uv_poll_t poll; /* first: the close callback frees what it points at */
+typedef struct zmq_link {
+    znl_link base; /* first */
+    uv_poll_t poll;
     znl_loop *loop;
     void *socket;
     znl_link_events events;
@@ -50,19 +51,22 @@ struct znl_link {
     size_t max_message_bytes;
     uint32_t max_frames;
     znl_endpoint_kind kind;
-    int is_router;
     int is_watched; /* libuv knows poll: only its close callback may free the link */
     int is_draining;
-    int is_closed;
     int wants_writable;
     char endpoint[ZNL_ENDPOINT_BYTES_MAX];
-};
+} zmq_link;
+
+static zmq_link *link_of(znl_link *base)
+{
+    return (zmq_link *)(void *)base;
+}
 
 /* --- receiving --------------------------------------------------------------------------------- */
 
 /* Makes room for more parts; the first `count` are in use. A zmq_msg_t may not be copied, so they
  * are moved. 0 or ZNL_E_NOMEM, which changes nothing. */
-static int grow(znl_link *link, size_t capacity, size_t count)
+static int grow(zmq_link *link, size_t capacity, size_t count)
 {
     zmq_msg_t *parts = znl_calloc(capacity, sizeof *parts);
     znl_frame *frames = znl_calloc(capacity, sizeof *frames);
@@ -84,13 +88,13 @@ static int grow(znl_link *link, size_t capacity, size_t count)
     return 0;
 }
 
-static void close_parts(znl_link *link, size_t count)
+static void close_parts(zmq_link *link, size_t count)
 {
     for (size_t i = 0; i < count; i++)
         zmq_msg_close(&link->parts[i]);
 }
 
-static int receive_part(znl_link *link, zmq_msg_t *part)
+static int receive_part(zmq_link *link, zmq_msg_t *part)
 {
     zmq_msg_init(part);
     for (;;) {
@@ -105,7 +109,7 @@ static int receive_part(znl_link *link, zmq_msg_t *part)
 
 /* Receives one message: 0 when there is none, else 1. Then *err is 0 and the first *count parts are
  * in use, or *err says why it was thrown away and none is. libzmq hands out whole messages only. */
-static int receive(znl_link *link, size_t *count, int *err)
+static int receive(zmq_link *link, size_t *count, int *err)
 {
     size_t used = 0;
     size_t total = 0;
@@ -143,7 +147,7 @@ static int receive(znl_link *link, size_t *count, int *err)
 }
 
 /* Receives and hands on one message; 0 when there is none or the link was closed. */
-static int take_message(znl_link *link)
+static int take_message(zmq_link *link)
 {
     size_t count;
     int err;
@@ -160,10 +164,10 @@ static int take_message(znl_link *link)
     }
     if (link->capacity > PARTS_KEEP)
         grow(link, PARTS_START, 0); /* when there is no memory the room stays as it is */
-    return !link->is_closed;
+    return !link->base.is_closed;
 }
 
-static void offer_writing(znl_link *link)
+static void offer_writing(zmq_link *link)
 {
     int ready = 0;
     size_t size = sizeof ready;
@@ -175,18 +179,18 @@ static void offer_writing(znl_link *link)
         link->events.on_writable(link->user);
 }
 
-static void drain(znl_link *link)
+static void drain(zmq_link *link)
 {
     unsigned budget = DRAIN_MESSAGES;
     link->is_draining = 1;
     while (budget > 0 && take_message(link))
         budget--;
     link->is_draining = 0;
-    if (link->is_closed)
+    if (link->base.is_closed)
         return;
     if (budget == 0)
         znl_loop_defer(link->loop, &link->recheck);
-    if (link->wants_writable && !link->is_router)
+    if (link->wants_writable && !link->base.is_router)
         offer_writing(link);
 }
 
@@ -194,18 +198,18 @@ static void on_ready(uv_poll_t *poll, int status, int events)
 {
     (void)status; /* an error here is found by receiving */
     (void)events;
-    drain((znl_link *)poll);
+    drain(poll->data);
 }
 
 static void on_recheck(znl_deferred *deferred)
 {
-    drain((znl_link *)((char *)deferred - offsetof(znl_link, recheck)));
+    drain((zmq_link *)(void *)((char *)deferred - offsetof(zmq_link, recheck)));
 }
 
 /* --- sending ----------------------------------------------------------------------------------- */
 
 /* Sends the frame, or `part` when it is given. 0 or an errno. */
-static int send_part(znl_link *link, znl_frame frame, zmq_msg_t *part, int flags)
+static int send_part(zmq_link *link, znl_frame frame, zmq_msg_t *part, int flags)
 {
     for (;;) {
         int rc = part != NULL ? zmq_msg_send(part, link->socket, flags)
@@ -218,7 +222,7 @@ static int send_part(znl_link *link, znl_frame frame, zmq_msg_t *part, int flags
 }
 
 /* Sends all frames, from `parts` when they are given. 0 or an errno. */
-static int send_parts(znl_link *link, const znl_frame *frames, zmq_msg_t *parts, size_t count)
+static int send_parts(zmq_link *link, const znl_frame *frames, zmq_msg_t *parts, size_t count)
 {
     int failed = 0;
     for (size_t i = 0; i < count; i++) {
@@ -236,7 +240,7 @@ static int send_parts(znl_link *link, const znl_frame *frames, zmq_msg_t *parts,
 }
 
 /* Memory for all frames comes before the first is sent: half a message cannot be called back. */
-static int send_large(znl_link *link, const znl_frame *frames, size_t count)
+static int send_large(zmq_link *link, const znl_frame *frames, size_t count)
 {
     zmq_msg_t *parts = znl_calloc(count, sizeof *parts);
     size_t made = 0;
@@ -256,13 +260,10 @@ static int send_large(znl_link *link, const znl_frame *frames, size_t count)
     return failed;
 }
 
-int znl_link_send(znl_link *link, const znl_frame *frames, size_t count)
+static int send_message(znl_link *base, const znl_frame *frames, size_t count)
 {
+    zmq_link *link = link_of(base);
     size_t largest = 0;
-    if (count < (link->is_router ? 2u : 1u))
-        return ZNL_E_INVALID;
-    if (link->is_closed)
-        return ZNL_E_STOPPED;
     for (size_t i = 0; i < count; i++)
         largest = frames[i].size > largest ? frames[i].size : largest;
     int failed = largest > LARGE_BYTES ? send_large(link, frames, count)
@@ -274,18 +275,19 @@ int znl_link_send(znl_link *link, const znl_frame *frames, size_t count)
 
 static void on_retry(znl_timer *timer)
 {
-    znl_link *link = (znl_link *)((char *)timer - offsetof(znl_link, retry));
+    zmq_link *link = (zmq_link *)(void *)((char *)timer - offsetof(zmq_link, retry));
     znl_wheel_start(znl_loop_wheel(link->loop), timer,
             znl_loop_now_ms(link->loop) + ROUTER_RETRY_MS, on_retry);
     link->events.on_writable(link->user);
 }
 
-void znl_link_want_writable(znl_link *link, int on)
+static void want_writable(znl_link *base, int on)
 {
-    if (link->is_closed || link->wants_writable == (on != 0))
+    zmq_link *link = link_of(base);
+    if (link->wants_writable == (on != 0))
         return;
     link->wants_writable = on != 0;
-    if (!link->is_router) {
+    if (!link->base.is_router) {
         if (on)
             znl_loop_defer(link->loop, &link->recheck);
     } else if (on) {
@@ -296,14 +298,14 @@ void znl_link_want_writable(znl_link *link, int on)
     }
 }
 
-const char *znl_link_endpoint(znl_link *link)
+static const char *get_endpoint(znl_link *base)
 {
-    return link->endpoint;
+    return link_of(base)->endpoint;
 }
 
 /* --- opening and closing ----------------------------------------------------------------------- */
 
-static int set_int(znl_link *link, int option, int value)
+static int set_int(zmq_link *link, int option, int value)
 {
     return zmq_setsockopt(link->socket, option, &value, sizeof value);
 }
@@ -314,7 +316,7 @@ static int as_int(uint32_t value)
 }
 
 /* 0, or the errno of the option that was refused. */
-static int set_options(znl_link *link, const znl_link_options *options, int is_ipv6)
+static int set_options(zmq_link *link, const znl_link_options *options, int is_ipv6)
 {
     int64_t max_bytes = options->max_frame_bytes > INT64_MAX
             ? INT64_MAX
@@ -365,7 +367,7 @@ static int address_error(int number)
     return err == ZNL_E_NOT_FOUND || err == ZNL_E_EXISTS ? ZNL_E_ADDRESS : err;
 }
 
-static int attach(znl_link *link, const znl_link_options *options, const znl_endpoint *parsed)
+static int attach(zmq_link *link, const znl_link_options *options, const znl_endpoint *parsed)
 {
     int rc;
     if (options->is_router) {
@@ -383,7 +385,7 @@ static int attach(znl_link *link, const znl_link_options *options, const znl_end
     return 0;
 }
 
-static int watch(znl_link *link)
+static int watch(zmq_link *link)
 {
     int fd = -1;
     size_t size = sizeof fd;
@@ -399,7 +401,7 @@ static int watch(znl_link *link)
 
 static void free_link(uv_handle_t *handle)
 {
-    znl_link *link = (znl_link *)handle;
+    zmq_link *link = handle->data;
     znl_free(link->parts);
     znl_free(link->frames);
     znl_free(link);
@@ -408,7 +410,7 @@ static void free_link(uv_handle_t *handle)
 /* Unbinds and waits until libzmq's thread has closed the listener: otherwise a link opened next may
  * find the port in use, or have its ipc file removed. When that cannot be arranged, the socket is
  * closed without. */
-static void unbind(znl_link *link)
+static void unbind(zmq_link *link)
 {
     char name[64];
     if (link->kind == ZNL_ENDPOINT_INPROC) {
@@ -431,7 +433,7 @@ static void unbind(znl_link *link)
 }
 
 /* Accepts a half-built link. */
-static void discard(znl_link *link)
+static void discard(zmq_link *link)
 {
     if (link->is_watched)
         uv_close((uv_handle_t *)&link->poll, free_link); /* takes ZMQ_FD out of epoll at once */
@@ -444,32 +446,26 @@ static void discard(znl_link *link)
         free_link((uv_handle_t *)&link->poll);
 }
 
-static int open_socket(znl_link *link)
+static int open_socket(zmq_link *link)
 {
     void *context = znl_loop_zmq(link->loop);
     if (context == NULL)
         return ZNL_E_NOMEM;
-    link->socket = zmq_socket(context, link->is_router ? ZMQ_ROUTER : ZMQ_DEALER);
+    link->socket = zmq_socket(context, link->base.is_router ? ZMQ_ROUTER : ZMQ_DEALER);
     if (link->socket == NULL)
         return znl_err_from_errno(zmq_errno());
     znl_loop_zmq_used(link->loop, 1);
     return 0;
 }
 
-int znl_link_open(znl_link **out, znl_loop *loop, const znl_link_options *options,
-        const znl_link_events *events, void *user)
+static int open_link(znl_link **out, znl_loop *loop, const znl_link_options *options,
+        const znl_endpoint *endpoint, const znl_link_events *events, void *user)
 {
-    znl_endpoint parsed;
-    znl_frame id = options->routing_id;
-    int err = znl_endpoint_parse(
-            &parsed, znl_frame_text(options->endpoint), options->is_router, NULL);
-    if (err != 0)
-        return err;
-    if (id.size > ZNL_ID_BYTES_MAX || (id.size > 0 && id.data[0] == 0))
-        return ZNL_E_INVALID; /* ids that begin with 0 are those a ROUTER invents */
-    znl_link *link = znl_calloc(1, sizeof *link);
+    int err;
+    zmq_link *link = znl_calloc(1, sizeof *link);
     if (link == NULL)
         return ZNL_E_NOMEM;
+    link->poll.data = link;
     link->loop = loop;
     link->events = *events;
     link->user = user;
@@ -477,17 +473,17 @@ int znl_link_open(znl_link **out, znl_loop *loop, const znl_link_options *option
     link->max_frame_bytes = options->max_frame_bytes;
     link->max_message_bytes = options->max_message_bytes;
     link->max_frames = options->max_frames;
-    link->kind = parsed.kind;
-    link->is_router = options->is_router != 0;
+    link->kind = endpoint->kind;
+    link->base.is_router = options->is_router != 0;
     err = grow(link, PARTS_START, 0);
     if (err == 0)
         err = open_socket(link);
     if (err == 0) {
-        int number = set_options(link, options, parsed.is_ipv6);
+        int number = set_options(link, options, endpoint->is_ipv6);
         err = number == 0 ? 0 : znl_err_from_errno(number);
     }
     if (err == 0)
-        err = attach(link, options, &parsed);
+        err = attach(link, options, endpoint);
     if (err == 0)
         err = watch(link);
     if (err != 0) {
@@ -495,19 +491,20 @@ int znl_link_open(znl_link **out, znl_loop *loop, const znl_link_options *option
         return err;
     }
     znl_loop_defer(loop, &link->recheck); /* what happened before the loop watched */
-    *out = link;
+    *out = &link->base;
     return 0;
 }
 
-void znl_link_close(znl_link *link, uint32_t linger_ms)
+static void close_link(znl_link *base, uint32_t linger_ms)
 {
-    if (link == NULL || link->is_closed)
-        return;
-    link->is_closed = 1;
+    zmq_link *link = link_of(base);
     znl_wheel_stop(znl_loop_wheel(link->loop), &link->retry);
     znl_loop_undefer(link->loop, &link->recheck);
     set_int(link, ZMQ_LINGER, linger_ms > INT_MAX ? INT_MAX : (int)linger_ms);
-    if (link->is_router)
+    if (link->base.is_router)
         unbind(link);
     discard(link);
 }
+
+const znl_link_backend znl_link_zmq = {
+        open_link, close_link, send_message, want_writable, get_endpoint};
