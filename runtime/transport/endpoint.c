@@ -4,7 +4,7 @@
 #include "base/err.h"
 
 #define IPC_PATH_BYTES_MAX 107u /* sockaddr_un, sun_path, with its terminator */
-#define INPROC_NAME_BYTES_MAX 255u
+#define NAME_BYTES_MAX 255u     /* inproc, sim */
 
 static int is_digit(uint8_t c)
 {
@@ -104,6 +104,16 @@ static const char *parse_ipc(znl_endpoint *out, znl_frame path, int is_bind)
     return NULL;
 }
 
+static const char *parse_name(znl_endpoint *out, znl_frame name)
+{
+    if (name.size == 0)
+        return "the name is missing";
+    if (name.size > NAME_BYTES_MAX)
+        return "the name is longer than 255 bytes";
+    out->name = name;
+    return NULL;
+}
+
 static const char *parse(znl_endpoint *out, znl_frame text, int is_bind)
 {
     if (text.size == 0)
@@ -121,15 +131,17 @@ static const char *parse(znl_endpoint *out, znl_frame text, int is_bind)
         out->kind = ZNL_ENDPOINT_IPC;
         return parse_ipc(out, text, is_bind);
     }
-    if (!take_prefix(&text, "inproc://"))
-        return "it must begin with tcp://, ipc:// or inproc://";
-    if (text.size == 0)
-        return "the name is missing";
-    if (text.size > INPROC_NAME_BYTES_MAX)
-        return "the name is longer than 255 bytes";
-    out->kind = ZNL_ENDPOINT_INPROC;
-    out->name = text;
-    return NULL;
+    if (take_prefix(&text, "inproc://")) {
+        out->kind = ZNL_ENDPOINT_INPROC;
+        return parse_name(out, text);
+    }
+    if (take_prefix(&text, "sim://")) {
+        out->kind = ZNL_ENDPOINT_SIM;
+        if (is_star(text) && !is_bind)
+            return "name * can only be bound";
+        return parse_name(out, text);
+    }
+    return "it must begin with tcp://, ipc://, inproc:// or sim://";
 }
 
 int znl_endpoint_parse(znl_endpoint *out, znl_frame text, int is_bind, const char **why)

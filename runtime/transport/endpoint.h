@@ -3,8 +3,9 @@
  *     tcp://host:port      host: name, IPv4 address, [IPv6 address]; to bind also an interface or *
  *     ipc://path           a socket in the file system, or @name in the abstract name space
  *     inproc://name        inside this process
+ *     sim://name           inside one loop, without a socket: for tests
  *
- * To bind, the port may be * or 0 and the path *: the system chooses.
+ * To bind, the port may be * or 0, and the path or the name of sim *: the system chooses.
  *
  * Layer: transport. Pure functions. SPDX-License-Identifier: MIT */
 #ifndef ZNL_TRANSPORT_ENDPOINT_H
@@ -18,7 +19,8 @@
 typedef enum znl_endpoint_kind {
     ZNL_ENDPOINT_TCP,
     ZNL_ENDPOINT_IPC,
-    ZNL_ENDPOINT_INPROC
+    ZNL_ENDPOINT_INPROC,
+    ZNL_ENDPOINT_SIM
 } znl_endpoint_kind;
 
 typedef struct znl_endpoint {

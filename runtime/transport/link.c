@@ -7,7 +7,6 @@
 int znl_link_open(znl_link **out, znl_loop *loop, const znl_link_options *options,
         const znl_link_events *events, void *user)
 {
-    const znl_link_backend *backend = &znl_link_zmq;
     znl_endpoint endpoint;
     znl_frame id = options->routing_id;
     int err = znl_endpoint_parse(
@@ -16,6 +15,8 @@ int znl_link_open(znl_link **out, znl_loop *loop, const znl_link_options *option
         return err;
     if (id.size > ZNL_ID_BYTES_MAX || (id.size > 0 && id.data[0] == 0))
         return ZNL_E_INVALID; /* ids that begin with 0 are those a ROUTER invents */
+    const znl_link_backend *backend = endpoint.kind == ZNL_ENDPOINT_SIM ? &znl_link_sim
+                                                                        : &znl_link_zmq;
     err = backend->open(out, loop, options, &endpoint, events, user);
     if (err != 0)
         return err;

@@ -27,6 +27,7 @@ struct znl_link {
     int is_closed; /* set before `close` is called; no event may follow */
 };
 
-extern const znl_link_backend znl_link_zmq;
+extern const znl_link_backend znl_link_zmq; /* tcp, ipc, inproc */
+extern const znl_link_backend znl_link_sim; /* sim */
 
 #endif

@@ -23,6 +23,8 @@ struct znl_loop {
     int is_stopping;
     int zmq_sockets;
     void *zmq;
+    void *sim;
+    void (*discard_sim)(void *sim);
     znl_deferred *first; /* what is deferred, in order */
     znl_deferred *last;
     size_t batch; /* how many of the first are for this turn */
@@ -104,6 +106,8 @@ int znl_loop_close(znl_loop *loop)
     uv_close((uv_handle_t *)&loop->timer, NULL);
     uv_close((uv_handle_t *)&loop->prepare, NULL);
     int leaked = finish_handles(&loop->uv);
+    if (loop->sim != NULL)
+        loop->discard_sim(loop->sim);
     if (loop->zmq != NULL) {
         zmq_ctx_shutdown(loop->zmq);
         if (loop->zmq_sockets == 0)
@@ -149,6 +153,17 @@ void *znl_loop_zmq(znl_loop *loop)
         }
     }
     return loop->zmq;
+}
+
+void *znl_loop_sim(znl_loop *loop)
+{
+    return loop->sim;
+}
+
+void znl_loop_set_sim(znl_loop *loop, void *sim, void (*discard)(void *sim))
+{
+    loop->sim = sim;
+    loop->discard_sim = discard;
 }
 
 void znl_loop_zmq_used(znl_loop *loop, int change)

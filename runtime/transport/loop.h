@@ -55,6 +55,10 @@ void znl_loop_undefer(znl_loop *loop, znl_deferred *deferred);
 /* The libzmq context, made at the first call; NULL when there is no memory. */
 void *znl_loop_zmq(znl_loop *loop);
 
+/* What link_sim.c keeps for this loop, NULL until it is set; `discard` frees it when the loop ends. */
+void *znl_loop_sim(znl_loop *loop);
+void znl_loop_set_sim(znl_loop *loop, void *sim, void (*discard)(void *sim));
+
 /* Tells the loop that a socket of its context was opened (1) or closed (-1). */
 void znl_loop_zmq_used(znl_loop *loop, int change);
 

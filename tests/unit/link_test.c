@@ -1,4 +1,4 @@
-/* link_test.c - loop, endpoints and links of libzmq. SPDX-License-Identifier: MIT */
+/* link_test.c - loop, endpoints, and links of libzmq and of link_sim.c. SPDX-License-Identifier: MIT */
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/err.h"
@@ -324,6 +324,8 @@ static void endpoints_are_checked(void **state)
             {"ipc://@abstract", 1, 1},
             {"ipc://*", 1, 0},
             {"inproc://name", 1, 1},
+            {"sim://name", 1, 1},
+            {"sim://*", 1, 0},
             {"", 0, 0},
             {"tcp://", 0, 0},
             {"tcp://:6003", 0, 0},
@@ -343,6 +345,7 @@ static void endpoints_are_checked(void **state)
             {"ipc://", 0, 0},
             {"ipc://@", 0, 0},
             {"inproc://", 0, 0},
+            {"sim://", 0, 0},
             {"udp://127.0.0.1:1", 0, 0},
             {"TCP://127.0.0.1:1", 0, 0},
             {"127.0.0.1:1", 0, 0},
@@ -431,6 +434,12 @@ static void echo_5000_over_inproc(void **state)
     echo_over("inproc://echo");
 }
 
+static void echo_5000_over_sim(void **state)
+{
+    (void)state;
+    echo_over("sim://echo");
+}
+
 static void port_0_is_chosen_and_told(void **state)
 {
     (void)state;
@@ -451,8 +460,9 @@ static void second_bind_is_address_in_use(void **state)
     (void)state;
     char name[64];
     snprintf(name, sizeof name, "ipc://@znl-link-test-%ld", (long)getpid());
-    const char *endpoints[] = {"tcp://127.0.0.1:*", "ipc://*", "inproc://twice", name};
-    for (size_t i = 0; i < 4; i++) {
+    const char *endpoints[] = {
+            "tcp://127.0.0.1:*", "ipc://*", "inproc://twice", name, "sim://twice"};
+    for (size_t i = 0; i < 5; i++) {
         znl_loop *loop = new_loop();
         struct end first = {0};
         struct end second = {0};
@@ -491,8 +501,8 @@ static void endpoint_is_free_after_close(void **state)
     (void)state;
     char path[64]; /* one chosen by libzmq goes with its folder */
     snprintf(path, sizeof path, "ipc:///tmp/znl-link-test-%ld", (long)getpid());
-    const char *endpoints[] = {"tcp://127.0.0.1:*", path, "inproc://again"};
-    for (size_t i = 0; i < 3; i++) {
+    const char *endpoints[] = {"tcp://127.0.0.1:*", path, "sim://again", "inproc://again"};
+    for (size_t i = 0; i < 4; i++) {
         znl_loop *loop = new_loop();
         struct end router = {0};
         struct end dealer = {0};
@@ -505,7 +515,7 @@ static void endpoint_is_free_after_close(void **state)
             znl_link_close(router.link, ZNL_STOP_LINGER_MS);
             open_router(&router, loop, endpoint);
         }
-        if (i < 2) { /* an inproc dealer does not reconnect */
+        if (i < 3) { /* an inproc dealer does not reconnect */
             dealer.goal = 1;
             router.stop_after = 1;
             fill(&dealer);
@@ -518,11 +528,11 @@ static void endpoint_is_free_after_close(void **state)
 
 static void unknown_id_is_unreachable(void **state)
 {
-    (void)state;
+    const char *endpoint = *state;
     znl_loop *loop = new_loop();
     struct end router = {0};
     znl_frame frames[] = {znl_frame_text("nobody"), znl_frame_text("hello")};
-    open_router(&router, loop, "tcp://127.0.0.1:*");
+    open_router(&router, loop, endpoint);
     assert_int_equal(znl_link_send(router.link, frames, 2), ZNL_E_UNREACHABLE);
     assert_int_equal(znl_link_send(router.link, frames, 1), ZNL_E_INVALID);
     assert_int_equal(znl_link_send(router.link, frames, 0), ZNL_E_INVALID);
@@ -532,12 +542,12 @@ static void unknown_id_is_unreachable(void **state)
 /* The peer goes; its id is unreachable from then on, and reachable when it comes back. */
 static void peer_that_left_is_unreachable(void **state)
 {
-    (void)state;
+    const char *endpoint = *state;
     znl_loop *loop = new_loop();
     struct end router = {.stop_after = 1};
     struct end dealer = {.goal = 1};
     znl_frame frames[] = {znl_frame_text("slave-1"), znl_frame_text("hello")};
-    open_router(&router, loop, "tcp://127.0.0.1:*");
+    open_router(&router, loop, endpoint);
     open_dealer(&dealer, loop, &router, "slave-1");
     fill(&dealer);
     assert_true(run_for(loop, GUARD_MS));
@@ -562,13 +572,13 @@ static void peer_that_left_is_unreachable(void **state)
 
 static void newcomer_takes_the_id_over(void **state)
 {
-    (void)state;
+    const char *endpoint = *state;
     znl_loop *loop = new_loop();
     struct end router = {.stop_after = 1};
     struct end old = {.goal = 1};
     struct end young = {.goal = 1};
     znl_frame frames[] = {znl_frame_text("slave-1"), znl_frame_text("hello")};
-    open_router(&router, loop, "tcp://127.0.0.1:*");
+    open_router(&router, loop, endpoint);
     open_dealer(&old, loop, &router, "slave-1");
     fill(&old);
     assert_true(run_for(loop, GUARD_MS));
@@ -620,7 +630,7 @@ static void oversize_frame_is_dropped_with_its_connection(void **state)
 
 static void excess_is_dropped_and_told(void **state)
 {
-    (void)state;
+    const char *endpoint = *state;
     static uint8_t bytes[2000];
     znl_frame frames[40];
     znl_loop *loop = new_loop();
@@ -628,7 +638,7 @@ static void excess_is_dropped_and_told(void **state)
     struct end dealer = {.goal = 1};
     for (size_t i = 0; i < 40; i++)
         frames[i] = znl_frame_of(bytes, 100);
-    znl_link_options options = options_of(1, "tcp://127.0.0.1:*", "");
+    znl_link_options options = options_of(1, endpoint, "");
     options.max_frames = 20;
     options.max_message_bytes = 1500;
     assert_int_equal(open_end(&router, loop, options), 0);
@@ -655,17 +665,17 @@ static void excess_is_dropped_and_told(void **state)
     close_all(loop, &router, &dealer);
 }
 
-static void inproc_frame_size_is_checked_too(void **state)
+static void frame_size_inside_the_process_is_checked_too(void **state)
 {
-    (void)state;
     static uint8_t big[2000];
     znl_loop *loop = new_loop();
     struct end router = {0};
     struct end dealer = {0};
-    znl_link_options options = options_of(1, "inproc://size", "");
+    znl_link_options options = options_of(1, *state, "");
     options.max_frame_bytes = 1000;
     assert_int_equal(open_end(&router, loop, options), 0);
     open_dealer(&dealer, loop, &router, "slave-1");
+    run_for(loop, 5);
     znl_frame frames[] = {znl_frame_of(big, sizeof big), znl_frame_text("after")};
     assert_int_equal(znl_link_send(dealer.link, frames, 2), 0);
     run_for(loop, 20);
@@ -676,7 +686,7 @@ static void inproc_frame_size_is_checked_too(void **state)
 
 static void many_and_large_frames_arrive_whole(void **state)
 {
-    (void)state;
+    const char *endpoint = *state;
     enum { COUNT = 3000, LARGE = 3 * 1024 * 1024 };
     znl_loop *loop = new_loop();
     struct end router = {.echoes = 1};
@@ -685,7 +695,7 @@ static void many_and_large_frames_arrive_whole(void **state)
     uint8_t *bytes = calloc(1, LARGE);
     assert_non_null(frames);
     assert_non_null(bytes);
-    znl_link_options options = options_of(1, "tcp://127.0.0.1:*", "");
+    znl_link_options options = options_of(1, endpoint, "");
     options.max_frames = COUNT + 1;
     assert_int_equal(open_end(&router, loop, options), 0);
     options = options_of(0, znl_link_endpoint(router.link), "slave-1");
@@ -708,12 +718,11 @@ static void many_and_large_frames_arrive_whole(void **state)
 
 static void send_before_connection_is_busy_then_writable(void **state)
 {
-    (void)state;
     znl_loop *loop = new_loop();
     struct end router = {0};
     struct end dealer = {.goal = 1};
     char endpoint[ZNL_ENDPOINT_BYTES_MAX];
-    open_router(&router, loop, "tcp://127.0.0.1:*"); /* finds a free port */
+    open_router(&router, loop, *state); /* finds a free port */
     snprintf(endpoint, sizeof endpoint, "%s", znl_link_endpoint(router.link));
     znl_link_close(router.link, 0);
     assert_int_equal(open_end(&dealer, loop, options_of(0, endpoint, "slave-1")), 0);
@@ -784,13 +793,13 @@ static void full_queue_is_busy_then_writable(void **state)
 
 static void link_may_close_inside_its_callback(void **state)
 {
-    (void)state;
+    const char *endpoint = *state;
     for (int closes_router = 0; closes_router < 2; closes_router++) {
         znl_loop *loop = new_loop();
         struct end router = {.echoes = 1, .close_after = closes_router ? 50 : 0};
         struct end dealer = {.goal = 500, .close_after = closes_router ? 0 : 50};
         struct end *closing = closes_router ? &router : &dealer;
-        open_router(&router, loop, "tcp://127.0.0.1:*");
+        open_router(&router, loop, endpoint);
         open_dealer(&dealer, loop, &router, "slave-1");
         if (!closes_router)
             router.echoes = 0;
@@ -811,11 +820,11 @@ static void link_may_close_inside_its_callback(void **state)
 
 static void last_messages_of_a_dealer_leave_while_it_lingers(void **state)
 {
-    (void)state;
+    const char *endpoint = *state;
     znl_loop *loop = new_loop();
     struct end router = {.stop_after = 1};
     struct end dealer = {.goal = 1};
-    open_router(&router, loop, "tcp://127.0.0.1:*");
+    open_router(&router, loop, endpoint);
     open_dealer(&dealer, loop, &router, "slave-1");
     fill(&dealer);
     assert_true(run_for(loop, GUARD_MS));
@@ -863,15 +872,15 @@ static void last_messages_of_a_router_leave_while_it_lingers(void **state)
 /* Two links echo to each other for ever; timers and other links still have their turn. */
 static void busy_link_leaves_others_their_turn(void **state)
 {
-    (void)state;
+    const char *endpoint = *state;
     znl_loop *loop = new_loop();
     struct end router = {.echoes = 1};
     struct end dealer = {.goal = 500, .echoes = 1};
     struct end quiet_router = {.echoes = 1};
     struct end quiet_dealer = {.goal = 100, .stop_after = 100};
-    open_router(&router, loop, "inproc://busy");
+    open_router(&router, loop, endpoint[0] == 's' ? endpoint : "inproc://busy");
     open_dealer(&dealer, loop, &router, "slave-1");
-    open_router(&quiet_router, loop, "tcp://127.0.0.1:*");
+    open_router(&quiet_router, loop, endpoint);
     open_dealer(&quiet_dealer, loop, &quiet_router, "slave-2");
     fill(&dealer);
     fill(&quiet_dealer);
@@ -887,14 +896,14 @@ static void busy_link_leaves_others_their_turn(void **state)
 
 static void open_survives_each_allocation_failing(void **state)
 {
-    (void)state;
+    const char *endpoint = *state;
     for (long n = 0;; n++) {
         struct end router = {0};
         znl_loop *loop = NULL;
         znl_alloc_fail_after(n);
         int err = znl_loop_new(&loop);
         if (err == 0)
-            err = open_end(&router, loop, options_of(1, "tcp://127.0.0.1:*", ""));
+            err = open_end(&router, loop, options_of(1, endpoint, ""));
         znl_alloc_fail_after(-1);
         if (err == 0) {
             close_all(loop, &router, NULL);
@@ -934,6 +943,13 @@ static void receive_without_memory_drops_the_message(void **state)
     close_all(loop, &router, &dealer);
 }
 
+/* The test gets the endpoint to bind as its state. */
+#define OVER_BOTH(function)                                                                    \
+    {#function " over tcp", function, NULL, NULL, "tcp://127.0.0.1:*"},                        \
+    {                                                                                          \
+#function " over sim", function, NULL, NULL, "sim://*"                                 \
+    }
+
 int main(void)
 {
     setvbuf(stdout, NULL, _IOLBF, 0); /* a test that hangs is named */
@@ -949,24 +965,28 @@ int main(void)
             cmocka_unit_test(echo_5000_over_tcp),
             cmocka_unit_test(echo_5000_over_ipc),
             cmocka_unit_test(echo_5000_over_inproc),
+            cmocka_unit_test(echo_5000_over_sim),
             cmocka_unit_test(port_0_is_chosen_and_told),
             cmocka_unit_test(second_bind_is_address_in_use),
             cmocka_unit_test(unusable_addresses_and_ids_are_refused),
             cmocka_unit_test(endpoint_is_free_after_close),
-            cmocka_unit_test(unknown_id_is_unreachable),
-            cmocka_unit_test(peer_that_left_is_unreachable),
-            cmocka_unit_test(newcomer_takes_the_id_over),
+            OVER_BOTH(unknown_id_is_unreachable),
+            OVER_BOTH(peer_that_left_is_unreachable),
+            OVER_BOTH(newcomer_takes_the_id_over),
             cmocka_unit_test(oversize_frame_is_dropped_with_its_connection),
-            cmocka_unit_test(excess_is_dropped_and_told),
-            cmocka_unit_test(inproc_frame_size_is_checked_too),
-            cmocka_unit_test(many_and_large_frames_arrive_whole),
-            cmocka_unit_test(send_before_connection_is_busy_then_writable),
+            OVER_BOTH(excess_is_dropped_and_told),
+            {"frame size over inproc is checked too",
+                    frame_size_inside_the_process_is_checked_too, NULL, NULL, "inproc://size"},
+            {"frame size over sim is checked too", frame_size_inside_the_process_is_checked_too,
+                    NULL, NULL, "sim://size"},
+            OVER_BOTH(many_and_large_frames_arrive_whole),
+            OVER_BOTH(send_before_connection_is_busy_then_writable),
             cmocka_unit_test(full_queue_is_busy_then_writable),
-            cmocka_unit_test(link_may_close_inside_its_callback),
-            cmocka_unit_test(last_messages_of_a_dealer_leave_while_it_lingers),
+            OVER_BOTH(link_may_close_inside_its_callback),
+            OVER_BOTH(last_messages_of_a_dealer_leave_while_it_lingers),
             cmocka_unit_test(last_messages_of_a_router_leave_while_it_lingers),
-            cmocka_unit_test(busy_link_leaves_others_their_turn),
-            cmocka_unit_test(open_survives_each_allocation_failing),
+            OVER_BOTH(busy_link_leaves_others_their_turn),
+            OVER_BOTH(open_survives_each_allocation_failing),
             cmocka_unit_test(receive_without_memory_drops_the_message),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
