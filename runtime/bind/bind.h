@@ -54,6 +54,7 @@ int luaopen_znl_core_socket(lua_State *L);
 int luaopen_znl_core_heartbeat(lua_State *L);
 int luaopen_znl_core_node(lua_State *L);
 int luaopen_znl_core_shared(lua_State *L);
+int luaopen_znl_core_testing(lua_State *L);
 
 /* Fills package.preload with znl.core.* and makes the state of znl.core.runtime. Call
  * protected, once. */

@@ -28,6 +28,13 @@ struct znl_loop {
     znl_deferred *first; /* what is deferred, in order */
     znl_deferred *last;
     size_t batch; /* how many of the first are for this turn */
+    /* While the clock is frozen. */
+    int auto_advance;
+    int quiet_turns;
+    size_t outside;
+    uint64_t goal_ms; /* of znl_loop_advance, with `arrived` */
+    void (*arrived)(void *user);
+    void *arrived_user;
     znl_wheel wheel;
 };
 
@@ -52,6 +59,11 @@ int64_t znl_loop_unix_ms(znl_loop *loop)
     if (!loop->is_clock_fresh)
         read_clocks(loop);
     return loop->unix_ms;
+}
+
+void znl_loop_clock_changed(znl_loop *loop)
+{
+    loop->is_clock_fresh = 0;
 }
 
 static void before_wait(uv_prepare_t *prepare);
@@ -231,6 +243,73 @@ static void wheel_due(uv_timer_t *timer)
     (void)timer; /* waking up is enough: the next turn advances the wheel */
 }
 
+/* True while somebody wants the frozen clock moved. */
+static int is_moving_time(const znl_loop *loop)
+{
+    return znl_clock_is_frozen() &&
+            (loop->arrived != NULL || (loop->auto_advance && loop->wheel.count > 0));
+}
+
+static int has_work_under_way(const znl_loop *loop)
+{
+    return loop->first != NULL || loop->outside > 0 || loop->uv.active_reqs.count > 0;
+}
+
+/* False while there is something to do before libuv waits. */
+static int may_wait(const znl_loop *loop)
+{
+    if (loop->first != NULL)
+        return 0;
+    return !is_moving_time(loop) || has_work_under_way(loop);
+}
+
+/* After each turn. A turn without work is followed by a second look: a pipe may have been written in
+ * the first, and be readable in the next. */
+static void move_time(znl_loop *loop)
+{
+    uint64_t now_ms = znl_loop_now_ms(loop);
+    if (!is_moving_time(loop))
+        return;
+    loop->quiet_turns = has_work_under_way(loop) ? 0 : loop->quiet_turns + 1;
+    if (loop->quiet_turns < 2)
+        return;
+    loop->quiet_turns = 0;
+    void (*arrived)(void *user) = loop->arrived;
+    if (arrived != NULL && now_ms >= loop->goal_ms) {
+        loop->arrived = NULL;
+        arrived(loop->arrived_user);
+        return;
+    }
+    uint64_t step_ms = znl_wheel_next_ms(&loop->wheel, now_ms);
+    if (arrived != NULL && step_ms > loop->goal_ms - now_ms)
+        step_ms = loop->goal_ms - now_ms;
+    znl_clock_advance(step_ms);
+    loop->is_clock_fresh = 0;
+}
+
+int znl_loop_advance(znl_loop *loop, uint64_t ms, void (*done)(void *user), void *user)
+{
+    if (!znl_clock_is_frozen())
+        return ZNL_E_INVALID;
+    if (loop->arrived != NULL)
+        return ZNL_E_BUSY;
+    loop->goal_ms = znl_clock_mono_ms() + ms;
+    loop->arrived = done;
+    loop->arrived_user = user;
+    loop->quiet_turns = 0;
+    return 0;
+}
+
+void znl_loop_auto_advance(znl_loop *loop, int on)
+{
+    loop->auto_advance = on != 0;
+}
+
+void znl_loop_outside(znl_loop *loop, int change)
+{
+    loop->outside += (size_t)change;
+}
+
 /* The timer is moved only when it would fire too late: a needless wake-up costs less than a heap
  * operation per turn. */
 static void arm(znl_loop *loop)
@@ -238,7 +317,7 @@ static void arm(znl_loop *loop)
     uint64_t now_ms = znl_loop_now_ms(loop);
     uint64_t wait_ms = znl_wheel_next_ms(&loop->wheel, now_ms);
     int is_armed = uv_is_active((uv_handle_t *)&loop->timer);
-    if (wait_ms == UINT64_MAX) {
+    if (wait_ms == UINT64_MAX || znl_clock_is_frozen()) {
         if (is_armed)
             uv_timer_stop(&loop->timer);
         return;
@@ -257,11 +336,19 @@ static void arm(znl_loop *loop)
 static void before_wait(uv_prepare_t *prepare)
 {
     znl_loop *loop = prepare->data;
-    if (loop->first != NULL || loop->is_stopping)
+    if (!may_wait(loop) || loop->is_stopping)
         uv_stop(&loop->uv);
     else
         arm(loop);
     loop->is_clock_fresh = 0;
+}
+
+/* True when nothing is left that could wake anything. */
+static int is_over(const znl_loop *loop)
+{
+    int timers_can_fire = !znl_clock_is_frozen() || is_moving_time(loop);
+    return loop->first == NULL && loop->arrived == NULL &&
+            (loop->wheel.count == 0 || !timers_can_fire);
 }
 
 int znl_loop_run(znl_loop *loop)
@@ -274,9 +361,10 @@ int znl_loop_run(znl_loop *loop)
         if (loop->is_stopping)
             break;
         arm(loop);
-        int is_alive = uv_run(&loop->uv, loop->first != NULL ? UV_RUN_NOWAIT : UV_RUN_ONCE);
+        int is_alive = uv_run(&loop->uv, may_wait(loop) ? UV_RUN_ONCE : UV_RUN_NOWAIT);
         loop->is_clock_fresh = 0;
-        if (!is_alive && loop->wheel.count == 0 && loop->first == NULL)
+        move_time(loop);
+        if (!is_alive && is_over(loop))
             break;
     }
     loop->is_clock_fresh = 0; /* time passes until the next run */

@@ -47,6 +47,25 @@ znl_wheel *znl_loop_wheel(znl_loop *loop);
 uint64_t znl_loop_now_ms(znl_loop *loop);
 int64_t znl_loop_unix_ms(znl_loop *loop);
 
+/* Reads them again: a test has changed the clock. */
+void znl_loop_clock_changed(znl_loop *loop);
+
+/* --- a frozen clock (clock.h): the loop moves the time ------------------------------------------
+ *
+ * Then no timer of the wheel fires by itself. The loop goes on until it is quiet: nothing deferred,
+ * no request of libuv under way (a file, a name, …), no work outside. What is on its way through a
+ * socket or a pipe is not known, and not waited for. Then it moves the clock to the next deadline. */
+
+/* Moves the clock by `ms`, deadline by deadline, each time until the loop is quiet; then calls
+ * done(user), from the loop. One at a time: ZNL_E_BUSY. ZNL_E_INVALID when the clock is not frozen. */
+int znl_loop_advance(znl_loop *loop, uint64_t ms, void (*done)(void *user), void *user);
+
+/* While on, the clock also moves by itself, to the next deadline, whenever the loop is quiet. */
+void znl_loop_auto_advance(znl_loop *loop, int on);
+
+/* Tells the loop that work began (1) or ended (-1) that libuv does not know, as in another thread. */
+void znl_loop_outside(znl_loop *loop, int change);
+
 /* Runs `deferred` once, from the loop, before it blocks; not at once. Does nothing when queued. What
  * is deferred by deferred work runs in the next turn, after libuv has looked for events. */
 void znl_loop_defer(znl_loop *loop, znl_deferred *deferred);
