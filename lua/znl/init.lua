@@ -13,6 +13,7 @@ local handlers = require("znl.handlers")
 local log = require("znl.log")
 local master = require("znl.roles.master")
 local middleware = require("znl.middleware")
+local retry = require("znl.retry")
 local router = require("znl.router")
 local runtime = require("znl.core.runtime")
 local sched = require("znl.core.sched")
@@ -29,6 +30,7 @@ M.handlers = handlers.open
 M.router = router.new
 M.middleware = middleware
 M.compose = middleware.compose
+M.retry = retry.run
 M.secret = secret.new
 M.shared = shared.open
 

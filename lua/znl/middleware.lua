@@ -7,7 +7,17 @@
 --- One that does not call `next` answers itself: `return nil, "not you", "AUTH"` refuses.
 --- SPDX-License-Identifier: MIT
 
+local auth = require("znl.middleware.auth")
+local log = require("znl.middleware.log")
+local rate_limit = require("znl.middleware.rate_limit")
+local validate = require("znl.middleware.validate")
+
 local M = {}
+
+M.auth = auth.new
+M.log = log.new
+M.rate_limit = rate_limit.new
+M.validate = validate.new
 
 --- The function that runs `middleware`, the first one outermost, around `handler`.
 ---@param middleware znl.Middleware[]

@@ -1,10 +1,10 @@
 --- znl.options: reads an option table against a spec.
 ---
 --- A spec maps each option name to a rule:
----   type      "integer" "boolean" "string" "function" "table" "secret"
+---   type      "integer" "number" "boolean" "string" "function" "table" "secret"
 ---   default   used when the option is absent
 ---   required  absent is an error
----   min, max  of an integer, or the length of a string in bytes
+---   min, max  of a number, or the length of a string in bytes
 ---   pattern   a Lua pattern a string must match
 ---   allowed   how an error describes what is accepted, in place of the generated words
 ---   check     function(value) -> false when it is refused; needs `allowed`
@@ -27,6 +27,10 @@ end
 local TYPES = {}
 
 TYPES["integer"] = function(rule, value) return is_integer(value) and in_range(rule, value) end
+TYPES["number"] = function(rule, value)
+  return type(value) == "number" and value == value and in_range(rule, value)
+      and value > -math.huge and value < math.huge
+end
 TYPES["boolean"] = function(_, value) return type(value) == "boolean" end
 TYPES["function"] = function(_, value) return type(value) == "function" end
 TYPES["table"] = function(_, value) return type(value) == "table" end
@@ -45,14 +49,18 @@ local WORDS = {
   ["secret"] = 'a text that is not empty or znl.secret("env:NAME")',
 }
 
+local function shown_number(number)
+  return is_integer(number) and ("%d"):format(number) or tostring(number)
+end
+
 local function range_words(rule, thing)
   local words = thing
   if rule.min and rule.max then
-    words = ("%s in %d..%d"):format(thing, rule.min, rule.max)
+    words = ("%s in %s..%s"):format(thing, shown_number(rule.min), shown_number(rule.max))
   elseif rule.min then
-    words = ("%s of at least %d"):format(thing, rule.min)
+    words = ("%s of at least %s"):format(thing, shown_number(rule.min))
   elseif rule.max then
-    words = ("%s of at most %d"):format(thing, rule.max)
+    words = ("%s of at most %s"):format(thing, shown_number(rule.max))
   end
   return words
 end
@@ -60,6 +68,7 @@ end
 local function allowed(rule)
   if rule.allowed then return rule.allowed end
   if rule.type == "integer" then return range_words(rule, "a whole number") end
+  if rule.type == "number" then return range_words(rule, "a number") end
   if rule.type == "string" then
     return rule.min and rule.max and ("a text of %d to %d bytes"):format(rule.min, rule.max)
         or rule.min and rule.min > 0 and "a text that is not empty" or "a text"

@@ -7,6 +7,7 @@ local SPEC = {
   on = { type = "boolean", default = false },
   fn = { type = "function" },
   key = { type = "secret" },
+  rate = { type = "number", min = 0.5, max = 10 },
   heartbeat_ms = { type = "integer", min = 0, default = 3000 },
   map = { type = "table", check = function(t) return t.ok == true end, allowed = "a table with ok" },
 }
@@ -39,6 +40,13 @@ describe("options", function()
   it("refuses numbers that are not whole", function()
     for _, value in ipairs { 1.5, 0 / 0, math.huge, -math.huge } do
       assert.matches("must be a whole number", failure { name = "a", count = value })
+    end
+  end)
+
+  it("takes fractions where a number is asked for", function()
+    assert.equal(0.5, options.read(SPEC, { name = "a", rate = 0.5 }, "thing").rate)
+    for _, value in ipairs { 0.4, 10.1, 0 / 0, math.huge, "1" } do
+      assert.matches("it must be a number in 0.5..10", failure { name = "a", rate = value }, 1, true)
     end
   end)
 
