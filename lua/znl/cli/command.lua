@@ -18,9 +18,10 @@ local M = {}
 
 ---@class znl.cli.Tool
 ---@field summary string  one line for the list of tools
----@field parser fun(): table  its argparse parser, for help, completion and the man page
+---@field parser fun(): table  its argparse parser
 ---@field run fun(args: string[]): integer  does the work, returns the exit code
 ---@field hidden? boolean  not in the list
+---@field examples? {[1]: string, [2]: string}[]
 
 ---@class znl.cli.Description
 ---@field name string
@@ -129,6 +130,7 @@ function M.new(description)
   return {
     summary = description.summary,
     hidden = description.hidden,
+    examples = description.examples,
     parser = function() return make_parser(description) end,
     run = function(args)
       local ok, code = xpcall(run, handle, description, args)
