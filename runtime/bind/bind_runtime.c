@@ -6,6 +6,7 @@
 #include "bind/bind.h"
 #include "transport/loop.h"
 #include "vm/sched.h"
+#include "vm/watchdog.h"
 
 #include <luajit.h>
 #include <openssl/crypto.h>
@@ -301,9 +302,29 @@ static int runtime_counters(lua_State *L)
     set_number(L, "tasks", (lua_Number)znl_sched_task_count(r->vm->sched));
     set_number(L, "pooled_coroutines", (lua_Number)znl_sched_pooled_count(r->vm->sched));
     set_number(L, "timers", (lua_Number)znl_loop_wheel(r->vm->loop)->count);
+    set_number(L, "interrupted", (lua_Number)znl_watchdog_count(r->vm));
     set_number(L, "log_lost", (lua_Number)znl_log_lost());
     set_number(L, "lua_bytes",
             (lua_Number)lua_gc(L, LUA_GCCOUNT, 0) * 1024 + lua_gc(L, LUA_GCCOUNTB, 0));
+    return 1;
+}
+
+/* --- the watchdog ------------------------------------------------------------------------- */
+
+/* watchdog_ms() -> budget; 0: off
+ * watchdog_ms(budget) -> true | nil, message, code: 0 turns it off */
+static int runtime_watchdog_ms(lua_State *L)
+{
+    znl_vm *vm = runtime_of(L)->vm;
+    if (lua_isnoneornil(L, 1)) {
+        lua_pushnumber(L, znl_watchdog_budget_ms(vm));
+        return 1;
+    }
+    uint32_t budget_ms = znl_lua_checku32(L, 1, "budget_ms", 0, ZNL_WATCHDOG_MS_MAX);
+    int err = znl_watchdog_set(vm, budget_ms);
+    if (err != 0)
+        return znl_lua_fail(L, err, "watchdog_ms");
+    lua_pushboolean(L, 1);
     return 1;
 }
 
@@ -340,6 +361,7 @@ int luaopen_znl_core_runtime(lua_State *L)
             {"hold", runtime_hold},
             {"unhold", runtime_unhold},
             {"counters", runtime_counters},
+            {"watchdog_ms", runtime_watchdog_ms},
             {NULL, NULL},
     };
     lua_newtable(L);

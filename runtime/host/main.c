@@ -16,6 +16,7 @@
 #include "transport/loop.h"
 #include "vm/sched.h"
 #include "vm/vm.h"
+#include "vm/watchdog.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -42,6 +43,7 @@ struct options {
     znl_log_level level;
     znl_log_format format;
     uint32_t drain_ms;
+    uint32_t watchdog_ms;
     char **argv;
     int argc;
     int script; /* index of the script in argv, or of the first argument with -e */
@@ -83,6 +85,8 @@ static const char usage[] =
         "  --log-level LEVEL     trace, debug, info (default), warn (default of a tool), error or off\n"
         "  --log-format FORMAT   logfmt, json or text (default: text on a terminal, else logfmt)\n"
         "  --drain-ms N          time a stopping script has to finish, 0..3600000 (default 5000)\n"
+        "  --watchdog-ms N       CPU time Lua code may use without waiting before it is interrupted,\n"
+        "                        0..3600000 (default 1000); 0 never interrupts\n"
         "  -v, --version         print the versions of znlrun and its libraries\n"
         "  -h, --help            print this\n"
         "  --                    end of the options\n"
@@ -99,7 +103,7 @@ static const char usage[] =
         "130, 143 (128 + signal) ended by a signal before the script was done; otherwise what the\n"
         "script passed to exit(). Tools have their own; see znlrun TOOL --help.\n";
 
-enum { OPT_LOG_LEVEL = 256, OPT_LOG_FORMAT, OPT_DRAIN_MS };
+enum { OPT_LOG_LEVEL = 256, OPT_LOG_FORMAT, OPT_DRAIN_MS, OPT_WATCHDOG_MS };
 
 static const struct option long_options[] = {
         {"execute", required_argument, NULL, 'e'},
@@ -107,6 +111,7 @@ static const struct option long_options[] = {
         {"log-level", required_argument, NULL, OPT_LOG_LEVEL},
         {"log-format", required_argument, NULL, OPT_LOG_FORMAT},
         {"drain-ms", required_argument, NULL, OPT_DRAIN_MS},
+        {"watchdog-ms", required_argument, NULL, OPT_WATCHDOG_MS},
         {"version", no_argument, NULL, 'v'},
         {"help", no_argument, NULL, 'h'},
         {NULL, 0, NULL, 0},
@@ -198,6 +203,11 @@ static int parse(struct options *options, int argc, char **argv)
         case OPT_DRAIN_MS:
             if (parse_number(optarg, 3600000, &options->drain_ms) != 0)
                 return bad_usage("--drain-ms", optarg, "must be a whole number in 0..3600000");
+            break;
+        case OPT_WATCHDOG_MS:
+            if (parse_number(optarg, ZNL_WATCHDOG_MS_MAX, &options->watchdog_ms) != 0)
+                return bad_usage(
+                        "--watchdog-ms", optarg, "must be a whole number in 0..3600000");
             break;
         case 'v':
             print_versions();
@@ -537,6 +547,17 @@ static void close_app(struct app *app, int is_complete)
     }
 }
 
+/* A watchdog that cannot be had is no reason not to run. */
+static void start_watchdog(struct app *app)
+{
+    int err = znl_watchdog_set(app->vm, app->options->watchdog_ms);
+    if (err == 0 && (app->options->watchdog_ms == 0 || znl_watchdog_reaches_traces(app->vm)))
+        return;
+    const char *reason = err != 0 ? znl_err_text(err) : "compiled loops cannot be interrupted";
+    znl_log_field field = {"reason", reason, strlen(reason), 0};
+    znl_log_write(ZNL_LOG_DEBUG, "watchdog", "does not work here", &field, 1);
+}
+
 static int run(const struct options *options)
 {
     struct app app = {.options = options, .begin_exit = {.run = begin_exit}};
@@ -548,6 +569,7 @@ static int run(const struct options *options)
         app.exit_code = EXIT_SCRIPT;
     } else {
         watch_signals();
+        start_watchdog(&app);
         if (znl_vm_protect(app.vm, start_script, &app, "host") != 0) {
             app.exit_code = EXIT_SCRIPT;
             app.is_over = 1;
@@ -569,6 +591,7 @@ int main(int argc, char **argv)
             .level = ZNL_LOG_INFO,
             .format = isatty(STDERR_FILENO) ? ZNL_LOG_TEXT : ZNL_LOG_LOGFMT,
             .drain_ms = DRAIN_MS_DEFAULT,
+            .watchdog_ms = ZNL_WATCHDOG_MS_DEFAULT,
     };
     int exit_code = parse(&options, argc, argv);
     if (exit_code < 0)

@@ -3,6 +3,7 @@
 
 #include "bind/bind.h"
 #include "host/embedded.h"
+#include "vm/vm.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -50,6 +51,31 @@ static int load_module(lua_State *L)
     return 1;
 }
 
+/* Module names have dots where chunk names have slashes: "@znl/roles/node.lua". The module of a
+ * folder is its init.lua. */
+static int is_named(const char *path, const char *module)
+{
+    size_t i = 0;
+    for (; module[i] != '\0'; i++)
+        if (path[i] != (module[i] == '.' ? '/' : module[i]))
+            return 0;
+    return strcmp(path + i, ".lua") == 0 || strcmp(path + i, "/init.lua") == 0;
+}
+
+static int is_library(const char *source)
+{
+    const char *folder = getenv("ZNL_LUA_PATH");
+    size_t size = folder != NULL ? strlen(folder) : 0;
+    if (*source++ != '@')
+        return 0;
+    if (size > 0 && strncmp(source, folder, size) == 0 && source[size] == '/')
+        source += size + 1;
+    for (size_t i = 0; i < znl_embedded_count; i++)
+        if (is_named(source, znl_embedded[i].name))
+            return 1;
+    return 0;
+}
+
 void znl_modules_open(lua_State *L)
 {
     static const luaL_Reg libraries[] = {
@@ -59,6 +85,7 @@ void znl_modules_open(lua_State *L)
             {"yaml", luaopen_yaml}, /* what lyaml is written on */
             {NULL, NULL},
     };
+    znl_vm_of(L)->is_library = is_library;
     znl_bind_open_all(L);
     znl_bind_luv_open(L);
     lua_getglobal(L, "package");

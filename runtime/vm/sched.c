@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/wheel.h"
 #include "transport/loop.h"
+#include "vm/watchdog.h"
 
 #include <string.h>
 
@@ -27,6 +28,7 @@ typedef struct task {
     int co_ref;
     int is_live;
     int is_queued;
+    int is_interrupted; /* by the watchdog, in this run */
     int queued_err;
     const char *queued_where;
     uint64_t ticket; /* of the wait that a wake may end; 0: none */
@@ -49,6 +51,7 @@ struct znl_sched {
     unsigned depth; /* protected calls on the C stack */
     int is_closed;
     int collect_due; /* a call ran out of memory */
+    znl_pulse pulse;
     task *queue_first, *queue_last;
     size_t queue_count;
     znl_deferred queue_due;
@@ -59,6 +62,7 @@ struct znl_sched {
     znl_task_done_fn done;
     void *done_user;
     int done_status;
+    int done_interrupted;
     int wake_ref, done_ref, make_ref, room_ref, collect_ref; /* closures */
     int stopped_ref, stray_ref, foreign_ref; /* texts: they need no memory later */
     znl_wheel *wheel;
@@ -299,7 +303,9 @@ static void finish(znl_sched *sched, lua_State *L, task *t, int status)
     t->done = NULL;
     sched->live_count--;
     put_task(sched, t, status == 0);
+    sched->done_interrupted = status != 0 && t->is_interrupted;
     report(sched, L, done, user, status, count);
+    sched->done_interrupted = 0;
     if (owner != NULL) {
         owner->active--;
         if (!sched->is_closed)
@@ -313,8 +319,12 @@ static void resume(znl_sched *sched, lua_State *L, task *t, int nargs)
 {
     task *before = sched->current;
     sched->current = t;
+    t->is_interrupted = 0;
+    sched->pulse.serial += before == NULL;
     int status = lua_resume(t->co, nargs);
     sched->current = before;
+    if (__builtin_expect(sched->pulse.is_alarmed && before == NULL, 0))
+        znl_watchdog_calm(sched->vm);
     if (__builtin_expect(status == LUA_YIELD, 1)) {
         lua_settop(t->co, 0);
         if (t->ticket != 0 || t->is_queued)
@@ -554,11 +564,14 @@ static int run_collect(lua_State *L)
 
 void znl_sched_enter(znl_sched *sched)
 {
+    sched->pulse.serial += sched->depth == 0;
     sched->depth++;
 }
 
 void znl_sched_leave(znl_sched *sched, int status)
 {
+    if (__builtin_expect(sched->pulse.is_alarmed && sched->depth == 1, 0))
+        znl_watchdog_calm(sched->vm);
     if (status == LUA_ERRMEM)
         sched->collect_due = 1;
     if (__builtin_expect(sched->collect_due && sched->depth == 1, 0)) {
@@ -577,6 +590,22 @@ void znl_sched_leave(znl_sched *sched, int status)
 int znl_sched_busy(const znl_sched *sched)
 {
     return sched->depth > 0;
+}
+
+int znl_sched_was_interrupted(const znl_sched *sched)
+{
+    return sched->done_interrupted;
+}
+
+znl_pulse *znl_sched_pulse(znl_sched *sched)
+{
+    return &sched->pulse;
+}
+
+void znl_sched_mark_interrupted(znl_sched *sched)
+{
+    if (sched->current != NULL)
+        sched->current->is_interrupted = 1;
 }
 
 size_t znl_sched_task_count(const znl_sched *sched)

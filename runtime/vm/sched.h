@@ -132,6 +132,23 @@ znl_owner *znl_sched_owner(const znl_sched *sched);
  * spawning is refused and waking does nothing. Only while not busy. */
 void znl_sched_drop_all(znl_sched *sched);
 
+/* True inside `done` when the watchdog interrupted the task in its last run: ask before anything
+ * else. */
+int znl_sched_was_interrupted(const znl_sched *sched);
+
+/* --- for watchdog.c ----------------------------------------------------------------------- */
+
+/* What the scheduler and the signal handler of the watchdog tell each other. */
+typedef struct znl_pulse {
+    volatile uint32_t serial; /* changes when an outermost resume or protected call begins */
+    volatile int is_alarmed;  /* znl_watchdog_calm() is due when it ends */
+} znl_pulse;
+
+/* Borrowed; as long as the scheduler. */
+znl_pulse *znl_sched_pulse(znl_sched *sched);
+/* The running task, if any, has been interrupted. */
+void znl_sched_mark_interrupted(znl_sched *sched);
+
 /* --- for vm.c ----------------------------------------------------------------------------- */
 
 /* Makes the scheduler of `vm`, whose L and loop are set. 0 or ZNL_E_NOMEM. */

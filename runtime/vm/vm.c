@@ -5,6 +5,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "vm/sched.h"
+#include "vm/watchdog.h"
 
 #include <lualib.h>
 #include <stdio.h>
@@ -176,6 +177,7 @@ void znl_vm_free(znl_vm *vm)
     struct home *home = (struct home *)(void *)vm;
     if (home == NULL)
         return;
+    znl_watchdog_set(vm, 0);
     if (vm->sched != NULL)
         znl_sched_drop_all(vm->sched);
     if (vm->L != NULL) {

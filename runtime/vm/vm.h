@@ -13,11 +13,15 @@
 
 typedef struct znl_loop znl_loop;
 typedef struct znl_sched znl_sched;
+typedef struct znl_watchdog znl_watchdog;
 
 typedef struct znl_vm {
-    lua_State *L;     /* the main state: callbacks run here, tasks in coroutines of it */
-    znl_sched *sched; /* owned */
-    znl_loop *loop;   /* borrowed; outlives the vm */
+    lua_State *L;           /* the main state: callbacks run here, tasks in coroutines of it */
+    znl_sched *sched;       /* owned */
+    znl_loop *loop;         /* borrowed; outlives the vm */
+    znl_watchdog *watchdog; /* owned; NULL: none (watchdog.h) */
+    /* Whether a chunk of this name is part of znlrun, not of a script. NULL: none is. */
+    int (*is_library)(const char *source);
 } znl_vm;
 
 /* Creates the state with the standard libraries open, and its scheduler. 0 or ZNL_E_NOMEM. */
