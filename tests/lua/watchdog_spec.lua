@@ -115,7 +115,7 @@ describe("the watchdog", function()
   end)
 
   it("does not stand in the way of a second signal", function()
-    local pipe = assert(io.popen(([[set -m
+    local pipe = assert(io.popen(([[exec 2>/dev/null; set -m
       %s --watchdog-ms 0 -e 'print("up") io.stdout:flush() while true do end' &
       pid=$!; sleep 0.3; kill -INT $pid; sleep 0.1; kill -INT $pid; wait $pid; echo "exit $?"]]):format(znlrun)))
     local out = pipe:read("*a")
@@ -124,7 +124,7 @@ describe("the watchdog", function()
   end)
 
   it("lets the first signal stop a script that loops", function()
-    local pipe = assert(io.popen(([[set -m; %s --watchdog-ms 600 -e '
+    local pipe = assert(io.popen(([[exec 2>/dev/null; set -m; %s --watchdog-ms 600 -e '
       local znl = require("znl")
       znl.on_stop(function() print("stopped in order") end)
       print("up") io.stdout:flush()

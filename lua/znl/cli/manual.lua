@@ -43,6 +43,10 @@ M.OPTIONS = {
     names = { "--drain-ms" }, value = "<n>", kind = "text",
     text = "Time a stopping script has to finish, 0..3600000 (default 5000).",
   },
+  {
+    names = { "--watchdog-ms" }, value = "<n>", kind = "text",
+    text = "CPU time Lua code may use without waiting before it is interrupted, 0..3600000 (default 1000); 0: never.",
+  },
   { names = { "-v", "--version" }, text = "Print the versions of znlrun and its libraries." },
   { names = { "-h", "--help" }, text = "Print a summary and the list of tools." },
 }
