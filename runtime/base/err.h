@@ -16,7 +16,7 @@
     X(TIMEOUT, -6, "TIMEOUT", "no answer in time")                                             \
     X(BUSY, -7, "BUSY", "the send queue is full")                                              \
     X(UNREACHABLE, -8, "UNREACHABLE", "no connection to that peer")                            \
-    X(STOPPED, -9, "STOPPED", "the node is stopped")                                           \
+    X(STOPPED, -9, "STOPPED", "stopped")                                                       \
     X(ADDRESS_IN_USE, -10, "ADDRESS_IN_USE", "the endpoint is already in use")                 \
     X(ADDRESS, -11, "ADDRESS", "the endpoint cannot be used")                                  \
     X(REBUILT, -12, "REBUILT", "the connection was rebuilt while waiting")                     \
@@ -31,6 +31,7 @@
     X(HANDLER_TIMEOUT, -21, "HANDLER_TIMEOUT", "the handler took too long")                    \
     X(UNSUPPORTED, -22, "UNSUPPORTED", "the peer cannot do that")                              \
     X(CLOSED, -23, "CLOSED", "closed")                                                         \
+    X(FAILED, -24, "FAILED", "the task failed")                                                \
     /* Why a proof or a sealed payload is refused (spec, sections 7 and 8). */                 \
     X(MISSING_PROOF, -40, "missing_proof", "no proof")                                         \
     X(MALFORMED_PARTS, -41, "malformed_parts", "the proof is not three parts")                 \

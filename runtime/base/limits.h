@@ -54,6 +54,7 @@
 
 #define ZNL_TIMEOUT_MS_DEFAULT 5000u /* spec, section 20 */
 #define ZNL_TIMEOUT_MS_MAX 86400000u
+#define ZNL_TIMER_MS_MAX 2592000000u /* of a script: 30 days; fits into 32 bits */
 #define ZNL_HEARTBEAT_MS_DEFAULT 3000u
 #define ZNL_HEARTBEAT_MS_MAX 3600000u
 #define ZNL_SKEW_MS_DEFAULT 30000u

@@ -14,6 +14,16 @@ int znl_lua_fail(lua_State *L, int err, const char *where)
     return 3;
 }
 
+int znl_lua_cancelled(lua_State *L, const char *where)
+{
+    const znl_sched *sched = znl_vm_of(L)->sched;
+    int err = znl_sched_is_cancelled(sched);
+    lua_pushnil(L);
+    lua_pushfstring(L, "%s: %s", where, znl_sched_cancel_reason(sched));
+    lua_pushstring(L, znl_err_code(err));
+    return 3;
+}
+
 uint32_t znl_lua_checku32(lua_State *L, int idx, const char *name, uint32_t min, uint32_t max)
 {
     if (lua_type(L, idx) == LUA_TNUMBER) {
@@ -109,10 +119,29 @@ void znl_lua_newtype(
     lua_pop(L, 1);
 }
 
+void znl_lua_newobjects(lua_State *L, const char *key)
+{
+    lua_pushlightuserdata(L, (void *)(uintptr_t)key);
+    lua_rawget(L, LUA_REGISTRYINDEX);
+    int is_there = lua_istable(L, -1);
+    lua_pop(L, 1);
+    if (is_there)
+        return;
+    lua_pushlightuserdata(L, (void *)(uintptr_t)key);
+    lua_newtable(L);
+    lua_createtable(L, 0, 1);
+    lua_pushliteral(L, "v");
+    lua_setfield(L, -2, "__mode");
+    lua_setmetatable(L, -2);
+    lua_rawset(L, LUA_REGISTRYINDEX);
+}
+
 void znl_bind_open_all(lua_State *L)
 {
     static const luaL_Reg modules[] = {
             {"znl.core.sched", luaopen_znl_core_sched},
+            {"znl.core.token", luaopen_znl_core_token},
+            {"znl.core.timer", luaopen_znl_core_timer},
             {"znl.core.log", luaopen_znl_core_log},
             {"znl.core.watch", luaopen_znl_core_watch},
             {"znl.core.runtime", luaopen_znl_core_runtime},

@@ -39,13 +39,26 @@ void znl_lua_pushpayload(lua_State *L, const znl_frame *frames, size_t count);
 void znl_lua_newtype(
         lua_State *L, const char *type, const luaL_Reg *methods, lua_CFunction collect);
 
+/* Pushes nil, "where: reason", code for the cancelled running task (znl_sched_is_cancelled is not
+ * 0); returns 3. For who would act before it waits. */
+int znl_lua_cancelled(lua_State *L, const char *where);
+
+/* Makes the table, named by the address of `key` in the registry, that leads from a C object (light
+ * userdata) to the Lua object for it while there is one: its values are weak. Once per state. */
+void znl_lua_newobjects(lua_State *L, const char *key);
+
 /* Argument `idx`, an owner made by znl.core.sched.owner(), borrowed from its userdata: hold it
  * to keep it. Raises otherwise. */
 znl_owner *znl_lua_checkowner(lua_State *L, int idx);
 
+/* Pushes the token as Lua sees it: the same object each time, while somebody has it. */
+void znl_lua_pushtoken(lua_State *L, znl_token *token);
+
 /* --- modules ------------------------------------------------------------------------------ */
 
 int luaopen_znl_core_sched(lua_State *L);
+int luaopen_znl_core_token(lua_State *L);
+int luaopen_znl_core_timer(lua_State *L);
 int luaopen_znl_core_log(lua_State *L);
 int luaopen_znl_core_watch(lua_State *L);
 int luaopen_znl_core_runtime(lua_State *L);
@@ -55,6 +68,9 @@ int luaopen_znl_core_heartbeat(lua_State *L);
 int luaopen_znl_core_node(lua_State *L);
 int luaopen_znl_core_shared(lua_State *L);
 int luaopen_znl_core_testing(lua_State *L);
+
+/* Adds owners to the module table of znl.core.sched, at the top of the stack (bind_owner.c). */
+void znl_bind_add_owners(lua_State *L);
 
 /* Fills package.preload with znl.core.* and makes the state of znl.core.runtime. Call
  * protected, once. */

@@ -1,4 +1,4 @@
-/* bind_sched.c - znl.core.sched: tasks, sleeping, events and owners as Lua sees them.
+/* bind_sched.c - znl.core.sched: tasks, waiting and events as Lua sees them.
  *
  * An event is set from Lua, while its waiters can only be resumed by the loop. So set() notes
  * the values, anchors the event in the registry and defers; the loop then wakes every waiter.
@@ -15,7 +15,6 @@
 #include <string.h>
 
 #define EVENT_TYPE "znl.core.event"
-#define OWNER_TYPE "znl.core.owner"
 
 /* --- tasks -------------------------------------------------------------------------------- */
 
@@ -34,20 +33,187 @@ static int sched_spawn(lua_State *L)
     return spawned(L, znl_sched_spawn(L, lua_gettop(L) - 1, NULL, NULL, NULL));
 }
 
-/* spawn_owned(owner, fn, ...) -> true | nil, message, code */
-static int sched_spawn_owned(lua_State *L)
+static int spawn_owned(lua_State *L, znl_task_kind kind)
 {
-    znl_owner *owner = znl_lua_checkowner(L, 1);
+    znl_spawn how = {.inherits = 1, .kind = kind, .owner = znl_lua_checkowner(L, 1)};
     luaL_checktype(L, 2, LUA_TFUNCTION);
-    return spawned(L, znl_sched_spawn(L, lua_gettop(L) - 2, owner, NULL, NULL));
+    return spawned(L, znl_sched_spawn_as(L, lua_gettop(L) - 2, &how));
 }
 
-/* sleep(ms): yields */
+/* spawn_owned(owner, fn, ...) -> true | nil, message, code: in the foreground */
+static int sched_spawn_owned(lua_State *L)
+{
+    return spawn_owned(L, ZNL_TASK_FOREGROUND);
+}
+
+/* spawn_background(owner, fn, ...) -> true | nil, message, code */
+static int sched_spawn_background(lua_State *L)
+{
+    return spawn_owned(L, ZNL_TASK_BACKGROUND);
+}
+
+/* A task that start() made has ended: handle:ended(true, results...), (false, error) or, when it was
+ * dropped, (nil, why). Runs protected. */
+static void handle_ended(void *user, lua_State *L, int status, int nresults)
+{
+    int ref = (int)(intptr_t)user;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, ref);
+    luaL_unref(L, LUA_REGISTRYINDEX, ref);
+    lua_getfield(L, -1, "ended");
+    lua_insert(L, -2);
+    if (status == ZNL_TASK_DROPPED)
+        lua_pushnil(L);
+    else
+        lua_pushboolean(L, status == 0);
+    for (int i = 1; i <= nresults; i++)
+        lua_pushvalue(L, i);
+    lua_call(L, nresults + 2, 0);
+}
+
+/* start(handle, owner|nil, fn, ...) -> index, serial | nil, message, code. Runs fn(...) as a task.
+ * When it has ended, handle:ended(true, results...) (8 at most), handle:ended(false, error) or, when it
+ * was dropped, handle:ended(nil, why) is called; the handle is kept until then. With an owner the task is in the
+ * background and has no token; without it inherits all. */
+static int sched_start(lua_State *L)
+{
+    luaL_checktype(L, 1, LUA_TTABLE);
+    znl_spawn how = {.inherits = 1, .done = handle_ended};
+    znl_task_ref task;
+    if (!lua_isnil(L, 2)) {
+        how.owner = znl_lua_checkowner(L, 2);
+        how.kind = ZNL_TASK_BACKGROUND;
+        how.inherits = 0;
+    }
+    luaL_checktype(L, 3, LUA_TFUNCTION);
+    how.ref = &task;
+    lua_pushvalue(L, 1);
+    int ref = luaL_ref(L, LUA_REGISTRYINDEX);
+    how.user = (void *)(intptr_t)ref;
+    int err = znl_sched_spawn_as(L, lua_gettop(L) - 3, &how);
+    if (err != 0) {
+        luaL_unref(L, LUA_REGISTRYINDEX, ref);
+        return znl_lua_fail(L, err, "spawn");
+    }
+    lua_pushnumber(L, (lua_Number)task.index);
+    lua_pushnumber(L, (lua_Number)task.serial);
+    return 2;
+}
+
+/* Numbers that Lua was given, back again; nonsense names nothing. */
+static uint64_t to_u64(lua_State *L, int idx)
+{
+    lua_Number number = lua_tonumber(L, idx);
+    return number >= 0 && number < 9007199254740992.0 ? (uint64_t)number : 0;
+}
+
+static znl_task_ref to_ref(lua_State *L)
+{
+    uint64_t index = to_u64(L, 1);
+    return (znl_task_ref){index <= UINT32_MAX ? (uint32_t)index : UINT32_MAX, to_u64(L, 2)};
+}
+
+/* cancel(index, serial, reason|nil) -> true | nil, message, code: the waits of that task end */
+static int sched_cancel(lua_State *L)
+{
+    size_t size = 0;
+    const char *reason = luaL_optlstring(L, 3, NULL, &size);
+    int err = znl_sched_cancel(znl_vm_of(L)->sched, to_ref(L), reason, size);
+    if (err != 0)
+        return znl_lua_fail(L, err, "cancel");
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
+/* is_live(index, serial) -> true until that task has ended */
+static int sched_is_live(lua_State *L)
+{
+    lua_pushboolean(L, znl_sched_is_live(znl_vm_of(L)->sched, to_ref(L)));
+    return 1;
+}
+
+/* sleep(ms) -> true | nil, message, code. Yields. */
 static int sched_sleep(lua_State *L)
 {
     uint32_t ms = znl_lua_checku32(L, 1, "ms", 0, ZNL_TIMEOUT_MS_MAX);
-    znl_sched_park_for(L, ms, NULL);
+    znl_sched_sleep(L, ms);
     return lua_yield(L, 0);
+}
+
+/* What a wait of a script may be called: static texts, since the wait outlives its arguments. */
+static const char *const wait_names[] = {
+        "wait", "task", "channel", "wait_group", "semaphore", "scope", "queue", NULL};
+
+/* park(entry, timeout_ms|nil, name|nil) -> true | nil, message, code. Waits until unpark(entry),
+ * which finds the wait by what this writes into the table: entry[1], entry[2]. Yields. */
+static int sched_park(lua_State *L)
+{
+    luaL_checktype(L, 1, LUA_TTABLE);
+    int has_timeout = !lua_isnoneornil(L, 2);
+    uint32_t timeout_ms = has_timeout
+            ? znl_lua_checku32(L, 2, "timeout_ms", 0, ZNL_TIMEOUT_MS_MAX)
+            : 0;
+    const char *name = wait_names[luaL_checkoption(L, 3, "wait", wait_names)];
+    lua_pushinteger(L, 0);
+    lua_rawseti(L, 1, 1);
+    lua_pushinteger(L, 0);
+    lua_rawseti(L, 1, 2); /* the places are there now: what follows needs no memory */
+    znl_wait wait = has_timeout ? znl_sched_park_for(L, timeout_ms, name)
+                                : znl_sched_park_as(L, name);
+    znl_wait_name numbers = znl_sched_name_wait(wait);
+    lua_pushnumber(L, (lua_Number)numbers.index);
+    lua_rawseti(L, 1, 1);
+    lua_pushnumber(L, (lua_Number)numbers.ticket);
+    lua_rawseti(L, 1, 2);
+    return lua_yield(L, 0);
+}
+
+/* unpark(entry) -> true when a task waited with it: it goes on, with true, in the next turn of the
+ * loop. false when its wait has ended. */
+static int sched_unpark(lua_State *L)
+{
+    luaL_checktype(L, 1, LUA_TTABLE);
+    znl_sched *sched = znl_vm_of(L)->sched;
+    lua_rawgeti(L, 1, 1);
+    lua_rawgeti(L, 1, 2);
+    uint64_t index = to_u64(L, -2);
+    znl_wait_name numbers = {index <= UINT32_MAX ? (uint32_t)index : UINT32_MAX, to_u64(L, -1)};
+    lua_pushboolean(L, znl_sched_wake_later(sched, znl_sched_named_wait(sched, numbers)));
+    return 1;
+}
+
+/* cancelled() -> nil | code, reason: what the next wait of this task would end with */
+static int sched_cancelled(lua_State *L)
+{
+    const znl_sched *sched = znl_vm_of(L)->sched;
+    int err = znl_sched_is_cancelled(sched);
+    if (err == 0)
+        return 0;
+    lua_pushstring(L, znl_err_code(err));
+    lua_pushstring(L, znl_sched_cancel_reason(sched));
+    return 2;
+}
+
+/* counters() -> table of numbers */
+static int sched_counters(lua_State *L)
+{
+    znl_sched_counters counters;
+    znl_sched_count(znl_vm_of(L)->sched, &counters);
+    const struct {
+        const char *name;
+        uint64_t value;
+    } fields[] = {
+            {"tasks", counters.tasks},
+            {"pooled", counters.pooled},
+            {"spawned", counters.spawned},
+            {"failed", counters.failed},
+            {"cut", counters.cut},
+    };
+    lua_newtable(L);
+    for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++) {
+        lua_pushnumber(L, (lua_Number)fields[i].value);
+        lua_setfield(L, -2, fields[i].name);
+    }
+    return 1;
 }
 
 /* is_task() -> true where waiting is possible */
@@ -228,7 +394,7 @@ static int event_wait(lua_State *L)
     if (err != 0)
         return znl_lua_fail(L, err, "event");
     znl_wait wait = has_timeout ? znl_sched_park_for(L, timeout_ms, "event")
-                                : znl_sched_park(L);
+                                : znl_sched_park_as(L, "event");
     e->waiters[e->count++] = wait;
     return lua_yield(L, 0);
 }
@@ -252,107 +418,6 @@ static int event_gc(lua_State *L)
     return 0;
 }
 
-/* --- owners ------------------------------------------------------------------------------- */
-
-typedef struct owner {
-    znl_vm *vm;
-    znl_owner *owner;
-    int idle_ref; /* the function of on_idle */
-    int self_ref; /* anchors the userdata until that function ran */
-    znl_deferred due;
-} owner;
-
-static int run_idle(lua_State *L)
-{
-    owner *o = lua_touserdata(L, 1);
-    lua_rawgeti(L, LUA_REGISTRYINDEX, o->idle_ref);
-    unref(L, &o->idle_ref);
-    znl_sched_spawn(L, 0, NULL, NULL, NULL);
-    return 0;
-}
-
-static void on_idle_due(znl_deferred *deferred)
-{
-    owner *o = (owner *)(void *)((char *)deferred - offsetof(owner, due));
-    int self_ref = o->self_ref;
-    o->self_ref = LUA_NOREF; /* the function may register the next one */
-    znl_vm_protect(o->vm, run_idle, o, "owner.on_idle");
-    luaL_unref(o->vm->L, LUA_REGISTRYINDEX, self_ref);
-}
-
-/* May be called while Lua runs: leaves the rest to the loop. */
-static void on_idle(void *user)
-{
-    owner *o = user;
-    znl_loop_defer(o->vm->loop, &o->due);
-}
-
-/* owner() -> owner | nil, message, code */
-static int owner_new(lua_State *L)
-{
-    owner *o = lua_newuserdata(L, sizeof *o);
-    memset(o, 0, sizeof *o);
-    o->vm = znl_vm_of(L);
-    o->idle_ref = o->self_ref = LUA_NOREF;
-    o->due.run = on_idle_due;
-    luaL_getmetatable(L, OWNER_TYPE);
-    lua_setmetatable(L, -2);
-    int err = znl_owner_new(&o->owner);
-    return err == 0 ? 1 : znl_lua_fail(L, err, "owner");
-}
-
-static owner *check_owner(lua_State *L, int idx)
-{
-    owner *o = luaL_checkudata(L, idx, OWNER_TYPE);
-    if (o->owner == NULL)
-        luaL_argerror(L, idx, "collected owner");
-    return o;
-}
-
-znl_owner *znl_lua_checkowner(lua_State *L, int idx)
-{
-    return check_owner(L, idx)->owner;
-}
-
-/* owner:active() -> tasks that run for it */
-static int owner_active(lua_State *L)
-{
-    lua_pushnumber(L, (lua_Number)znl_owner_active(check_owner(L, 1)->owner));
-    return 1;
-}
-
-/* owner:on_idle(fn): fn() runs once, in a task, when no task runs for the owner; it replaces
- * one registered before */
-static int owner_on_idle(lua_State *L)
-{
-    owner *o = check_owner(L, 1);
-    luaL_checktype(L, 2, LUA_TFUNCTION);
-    if (o->self_ref == LUA_NOREF) {
-        lua_pushvalue(L, 1);
-        o->self_ref = luaL_ref(L, LUA_REGISTRYINDEX);
-    }
-    lua_pushvalue(L, 2);
-    int ref = luaL_ref(L, LUA_REGISTRYINDEX);
-    unref(L, &o->idle_ref);
-    o->idle_ref = ref;
-    znl_owner_on_idle(o->owner, on_idle, o);
-    return 0;
-}
-
-static int owner_gc(lua_State *L)
-{
-    owner *o = lua_touserdata(L, 1);
-    if (o->owner == NULL)
-        return 0;
-    znl_owner_on_idle(o->owner, NULL, NULL);
-    znl_loop_undefer(o->vm->loop, &o->due);
-    znl_owner_release(o->owner);
-    o->owner = NULL;
-    unref(L, &o->idle_ref);
-    unref(L, &o->self_ref);
-    return 0;
-}
-
 /* --- module ------------------------------------------------------------------------------- */
 
 int luaopen_znl_core_sched(lua_State *L)
@@ -364,11 +429,6 @@ int luaopen_znl_core_sched(lua_State *L)
             {"is_set", event_is_set},
             {NULL, NULL},
     };
-    static const luaL_Reg owner_methods[] = {
-            {"active", owner_active},
-            {"on_idle", owner_on_idle},
-            {NULL, NULL},
-    };
     static const luaL_Reg functions[] = {
             {"spawn", sched_spawn},
             {"spawn_owned", sched_spawn_owned},
@@ -377,12 +437,19 @@ int luaopen_znl_core_sched(lua_State *L)
             {"now_ms", sched_now_ms},
             {"unix_ms", sched_unix_ms},
             {"event", event_new},
-            {"owner", owner_new},
+            {"spawn_background", sched_spawn_background},
+            {"start", sched_start},
+            {"cancel", sched_cancel},
+            {"is_live", sched_is_live},
+            {"park", sched_park},
+            {"unpark", sched_unpark},
+            {"cancelled", sched_cancelled},
+            {"counters", sched_counters},
             {NULL, NULL},
     };
     znl_lua_newtype(L, EVENT_TYPE, event_methods, event_gc);
-    znl_lua_newtype(L, OWNER_TYPE, owner_methods, owner_gc);
     lua_newtable(L);
     luaL_register(L, NULL, functions);
+    znl_bind_add_owners(L);
     return 1;
 }

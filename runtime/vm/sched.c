@@ -8,45 +8,23 @@
 #include "base/log.h"
 #include "base/wheel.h"
 #include "transport/loop.h"
+#include "vm/task.h"
 #include "vm/watchdog.h"
 
 #include <string.h>
 
-struct znl_owner {
-    size_t references;
-    size_t active;
-    void (*idle)(void *user);
-    void *user;
-};
-
-typedef struct task {
-    znl_sched *sched;
-    struct task *next_made; /* every task there is */
-    struct task *next_idle; /* in pool or bare */
-    struct task *next_queued, *prev_queued;
-    lua_State *co; /* NULL: bare */
-    int co_ref;
-    int is_live;
-    int is_queued;
-    int is_interrupted; /* by the watchdog, in this run */
-    int queued_err;
-    const char *queued_where;
-    uint64_t ticket; /* of the wait that a wake may end; 0: none */
-    znl_timer timer; /* of park_for */
-    const char *timer_where;
-    znl_owner *owner;
-    znl_task_done_fn done;
-    void *user;
-} task;
+typedef struct znl_task task;
 
 struct znl_sched {
     znl_vm *vm;
-    task *made;
+    task **made; /* every task there is */
+    uint32_t made_count, made_capacity;
     task *pool; /* idle, with a coroutine */
     task *bare; /* idle, without */
     size_t pool_count;
     size_t live_count;
     uint64_t last_ticket;
+    uint64_t spawned_count, failed_count, cut_count;
     task *current;
     unsigned depth; /* protected calls on the C stack */
     int is_closed;
@@ -63,6 +41,8 @@ struct znl_sched {
     void *done_user;
     int done_status;
     int done_interrupted;
+    const char *done_text; /* pushed first; NULL: the values are there */
+    int done_begun;
     int wake_ref, done_ref, make_ref, room_ref, collect_ref; /* closures */
     int stopped_ref, stray_ref, foreign_ref; /* texts: they need no memory later */
     znl_wheel *wheel;
@@ -71,75 +51,14 @@ struct znl_sched {
 /* Tasks that may nest, each spawned by the one before: LuaJIT does not watch the C stack. */
 #define NESTED_MAX 150
 
-/* --- owners ------------------------------------------------------------------------------- */
-
-int znl_owner_new(znl_owner **out)
-{
-    znl_owner *owner = znl_calloc(1, sizeof *owner);
-    if (owner == NULL)
-        return ZNL_E_NOMEM;
-    owner->references = 1;
-    *out = owner;
-    return 0;
-}
-
-void znl_owner_hold(znl_owner *owner)
-{
-    owner->references++;
-}
-
-void znl_owner_release(znl_owner *owner)
-{
-    if (owner != NULL && --owner->references == 0)
-        znl_free(owner);
-}
-
-size_t znl_owner_active(const znl_owner *owner)
-{
-    return owner->active;
-}
-
-static void tell_idle(znl_owner *owner)
-{
-    void (*idle)(void *user) = owner->idle;
-    void *user = owner->user;
-    if (owner->active > 0 || idle == NULL)
-        return;
-    owner->idle = NULL;
-    idle(user);
-}
-
-void znl_owner_on_idle(znl_owner *owner, void (*idle)(void *user), void *user)
-{
-    owner->idle = idle;
-    owner->user = user;
-    tell_idle(owner);
-}
-
-/* --- queue of tasks to resume with an error ----------------------------------------------- */
-
-static void enqueue(znl_sched *sched, task *t, int err, const char *where)
-{
-    t->is_queued = 1;
-    t->queued_err = err;
-    t->queued_where = where;
-    t->next_queued = NULL;
-    t->prev_queued = sched->queue_last;
-    if (sched->queue_last != NULL)
-        sched->queue_last->next_queued = t;
-    else
-        sched->queue_first = t;
-    sched->queue_last = t;
-    sched->queue_count++;
-    znl_loop_defer(sched->vm->loop, &sched->queue_due);
-}
+/* --- queue of tasks for the loop's next turn ---------------------------------------------- */
 
 static void unqueue(task *t)
 {
     znl_sched *sched = t->sched;
-    if (!t->is_queued)
+    if (t->queued == ZNL_NOT_QUEUED)
         return;
-    t->is_queued = 0;
+    t->queued = ZNL_NOT_QUEUED;
     if (t->prev_queued != NULL)
         t->prev_queued->next_queued = t->next_queued;
     else
@@ -157,6 +76,32 @@ static void unpark(task *t)
     t->ticket = 0;
     znl_wheel_stop(t->sched->wheel, &t->timer);
     unqueue(t);
+}
+
+void znl_task_enqueue(task *t, int what, int err)
+{
+    znl_sched *sched = t->sched;
+    unpark(t);
+    t->queued = (uint8_t)what;
+    t->queued_err = err;
+    t->next_queued = NULL;
+    t->prev_queued = sched->queue_last;
+    if (sched->queue_last != NULL)
+        sched->queue_last->next_queued = t;
+    else
+        sched->queue_first = t;
+    sched->queue_last = t;
+    sched->queue_count++;
+    znl_loop_defer(sched->vm->loop, &sched->queue_due);
+}
+
+void znl_task_doom(task *t)
+{
+    if (t->is_doomed)
+        return;
+    t->is_doomed = 1;
+    if (t->ticket != 0 || t->queued != ZNL_NOT_QUEUED)
+        znl_task_enqueue(t, ZNL_QUEUED_DROP, 0);
 }
 
 /* --- coroutines and their pool ------------------------------------------------------------ */
@@ -181,6 +126,26 @@ static int make_room(lua_State *L)
     return 0;
 }
 
+/* One more task, bare and in no list; NULL when memory is short. */
+static task *make_task(znl_sched *sched)
+{
+    if (sched->made_count == sched->made_capacity) {
+        uint32_t capacity = sched->made_capacity > 0 ? sched->made_capacity * 2 : 64;
+        task **made = znl_realloc(sched->made, capacity * sizeof(task *));
+        if (made == NULL)
+            return NULL;
+        sched->made = made;
+        sched->made_capacity = capacity;
+    }
+    task *t = znl_calloc(1, sizeof *t);
+    if (t == NULL)
+        return NULL;
+    t->sched = sched;
+    t->index = sched->made_count;
+    sched->made[sched->made_count++] = t;
+    return t;
+}
+
 /* An idle task with a coroutine, taken out of its list; NULL when memory is short. */
 static task *take_task(znl_sched *sched, lua_State *L)
 {
@@ -192,12 +157,9 @@ static task *take_task(znl_sched *sched, lua_State *L)
     }
     t = sched->bare;
     if (t == NULL) {
-        t = znl_calloc(1, sizeof *t);
+        t = make_task(sched);
         if (t == NULL)
             return NULL;
-        t->sched = sched;
-        t->next_made = sched->made;
-        sched->made = t;
         t->next_idle = NULL;
         sched->bare = t;
     }
@@ -236,6 +198,9 @@ static void put_task(znl_sched *sched, task *t, int is_clean)
 static int run_done(lua_State *L)
 {
     znl_sched *sched = znl_vm_of(L)->sched;
+    if (sched->done_text != NULL)
+        lua_pushstring(L, sched->done_text);
+    sched->done_begun = 1;
     sched->done(sched->done_user, L, sched->done_status, lua_gettop(L));
     return 0;
 }
@@ -252,25 +217,49 @@ static void log_failure(lua_State *L, const char *message)
     znl_log_write(ZNL_LOG_ERROR, "script", message, &field, 1);
 }
 
-/* Reports values at the top of L, which it pops, as what the task came to. */
-static void report(znl_sched *sched, lua_State *L, znl_task_done_fn done, void *user,
-        int status, int count)
+/* Calls `done` with the `count` values at the top of L, which it pops, or with `text`. */
+static void call_done(znl_sched *sched, lua_State *L, znl_task_done_fn done, void *user,
+        int status, int count, const char *text)
 {
-    if (done == NULL) {
-        if (status != 0)
-            log_failure(L, "task failed");
-        lua_pop(L, count);
-        return;
-    }
     lua_rawgeti(L, LUA_REGISTRYINDEX, sched->done_ref);
     lua_insert(L, -1 - count);
     sched->done = done;
     sched->done_user = user;
     sched->done_status = status;
+    sched->done_text = text;
+    sched->done_begun = 0;
     if (lua_pcall(L, count, 0, 0) != 0) {
         log_failure(L, "the end of a task could not be reported");
         lua_pop(L, 1);
     }
+}
+
+/* Reports values at the top of L, which it pops, as what the task came to. */
+static void report(znl_sched *sched, lua_State *L, znl_task_done_fn done, void *user,
+        int status, int count)
+{
+    if (done != NULL) {
+        call_done(sched, L, done, user, status, count, NULL);
+        return;
+    }
+    if (status != 0)
+        log_failure(L, "task failed");
+    lua_pop(L, count);
+}
+
+/* Takes the task from everything that knows it; its owner goes on counting it. */
+static void retire(znl_sched *sched, task *t)
+{
+    unpark(t);
+    znl_owner_unlink(t);
+    znl_token_remove(t);
+    if (t->own != NULL) {
+        znl_token_release(t->own);
+        t->own = NULL;
+    }
+    t->owner = NULL;
+    t->is_live = 0;
+    sched->live_count--;
 }
 
 /* The task returned (status 0, results on its stack) or failed (the error value there). Its
@@ -281,6 +270,7 @@ static void finish(znl_sched *sched, lua_State *L, task *t, int status)
     znl_task_done_fn done = t->done;
     void *user = t->user;
     znl_owner *owner = t->owner;
+    int is_background = t->is_background;
     int count = 0;
     unpark(t);
     if (status == 0) {
@@ -292,26 +282,41 @@ static void finish(znl_sched *sched, lua_State *L, task *t, int status)
         lua_settop(co, count);
         lua_xmove(co, L, count);
     } else {
+        sched->failed_count++;
         lua_xmove(co, L, 1);
         if (status == LUA_ERRMEM)
             sched->collect_due = 1;
         znl_vm_traceback(L, co);
         count = 1;
     }
-    t->is_live = 0;
-    t->owner = NULL;
-    t->done = NULL;
-    sched->live_count--;
+    retire(sched, t);
     put_task(sched, t, status == 0);
     sched->done_interrupted = status != 0 && t->is_interrupted;
     report(sched, L, done, user, status, count);
     sched->done_interrupted = 0;
-    if (owner != NULL) {
-        owner->active--;
-        if (!sched->is_closed)
-            tell_idle(owner);
-        znl_owner_release(owner);
+    znl_owner_one_less(owner, is_background, !sched->is_closed);
+}
+
+/* Ends the task where it waits. Only from the loop. `text` NULL: the scheduler stops. */
+static void drop(znl_sched *sched, task *t, const char *text)
+{
+    lua_State *L = sched->vm->L;
+    znl_task_done_fn done = t->done;
+    void *user = t->user;
+    znl_owner *owner = t->owner;
+    int is_background = t->is_background;
+    retire(sched, t);
+    put_task(sched, t, 0);
+    sched->cut_count++;
+    sched->depth++; /* so that nothing that `done` calls takes this for the loop */
+    if (done != NULL && text != NULL)
+        call_done(sched, L, done, user, ZNL_TASK_DROPPED, 0, text);
+    if (done != NULL && (text == NULL || !sched->done_begun)) {
+        lua_rawgeti(L, LUA_REGISTRYINDEX, sched->stopped_ref);
+        call_done(sched, L, done, user, ZNL_TASK_DROPPED, 1, NULL);
     }
+    sched->depth--;
+    znl_owner_one_less(owner, is_background, !sched->is_closed);
 }
 
 /* Runs the coroutine, which has `nargs` values for it on its stack, until it waits or ends. */
@@ -327,7 +332,7 @@ static void resume(znl_sched *sched, lua_State *L, task *t, int nargs)
         znl_watchdog_calm(sched->vm);
     if (__builtin_expect(status == LUA_YIELD, 1)) {
         lua_settop(t->co, 0);
-        if (t->ticket != 0 || t->is_queued)
+        if (t->ticket != 0 || t->queued != ZNL_NOT_QUEUED)
             return;
         lua_rawgeti(t->co, LUA_REGISTRYINDEX, sched->stray_ref); /* nobody would resume it */
     }
@@ -353,13 +358,24 @@ static int grow_task(znl_sched *sched, lua_State *L, task *t, int nargs)
     return ZNL_E_NOMEM;
 }
 
-int znl_sched_spawn(
-        lua_State *L, int nargs, znl_owner *owner, znl_task_done_fn done, void *user)
+int znl_sched_spawn_as(lua_State *L, int nargs, const znl_spawn *how)
 {
     znl_sched *sched = znl_vm_of(L)->sched;
+    const task *parent = how->inherits ? sched->current : NULL;
+    znl_owner *owner = how->owner;
+    znl_token *token = how->token;
+    int is_background = how->kind == ZNL_TASK_BACKGROUND;
     int err = 0;
     task *t = NULL;
-    if (sched->is_closed)
+    if (parent != NULL) {
+        if (owner == NULL)
+            owner = parent->owner;
+        if (token == NULL)
+            token = parent->token;
+        if (how->kind == ZNL_TASK_INHERITS)
+            is_background = parent->is_background;
+    }
+    if (sched->is_closed || (owner != NULL && znl_owner_refuses(owner, is_background)))
         err = ZNL_E_STOPPED;
     else if (sched->depth >= NESTED_MAX)
         err = ZNL_E_LIMIT;
@@ -371,23 +387,35 @@ int znl_sched_spawn(
         lua_pop(L, nargs + 1);
         return err;
     }
-    if (owner == NULL && sched->current != NULL)
-        owner = sched->current->owner;
-    if (owner != NULL) {
-        znl_owner_hold(owner);
-        owner->active++;
-    }
-    t->owner = owner;
-    t->done = done;
-    t->user = user;
     t->is_live = 1;
+    t->is_background = is_background != 0;
+    t->is_shielded = 0;
+    t->is_doomed = 0;
+    t->serial = ++sched->spawned_count;
+    t->done = how->done;
+    t->user = how->user;
+    if (owner != NULL)
+        znl_owner_add(owner, t);
+    if (token != NULL)
+        znl_token_add(token, t);
     sched->live_count++;
+    if (how->ref != NULL)
+        *how->ref = (znl_task_ref){t->index, t->serial};
     lua_xmove(L, t->co, nargs + 1);
     /* Lua runs now, whoever called: what the task does must not be woken into. */
     sched->depth++;
     resume(sched, L, t, nargs);
     sched->depth--;
     return 0;
+}
+
+int znl_sched_spawn(
+        lua_State *L, int nargs, znl_owner *owner, znl_task_done_fn done, void *user)
+{
+    znl_spawn how = {.inherits = 1, .owner = owner, .done = done, .user = user};
+    if (owner != NULL)
+        how.kind = ZNL_TASK_FOREGROUND;
+    return znl_sched_spawn_as(L, nargs, &how);
 }
 
 /* --- waiting ------------------------------------------------------------------------------ */
@@ -398,7 +426,9 @@ int znl_sched_is_task(lua_State *L)
     return t != NULL && t->co == L;
 }
 
-znl_wait znl_sched_park(lua_State *L)
+/* Starts a wait. One that cannot be, because the task is cancelled or dropped, ends in the loop's
+ * next turn: a script that takes no notice and waits on holds up nobody. */
+static task *begin_wait(lua_State *L, const char *where)
 {
     znl_sched *sched = znl_vm_of(L)->sched;
     task *t = sched->current;
@@ -407,28 +437,63 @@ znl_wait znl_sched_park(lua_State *L)
                 "this waits, so it must be called from a coroutine made by znl, such as the "
                 "main script or znl.spawn (not coroutine.create)");
     unpark(t);
-    t->ticket = ++sched->last_ticket;
+    t->where = where;
+    if (__builtin_expect(t->is_doomed, 0))
+        znl_task_enqueue(t, ZNL_QUEUED_DROP, 0);
+    else if (__builtin_expect(
+                     (t->token != NULL || t->own != NULL) && znl_token_cause(t) != NULL, 0))
+        znl_task_enqueue(t, ZNL_QUEUED_CANCEL, 0);
+    else
+        t->ticket = ++sched->last_ticket;
+    return t;
+}
+
+znl_wait znl_sched_park_as(lua_State *L, const char *where)
+{
+    task *t = begin_wait(L, where);
     return (znl_wait){t, t->ticket};
+}
+
+znl_wait znl_sched_park(lua_State *L)
+{
+    return znl_sched_park_as(L, "wait");
+}
+
+static int push_true(lua_State *L, void *user)
+{
+    (void)user;
+    lua_pushboolean(L, 1);
+    return 1;
 }
 
 static void on_timeout(znl_timer *timer)
 {
     task *t = (task *)(void *)((char *)timer - offsetof(task, timer));
     znl_wait wait = {t, t->ticket};
-    if (t->timer_where == NULL)
-        znl_sched_wake(t->sched, wait, NULL, NULL);
+    if (t->times_out)
+        znl_sched_wake_error(t->sched, wait, ZNL_E_TIMEOUT, t->where);
     else
-        znl_sched_wake_error(t->sched, wait, ZNL_E_TIMEOUT, t->timer_where);
+        znl_sched_wake(t->sched, wait, push_true, NULL);
+}
+
+static znl_wait park_for(lua_State *L, uint32_t ms, const char *where, int times_out)
+{
+    task *t = begin_wait(L, where);
+    t->times_out = times_out;
+    /* The real clock: the loop's may be as old as the script has been running. */
+    if (t->ticket != 0)
+        znl_wheel_start(t->sched->wheel, &t->timer, znl_clock_mono_ms() + ms, on_timeout);
+    return (znl_wait){t, t->ticket};
 }
 
 znl_wait znl_sched_park_for(lua_State *L, uint32_t timeout_ms, const char *where)
 {
-    znl_wait wait = znl_sched_park(L);
-    task *t = wait.task;
-    t->timer_where = where;
-    /* The real clock: the loop's may be as old as the script has been running. */
-    znl_wheel_start(t->sched->wheel, &t->timer, znl_clock_mono_ms() + timeout_ms, on_timeout);
-    return wait;
+    return park_for(L, timeout_ms, where, 1);
+}
+
+znl_wait znl_sched_sleep(lua_State *L, uint32_t ms)
+{
+    return park_for(L, ms, "sleep", 0);
 }
 
 /* --- waking ------------------------------------------------------------------------------- */
@@ -466,13 +531,15 @@ static int run_wake(lua_State *L)
 struct failure {
     int err;
     const char *where;
+    const char *reason; /* NULL: the text of err */
 };
 
 static int push_failure(lua_State *L, void *user)
 {
     const struct failure *failure = user;
     lua_pushnil(L);
-    lua_pushfstring(L, "%s: %s", failure->where, znl_err_text(failure->err));
+    lua_pushfstring(L, "%s: %s", failure->where,
+            failure->reason != NULL ? failure->reason : znl_err_text(failure->err));
     lua_pushstring(L, znl_err_code(failure->err));
     return 3;
 }
@@ -510,7 +577,7 @@ void znl_sched_wake(znl_sched *sched, znl_wait wait, znl_push_fn push, void *use
     unpark(t);
     if (__builtin_expect(try_wake(sched, t, push, user), 1))
         return;
-    struct failure failure = {ZNL_E_NOMEM, "wake"};
+    struct failure failure = {ZNL_E_NOMEM, "wake", NULL};
     if (!try_wake(sched, t, push_failure, &failure))
         try_wake(sched, t, NULL, NULL); /* needs no memory */
 }
@@ -520,8 +587,17 @@ void znl_sched_wake_error_later(znl_sched *sched, znl_wait wait, int err, const 
     task *t = waiting(sched, wait);
     if (t == NULL)
         return;
-    unpark(t);
-    enqueue(sched, t, err, where);
+    t->where = where;
+    znl_task_enqueue(t, ZNL_QUEUED_ERROR, err);
+}
+
+int znl_sched_wake_later(znl_sched *sched, znl_wait wait)
+{
+    task *t = waiting(sched, wait);
+    if (t == NULL)
+        return 0;
+    znl_task_enqueue(t, ZNL_QUEUED_TRUE, 0);
+    return 1;
 }
 
 void znl_sched_wake_error(znl_sched *sched, znl_wait wait, int err, const char *where)
@@ -530,21 +606,41 @@ void znl_sched_wake_error(znl_sched *sched, znl_wait wait, int err, const char *
         znl_sched_wake_error_later(sched, wait, err, where);
         return;
     }
-    struct failure failure = {err, where};
+    struct failure failure = {err, where, NULL};
     znl_sched_wake(sched, wait, push_failure, &failure);
+}
+
+static void wake_cancelled(znl_sched *sched, task *t, znl_wait wait)
+{
+    znl_token *cause = znl_token_cause(t);
+    struct failure failure = {znl_token_is_cancelled(cause), t->where, znl_token_reason(cause)};
+    znl_sched_wake(sched, wait, push_failure, &failure);
+}
+
+static void run_queued(znl_sched *sched, task *t)
+{
+    int what = t->queued;
+    unqueue(t);
+    if (what == ZNL_QUEUED_DROP) {
+        drop(sched, t, znl_owner_text(t->owner));
+        return;
+    }
+    t->ticket = ++sched->last_ticket;
+    znl_wait wait = {t, t->ticket};
+    if (what == ZNL_QUEUED_CANCEL)
+        wake_cancelled(sched, t, wait);
+    else if (what == ZNL_QUEUED_TRUE)
+        znl_sched_wake(sched, wait, push_true, NULL);
+    else
+        znl_sched_wake_error(sched, wait, t->queued_err, t->where);
 }
 
 static void run_queue(znl_deferred *deferred)
 {
     znl_sched *sched = (znl_sched *)(void *)((char *)deferred - offsetof(znl_sched, queue_due));
     /* Those who come while these run have the next turn. */
-    for (size_t left = sched->queue_count; left > 0 && sched->queue_first != NULL; left--) {
-        task *t = sched->queue_first;
-        unqueue(t);
-        t->ticket = ++sched->last_ticket;
-        znl_wait wait = {t, t->ticket};
-        znl_sched_wake_error(sched, wait, t->queued_err, t->queued_where);
-    }
+    for (size_t left = sched->queue_count; left > 0 && sched->queue_first != NULL; left--)
+        run_queued(sched, sched->queue_first);
     if (sched->queue_first != NULL)
         znl_loop_defer(sched->vm->loop, &sched->queue_due);
 }
@@ -618,9 +714,130 @@ size_t znl_sched_pooled_count(const znl_sched *sched)
     return sched->pool_count;
 }
 
+void znl_sched_count(const znl_sched *sched, znl_sched_counters *out)
+{
+    out->tasks = sched->live_count;
+    out->pooled = sched->pool_count;
+    out->spawned = sched->spawned_count;
+    out->failed = sched->failed_count;
+    out->cut = sched->cut_count;
+}
+
+/* --- what the running task belongs to ----------------------------------------------------- */
+
 znl_owner *znl_sched_owner(const znl_sched *sched)
 {
     return sched->current != NULL ? sched->current->owner : NULL;
+}
+
+int znl_sched_become(znl_sched *sched, znl_owner *owner)
+{
+    task *t = sched->current;
+    if (t == NULL)
+        return ZNL_E_INVALID;
+    znl_owner *before = t->owner;
+    if (owner == before)
+        return 0;
+    if (owner != NULL && znl_owner_refuses(owner, t->is_background))
+        return ZNL_E_STOPPED;
+    znl_owner_unlink(t);
+    t->owner = NULL;
+    if (owner != NULL)
+        znl_owner_add(owner, t);
+    znl_owner_one_less(before, t->is_background, 1);
+    return 0;
+}
+
+znl_token *znl_sched_token(const znl_sched *sched)
+{
+    return sched->current != NULL ? sched->current->token : NULL;
+}
+
+uint64_t znl_sched_deadline_ms(const znl_sched *sched)
+{
+    const znl_token *token = znl_sched_token(sched);
+    return token != NULL ? znl_token_deadline_ms(token) : 0;
+}
+
+int znl_sched_is_cancelled(const znl_sched *sched)
+{
+    const task *t = sched->current;
+    if (t == NULL)
+        return 0;
+    if (t->token != NULL)
+        znl_token_is_cancelled(t->token);
+    znl_token *cause = znl_token_cause(t);
+    return cause != NULL ? znl_token_is_cancelled(cause) : 0;
+}
+
+const char *znl_sched_cancel_reason(const znl_sched *sched)
+{
+    znl_token *cause = sched->current != NULL ? znl_token_cause(sched->current) : NULL;
+    return cause != NULL ? znl_token_reason(cause) : NULL;
+}
+
+int znl_sched_set_token(znl_sched *sched, znl_token *token, int shielded)
+{
+    task *t = sched->current;
+    if (t == NULL)
+        return ZNL_E_INVALID;
+    t->is_shielded = shielded != 0;
+    if (token == t->token)
+        return 0;
+    if (token != NULL)
+        znl_token_hold(token); /* the old one may be its only holder */
+    znl_token_remove(t);
+    if (token != NULL) {
+        znl_token_add(token, t);
+        znl_token_release(token);
+    }
+    return 0;
+}
+
+int znl_sched_is_shielded(const znl_sched *sched)
+{
+    return sched->current != NULL && sched->current->is_shielded;
+}
+
+/* --- tasks by name ------------------------------------------------------------------------ */
+
+static task *find(const znl_sched *sched, znl_task_ref ref)
+{
+    task *t = ref.index < sched->made_count ? sched->made[ref.index] : NULL;
+    return t != NULL && t->is_live && t->serial == ref.serial ? t : NULL;
+}
+
+int znl_sched_is_live(const znl_sched *sched, znl_task_ref ref)
+{
+    return find(sched, ref) != NULL;
+}
+
+int znl_sched_cancel(znl_sched *sched, znl_task_ref ref, const char *reason, size_t size)
+{
+    task *t = find(sched, ref);
+    if (t == NULL)
+        return ZNL_E_NOT_FOUND;
+    if (t->own != NULL)
+        return 0;
+    int err = znl_token_new(sched->vm, NULL, 0, &t->own);
+    if (err != 0)
+        return err;
+    znl_token_cancel_for(t->own, ZNL_E_CANCELLED, reason, size);
+    if (t->ticket != 0 && !t->is_shielded)
+        znl_task_enqueue(t, ZNL_QUEUED_CANCEL, 0);
+    return 0;
+}
+
+znl_wait_name znl_sched_name_wait(znl_wait wait)
+{
+    const task *t = wait.task;
+    return (znl_wait_name){t->index, wait.ticket};
+}
+
+znl_wait znl_sched_named_wait(const znl_sched *sched, znl_wait_name name)
+{
+    task *t = name.index < sched->made_count ? sched->made[name.index] : NULL;
+    return (znl_wait){t, name.ticket};
 }
 
 /* --- life --------------------------------------------------------------------------------- */
@@ -666,39 +883,19 @@ int znl_sched_new(znl_sched **out, znl_vm *vm)
 
 void znl_sched_drop_all(znl_sched *sched)
 {
-    lua_State *L = sched->vm->L;
     sched->is_closed = 1;
-    sched->depth++; /* so that nothing that `done` calls takes this for the loop */
-    for (task *t = sched->made; t != NULL; t = t->next_made) {
-        if (!t->is_live)
-            continue;
-        znl_owner *owner = t->owner;
-        unpark(t);
-        t->is_live = 0;
-        t->owner = NULL;
-        sched->live_count--;
-        put_task(sched, t, 0);
-        if (t->done != NULL) {
-            lua_rawgeti(L, LUA_REGISTRYINDEX, sched->stopped_ref);
-            report(sched, L, t->done, t->user, LUA_ERRRUN, 1);
-        }
-        if (owner != NULL) {
-            owner->active--;
-            znl_owner_release(owner);
-        }
-    }
+    for (uint32_t i = 0; i < sched->made_count; i++)
+        if (sched->made[i]->is_live)
+            drop(sched, sched->made[i], NULL);
     znl_loop_undefer(sched->vm->loop, &sched->queue_due);
-    sched->depth--;
 }
 
 void znl_sched_free(znl_sched *sched)
 {
     if (sched == NULL)
         return;
-    while (sched->made != NULL) {
-        task *next = sched->made->next_made;
-        znl_free(sched->made);
-        sched->made = next;
-    }
+    for (uint32_t i = 0; i < sched->made_count; i++)
+        znl_free(sched->made[i]);
+    znl_free(sched->made);
     znl_free(sched);
 }

@@ -51,6 +51,12 @@ static int l_wait_for(lua_State *L)
     return lua_yield(L, 0);
 }
 
+static int l_sleep(lua_State *L)
+{
+    waits[wait_count++] = znl_sched_sleep(L, (uint32_t)lua_tointeger(L, 1));
+    return lua_yield(L, 0);
+}
+
 static int l_spawn(lua_State *L)
 {
     lua_pushinteger(L, znl_sched_spawn(L, lua_gettop(L) - 1, NULL, NULL, NULL));
@@ -74,6 +80,7 @@ static int setup(void **state)
         return -1;
     lua_register(vm->L, "wait", l_wait);
     lua_register(vm->L, "wait_for", l_wait_for);
+    lua_register(vm->L, "sleep", l_sleep);
     lua_register(vm->L, "spawn", l_spawn);
     lua_register(vm->L, "fail_wait", l_fail_wait);
     return 0;
@@ -255,15 +262,15 @@ static void queued_task_that_ends_first_is_left_alone(void **state)
 static void deadline_ends_the_wait(void **state)
 {
     (void)state;
-    start("local n = select('#', wait_for(2)) return n");
+    start("return select('#', sleep(2)) .. tostring((sleep(2)))");
     znl_loop_run(loop);
-    assert_string_equal(ended.text, "0");
+    assert_string_equal(ended.text, "1true");
     start("local _, message, code = wait_for(2, 'pause') return message .. code");
     znl_loop_run(loop);
     assert_string_equal(ended.text, "pause: no answer in timeTIMEOUT");
     start("return (wait_for(1000, 'pause'))");
     int number = 7;
-    znl_sched_wake(vm->sched, waits[2], push_pair, &number);
+    znl_sched_wake(vm->sched, waits[3], push_pair, &number);
     assert_string_equal(ended.text, "7");
     assert_int_equal(znl_loop_wheel(loop)->count, 0);
 }

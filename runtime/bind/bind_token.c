@@ -1,0 +1,458 @@
+/* bind_token.c - znl.core.token: cancellation as Lua sees it.
+ *
+ * Functions to call on cancellation live in the environment table of the token's object, and so
+ * does a way to each child that has some: the collector sees every reference, and a token that
+ * nobody can cancel any more goes with all that hangs on it. The object is anchored only while
+ * the token is in use without it: while a task runs under it, or its deadline is on the wheel.
+ *
+ *     environment: [1..n] functions (false: taken back), parents = {...}, children = {[object] = true}
+ *
+ * Layer: bind. SPDX-License-Identifier: MIT */
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/limits.h"
+#include "bind/bind.h"
+#include "transport/loop.h"
+
+#include <string.h>
+
+#define TOKEN_TYPE "znl.core.token"
+
+typedef struct box {
+    znl_vm *vm;
+    znl_token *token;
+    int self_ref;     /* anchors the object */
+    int has_env;      /* it has an environment of its own */
+    size_t functions; /* to call, of its own and below children */
+    int has_fired;
+    znl_deferred due; /* the functions are to be called */
+} box;
+
+static const char
+        objects_key; /* names, in the registry, the table that leads from token to object */
+
+/* --- anchoring ---------------------------------------------------------------------------- */
+
+static void release_anchor(box *b)
+{
+    luaL_unref(b->vm->L, LUA_REGISTRYINDEX, b->self_ref);
+    b->self_ref = LUA_NOREF;
+}
+
+/* Of the object at idx. */
+static void anchor(lua_State *L, int idx, box *b)
+{
+    if (b->self_ref != LUA_NOREF)
+        return;
+    lua_pushvalue(L, idx);
+    b->self_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+}
+
+/* The token was cancelled, or is no longer in use. May be called while Lua runs. */
+static void on_change(void *user)
+{
+    box *b = user;
+    if (b->functions > 0 && !b->has_fired && znl_token_is_cancelled(b->token) != 0)
+        znl_loop_defer(b->vm->loop, &b->due);
+    else if (b->self_ref != LUA_NOREF && !b->due.queued && !znl_token_in_use(b->token))
+        release_anchor(b);
+}
+
+/* --- functions to call -------------------------------------------------------------------- */
+
+static void call_functions(lua_State *L, int env)
+{
+    const znl_spawn how = {0}; /* they work for nobody; the library binds them to their scope */
+    int count = (int)lua_objlen(L, env);
+    for (int i = 1; i <= count; i++) {
+        lua_rawgeti(L, env, i);
+        if (lua_isfunction(L, -1))
+            znl_sched_spawn_as(L, 0, &how);
+        else
+            lua_pop(L, 1);
+    }
+}
+
+/* (box): calls the functions of its object and of those below that are cancelled. A list of what is
+ * left to do stands in for recursion, since children may nest deeply. */
+static int run_functions(lua_State *L)
+{
+    const box *first = lua_touserdata(L, 1);
+    lua_newtable(L); /* 2: objects to see to */
+    lua_rawgeti(L, LUA_REGISTRYINDEX, first->self_ref);
+    lua_rawseti(L, 2, 1);
+    for (int at = 1, count = 1; at <= count; at++) {
+        lua_settop(L, 2);
+        lua_rawgeti(L, 2, at);
+        box *b = lua_touserdata(L, 3);
+        if (b->has_fired || !b->has_env || znl_token_is_cancelled(b->token) == 0)
+            continue;
+        b->has_fired = 1;
+        lua_getfenv(L, 3);
+        lua_getfield(L, 4, "children");
+        if (lua_istable(L, 5)) {
+            lua_pushnil(L);
+            while (lua_next(L, 5) != 0) {
+                lua_pop(L, 1);
+                lua_pushvalue(L, -1);
+                lua_rawseti(L, 2, ++count);
+            }
+        }
+        call_functions(L, 4);
+    }
+    return 0;
+}
+
+static void on_due(znl_deferred *deferred)
+{
+    box *b = (box *)(void *)((char *)deferred - offsetof(box, due));
+    if (!b->has_fired && b->self_ref != LUA_NOREF)
+        znl_vm_protect(b->vm, run_functions, b, "token.on_cancel");
+    if (!znl_token_in_use(b->token))
+        release_anchor(b);
+}
+
+/* --- objects ------------------------------------------------------------------------------ */
+
+static void push_objects(lua_State *L)
+{
+    lua_pushlightuserdata(L, (void *)(uintptr_t)&objects_key);
+    lua_rawget(L, LUA_REGISTRYINDEX);
+}
+
+static box *push_box(lua_State *L)
+{
+    box *b = lua_newuserdata(L, sizeof *b);
+    memset(b, 0, sizeof *b);
+    b->vm = znl_vm_of(L);
+    b->self_ref = LUA_NOREF;
+    b->due.run = on_due;
+    luaL_getmetatable(L, TOKEN_TYPE);
+    lua_setmetatable(L, -2);
+    return b;
+}
+
+/* The object at the top, whose token is set, becomes the one that is found for it. */
+static void remember(lua_State *L, box *b)
+{
+    push_objects(L);
+    lua_pushlightuserdata(L, b->token);
+    lua_pushvalue(L, -3);
+    lua_rawset(L, -3);
+    lua_pop(L, 1);
+    znl_token_watch(b->token, on_change, b);
+}
+
+void znl_lua_pushtoken(lua_State *L, znl_token *token)
+{
+    push_objects(L);
+    lua_pushlightuserdata(L, token);
+    lua_rawget(L, -2);
+    lua_remove(L, -2);
+    if (!lua_isnil(L, -1))
+        return;
+    lua_pop(L, 1);
+    box *b = push_box(L);
+    znl_token_hold(token);
+    b->token = token;
+    remember(L, b);
+}
+
+static box *check_token(lua_State *L, int idx)
+{
+    box *b = luaL_checkudata(L, idx, TOKEN_TYPE);
+    if (b->token == NULL)
+        luaL_argerror(L, idx, "collected token");
+    return b;
+}
+
+/* Pushes the environment of the object at idx, made when it has none. */
+static void push_env(lua_State *L, int idx, box *b)
+{
+    if (!b->has_env) {
+        lua_newtable(L);
+        lua_setfenv(L, idx);
+        b->has_env = 1;
+    }
+    lua_getfenv(L, idx);
+}
+
+/* Writes the parents, at first and second, into the environment of the object at the top. */
+static void set_parents(lua_State *L, box *b, int first, int second)
+{
+    int object = lua_gettop(L);
+    push_env(L, object, b);
+    lua_createtable(L, 2, 0);
+    lua_pushvalue(L, first);
+    lua_rawseti(L, -2, 1);
+    if (second != 0) {
+        lua_pushvalue(L, second);
+        lua_rawseti(L, -2, 2);
+    }
+    lua_setfield(L, -2, "parents");
+    lua_settop(L, object);
+}
+
+/* new(parent|nil, timeout_ms|nil) -> token | nil, message, code */
+static int token_new(lua_State *L)
+{
+    const box *parent = lua_isnoneornil(L, 1) ? NULL : check_token(L, 1);
+    uint64_t deadline_ms = 0;
+    if (!lua_isnoneornil(L, 2))
+        deadline_ms = znl_clock_mono_ms() +
+                znl_lua_checku32(L, 2, "timeout_ms", 0, ZNL_TIMEOUT_MS_MAX);
+    lua_settop(L, 2);
+    box *b = push_box(L);
+    int err = znl_token_new(
+            b->vm, parent != NULL ? parent->token : NULL, deadline_ms, &b->token);
+    if (err != 0)
+        return znl_lua_fail(L, err, "token");
+    remember(L, b);
+    if (parent != NULL)
+        set_parents(L, b, 1, 0);
+    return 1;
+}
+
+/* join(first, second) -> token below both, or one of them when it is below the other already
+ * | nil, message, code */
+static int token_join(lua_State *L)
+{
+    const box *first = check_token(L, 1), *second = check_token(L, 2);
+    lua_settop(L, 2);
+    if (znl_token_is_below(first->token, second->token)) {
+        lua_settop(L, 1);
+        return 1;
+    }
+    if (znl_token_is_below(second->token, first->token))
+        return 1;
+    box *b = push_box(L);
+    int err = znl_token_join(b->vm, first->token, second->token, &b->token);
+    if (err != 0)
+        return znl_lua_fail(L, err, "token");
+    remember(L, b);
+    set_parents(L, b, 1, 2);
+    return 1;
+}
+
+/* --- the running task --------------------------------------------------------------------- */
+
+/* current() -> token of the running task | nil */
+static int token_current(lua_State *L)
+{
+    znl_token *token = znl_sched_token(znl_vm_of(L)->sched);
+    if (token == NULL)
+        return 0;
+    znl_lua_pushtoken(L, token);
+    return 1;
+}
+
+/* enter(token|nil, shielded) -> token before|nil, shielded before: the running task goes on under
+ * this token instead of its own */
+static int token_enter(lua_State *L)
+{
+    znl_sched *sched = znl_vm_of(L)->sched;
+    box *b = lua_isnoneornil(L, 1) ? NULL : check_token(L, 1);
+    int shielded = lua_toboolean(L, 2);
+    znl_token *before = znl_sched_token(sched);
+    if (before != NULL)
+        znl_lua_pushtoken(L, before);
+    else
+        lua_pushnil(L);
+    lua_pushboolean(L, znl_sched_is_shielded(sched));
+    if (b != NULL && b->functions > 0)
+        anchor(L, 1, b); /* in use from here on */
+    if (znl_sched_set_token(sched, b != NULL ? b->token : NULL, shielded) != 0)
+        return luaL_error(L, "a token needs a coroutine made by znl");
+    return 2;
+}
+
+/* --- methods ------------------------------------------------------------------------------ */
+
+/* token:cancel(reason|nil) -> true, or false when it was cancelled before */
+static int token_cancel(lua_State *L)
+{
+    box *b = check_token(L, 1);
+    size_t size = 0;
+    const char *reason = luaL_optlstring(L, 2, NULL, &size);
+    if (znl_token_is_cancelled(b->token) != 0) {
+        lua_pushboolean(L, 0);
+        return 1;
+    }
+    if (b->functions > 0)
+        anchor(L, 1, b); /* until they were called */
+    znl_token_cancel_for(b->token, ZNL_E_CANCELLED, reason, size);
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
+/* token:cancelled() -> nil | code, reason */
+static int token_cancelled(lua_State *L)
+{
+    box *b = check_token(L, 1);
+    int err = znl_token_is_cancelled(b->token);
+    if (err == 0)
+        return 0;
+    lua_pushstring(L, znl_err_code(err));
+    lua_pushstring(L, znl_token_reason(b->token));
+    return 2;
+}
+
+/* token:deadline_ms() -> monotonic milliseconds | nil */
+static int token_deadline_ms(lua_State *L)
+{
+    uint64_t deadline_ms = znl_token_deadline_ms(check_token(L, 1)->token);
+    if (deadline_ms == 0)
+        return 0;
+    lua_pushnumber(L, (lua_Number)deadline_ms);
+    return 1;
+}
+
+/* Counts `change` functions more for the object at idx and all above it, and enters or removes
+ * it with its parents. */
+static void count_functions(lua_State *L, int idx, box *b, size_t change, int is_more)
+{
+    size_t before = b->functions;
+    b->functions = is_more ? before + change : before - change;
+    if ((before > 0) == (b->functions > 0))
+        return;
+    if (b->functions > 0 && znl_token_in_use(b->token))
+        anchor(L, idx, b);
+    luaL_checkstack(L, 8, "token");
+    lua_getfenv(L, idx);
+    lua_getfield(L, -1, "parents");
+    int parents = lua_gettop(L);
+    for (int i = 1; i <= 2 && lua_istable(L, parents); i++) {
+        lua_rawgeti(L, parents, i);
+        box *parent = lua_touserdata(L, -1);
+        if (parent == NULL)
+            break;
+        int object = lua_gettop(L);
+        push_env(L, object, parent);
+        lua_getfield(L, -1, "children");
+        if (lua_isnil(L, -1)) {
+            lua_newtable(L);
+            lua_pushvalue(L, -1);
+            lua_setfield(L, -4, "children");
+        }
+        lua_pushvalue(L, idx);
+        if (b->functions > 0)
+            lua_pushboolean(L, 1);
+        else
+            lua_pushnil(L);
+        lua_rawset(L, -3);
+        count_functions(L, object, parent, 1, b->functions > 0);
+        lua_settop(L, parents);
+    }
+    lua_settop(L, parents - 2);
+}
+
+/* token:on_cancel(fn) -> number for off() | nil: fn() runs in a task when it is cancelled; soon when
+ * it is cancelled already, which is when there is no number */
+static int token_on_cancel(lua_State *L)
+{
+    box *b = check_token(L, 1);
+    luaL_checktype(L, 2, LUA_TFUNCTION);
+    lua_settop(L, 2);
+    if (znl_token_is_cancelled(b->token) != 0) {
+        const znl_spawn how = {0};
+        int err = znl_sched_spawn_as(L, 0, &how);
+        return err == 0 ? 0 : znl_lua_fail(L, err, "token");
+    }
+    push_env(L, 1, b);
+    int number = (int)lua_objlen(L, 3) + 1;
+    lua_pushvalue(L, 2);
+    lua_rawseti(L, 3, number);
+    znl_token_keep(b->token, 1);
+    count_functions(L, 1, b, 1, 1);
+    lua_pushinteger(L, number);
+    return 1;
+}
+
+/* token:off(number): that function will not be called */
+static int token_off(lua_State *L)
+{
+    box *b = check_token(L, 1);
+    int number = luaL_checkint(L, 2);
+    if (!b->has_env)
+        return 0;
+    lua_settop(L, 2);
+    lua_getfenv(L, 1);
+    lua_rawgeti(L, 3, number);
+    if (!lua_isfunction(L, 4))
+        return 0;
+    lua_pushboolean(L, 0);
+    lua_rawseti(L, 3, number);
+    lua_settop(L, 2);
+    count_functions(L, 1, b, 1, 0);
+    if (b->functions == 0) {
+        znl_token_keep(b->token, 0);
+        on_change(b);
+    }
+    return 0;
+}
+
+/* token:close(): forgets its functions, for who made it and needs it no more. What is below it stays
+ * as it is. */
+static int token_close(lua_State *L)
+{
+    box *b = check_token(L, 1);
+    if (!b->has_env)
+        return 0;
+    lua_settop(L, 1);
+    lua_getfenv(L, 1);
+    size_t own = 0;
+    for (int i = (int)lua_objlen(L, 2); i > 0; i--) {
+        lua_rawgeti(L, 2, i);
+        own += lua_isfunction(L, -1);
+        lua_pushboolean(L, 0);
+        lua_rawseti(L, 2, i);
+        lua_pop(L, 1);
+    }
+    if (own > 0)
+        count_functions(L, 1, b, own, 0);
+    znl_token_keep(b->token, 0);
+    on_change(b);
+    return 0;
+}
+
+static int token_gc(lua_State *L)
+{
+    box *b = lua_touserdata(L, 1);
+    if (b->token == NULL)
+        return 0;
+    znl_loop_undefer(b->vm->loop, &b->due);
+    if (znl_token_unwatch(b->token, b)) /* else a new object has taken its place */
+        znl_token_keep(b->token, 0);
+    znl_token_release(b->token);
+    b->token = NULL;
+    luaL_unref(L, LUA_REGISTRYINDEX, b->self_ref);
+    b->self_ref = LUA_NOREF;
+    return 0;
+}
+
+/* --- module ------------------------------------------------------------------------------- */
+
+int luaopen_znl_core_token(lua_State *L)
+{
+    static const luaL_Reg methods[] = {
+            {"cancel", token_cancel},
+            {"cancelled", token_cancelled},
+            {"deadline_ms", token_deadline_ms},
+            {"on_cancel", token_on_cancel},
+            {"off", token_off},
+            {"close", token_close},
+            {NULL, NULL},
+    };
+    static const luaL_Reg functions[] = {
+            {"new", token_new},
+            {"join", token_join},
+            {"current", token_current},
+            {"enter", token_enter},
+            {NULL, NULL},
+    };
+    znl_lua_newtype(L, TOKEN_TYPE, methods, token_gc);
+    znl_lua_newobjects(L, &objects_key);
+    lua_newtable(L);
+    luaL_register(L, NULL, functions);
+    return 1;
+}
