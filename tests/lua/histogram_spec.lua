@@ -1,8 +1,8 @@
 --- Latencies in steps. SPDX-License-Identifier: MIT
 
-local histogram = require("znl.cli.histogram")
+local histogram = require("znl.histogram")
 
-describe("znl.cli.histogram", function()
+describe("znl.histogram", function()
   it("is empty at first", function()
     local h = histogram.new()
     assert.equal(0, h:percentile_us(0.5))

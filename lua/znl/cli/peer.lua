@@ -16,12 +16,16 @@ local M = {}
 --- Codes that say the connection was lost, not that the peer was slow.
 local LOST = { REBUILT = true, GONE = true, UNREACHABLE = true }
 
+local HEARTBEAT_TIMEOUT_MS_MAX = 3600000
+
 --- For `convert` of argparse.
 local CONVERT = {}
 
 function CONVERT.endpoint(text)
   if options.accepts(node.SPEC.endpoint, text) then return text end
-  return nil, ("'%s' is no endpoint; one is tcp://127.0.0.1:6003 or ipc:///path"):format(text)
+  local hint = text:find("^[%w%.%-]+:%d+$") and "did you mean tcp://" .. text .. "?"
+      or "one is tcp://127.0.0.1:6003 or ipc:///path"
+  return nil, ("'%s' is no endpoint; %s"):format(text, hint)
 end
 
 function CONVERT.id(text)
@@ -91,6 +95,9 @@ function M.open(opts, more)
   local config = {
     id = opts.id or M.unique_id(more.tool), endpoint = opts.endpoint, encrypted = key ~= nil,
     auth_key = key, kdf_salt = opts.kdf_salt, master_id = opts.master_id,
+    -- The original handles one message at a time, heartbeats included: while it is at work on a slow
+    -- request, silence must not count as loss. The time-out is what the user said.
+    heartbeat_timeout_ms = math.min(opts.timeout + 1000, HEARTBEAT_TIMEOUT_MS_MAX),
   }
   for name, value in pairs(more) do
     if node.SPEC[name] then config[name] = value end
@@ -146,8 +153,8 @@ function Peer:explain(message, code, timeout_ms)
   if self.refusal then
     return nil, ("%s: the answers of the master are refused: %s"):format(self.endpoint, self.refusal), "UNREACHABLE"
   end
-  return nil, ("%s: no master answers there, or it refuses this id%s"):format(
-    self.endpoint, self.is_encrypted and " or key" or "; if it is encrypted, give --key"), "UNREACHABLE"
+  return nil, ("%s: no sign of life; is it a master, does it hang, does it refuse this id%s?"):format(
+    self.endpoint, self.is_encrypted and " or key" or " (an encrypted one needs --key)"), "UNREACHABLE"
 end
 
 --- Waits, or less long when a signal comes. Yields.

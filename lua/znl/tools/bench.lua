@@ -7,7 +7,7 @@
 local command = require("znl.cli.command")
 local crypto = require("znl.core.crypto")
 local exit_code = require("znl.cli.exit_code")
-local histogram = require("znl.cli.histogram")
+local histogram = require("znl.histogram")
 local payload = require("znl.cli.payload")
 local peer = require("znl.cli.peer")
 local probe = require("znl.cli.probe")
@@ -68,7 +68,7 @@ end
 
 ---@class znl.cli.BenchResult
 ---@field began number  of uv.hrtime
----@field latency znl.cli.Histogram
+---@field latency znl.Histogram
 ---@field errors table<string, integer>
 ---@field error_count integer
 ---@field bytes_in integer

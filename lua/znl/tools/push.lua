@@ -43,7 +43,7 @@ local function run(opts, out)
     master:close()
     return nil, message, code
   end
-  local needed, rebuilds = acks_needed(master.slave), master.slave:counters().rebuilds
+  local needed = acks_needed(master.slave)
   local ok
   ok, message, code = master.slave:push(opts.topic, frames)
   if not ok then
@@ -51,7 +51,6 @@ local function run(opts, out)
     return nil, message, code
   end
   local arrived = wait_acknowledged(master, needed, ends)
-      and master.slave:counters().rebuilds == rebuilds
   local ms = (uv.hrtime() - began) / 1e6
   master:close()
   if runtime.stopping() then return nil end

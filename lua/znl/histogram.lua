@@ -1,27 +1,28 @@
---- znl.cli.histogram: latencies in a bounded table, with percentiles exact to 1.6 %.
+--- znl.histogram: durations in a bounded table, with percentiles exact to 1.6 %.
 ---
 --- Whole microseconds below 128 have a step each; above, every power of two is split into 64 steps.
 --- SPDX-License-Identifier: MIT
 
 local M = {}
 
----@class znl.cli.Histogram
+---@class znl.Histogram
 ---@field count integer
 ---@field max_us number
 ---@field private sum_us number
 ---@field private steps table<integer, integer>
+---@field private last integer  the highest step in use
 local Histogram = {}
 Histogram.__index = Histogram
 
 local SUB_STEPS = 64
 local floor, frexp = math.floor, math.frexp
 
----@return znl.cli.Histogram
+---@return znl.Histogram
 function M.new()
   return setmetatable({ count = 0, max_us = 0, sum_us = 0, steps = {}, last = 0 }, Histogram)
 end
 
---- @param us number  0 or more
+---@param us number  0 or more
 function Histogram:add(us)
   local whole = floor(us)
   local step = whole
@@ -59,6 +60,20 @@ end
 ---@return number us
 function Histogram:mean_us()
   return self.count > 0 and self.sum_us / self.count or 0
+end
+
+--- A histogram with the values of both.
+---@param a znl.Histogram
+---@param b znl.Histogram
+---@return znl.Histogram
+function M.sum(a, b)
+  local both = M.new()
+  for _, h in ipairs { a, b } do
+    for step, count in pairs(h.steps) do both.steps[step] = (both.steps[step] or 0) + count end
+    both.count, both.sum_us = both.count + h.count, both.sum_us + h.sum_us
+    both.max_us, both.last = math.max(both.max_us, h.max_us), math.max(both.last, h.last)
+  end
+  return both
 end
 
 return M
