@@ -9,10 +9,13 @@
 --- returns `nil, message, code`; misuse raises.
 --- SPDX-License-Identifier: MIT
 
+local dns = require("znl.dns")
+local file = require("znl.file")
 local handlers = require("znl.handlers")
 local log = require("znl.log")
 local master = require("znl.roles.master")
 local middleware = require("znl.middleware")
+local process = require("znl.process")
 local retry = require("znl.retry")
 local router = require("znl.router")
 local runtime = require("znl.core.runtime")
@@ -20,6 +23,7 @@ local sched = require("znl.core.sched")
 local secret = require("znl.secret")
 local shared = require("znl.shared")
 local slave = require("znl.roles.slave")
+local tcp = require("znl.tcp")
 
 ---@class znl
 local M = {}
@@ -33,6 +37,11 @@ M.compose = middleware.compose
 M.retry = retry.run
 M.secret = secret.new
 M.shared = shared.open
+
+M.file = file
+M.process = process
+M.dns = dns
+M.tcp = tcp
 
 --- Runs `fn(...)` in a coroutine of its own, at once until it first waits.
 ---@type fun(fn: function, ...: any)

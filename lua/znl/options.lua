@@ -2,6 +2,7 @@
 ---
 --- A spec maps each option name to a rule:
 ---   type      "integer" "number" "boolean" "string" "function" "table" "secret"
+---             or "any", with `check` and `allowed`
 ---   default   used when the option is absent
 ---   required  absent is an error
 ---   min, max  of a number, or the length of a string in bytes
@@ -32,6 +33,7 @@ TYPES["number"] = function(rule, value)
       and value > -math.huge and value < math.huge
 end
 TYPES["boolean"] = function(_, value) return type(value) == "boolean" end
+TYPES["any"] = function() return true end
 TYPES["function"] = function(_, value) return type(value) == "function" end
 TYPES["table"] = function(_, value) return type(value) == "table" end
 TYPES["string"] = function(rule, value)
