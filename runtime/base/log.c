@@ -1,4 +1,5 @@
 /* log.c - see log.h. SPDX-License-Identifier: MIT */
+#define _GNU_SOURCE /* memmem */
 #include "base/log.h"
 
 #include "base/clock.h"
@@ -22,6 +23,9 @@ struct line {
     znl_log_format format;
     int is_cut;
     size_t size;
+    /* The traceback in a value, for people at a terminal: shown below, line by line. */
+    const char *below;
+    size_t below_size;
     char bytes[LINE_BYTES];
 };
 
@@ -131,9 +135,10 @@ static int is_dangerous(uint32_t number)
             number == 0xfeff;
 }
 
-/* Puts the characters, escaped as in JSON. A byte that is no UTF-8 becomes U+FFFD in JSON, which
- * has no other way, and \x followed by its digits elsewhere. */
-static void put_escaped(struct line *line, const char *text, size_t size)
+/* Puts the characters, escaped as in JSON; quotes and backslashes only inside of quotes. A byte
+ * that is no UTF-8 becomes U+FFFD in JSON, which has no other way, and \x followed by its digits
+ * elsewhere. */
+static void put_visible(struct line *line, const char *text, size_t size, int is_quoted)
 {
     const unsigned char *at = (const unsigned char *)text;
     while (size > 0 && !line->is_cut) {
@@ -147,7 +152,7 @@ static void put_escaped(struct line *line, const char *text, size_t size)
             else
                 snprintf(unit, sizeof unit, "\\x%02x", at[0]);
             put_text(line, unit);
-        } else if (number == '"' || number == '\\') {
+        } else if (is_quoted && (number == '"' || number == '\\')) {
             unit[0] = '\\';
             unit[1] = (char)number;
             put(line, unit, 2);
@@ -162,6 +167,11 @@ static void put_escaped(struct line *line, const char *text, size_t size)
         at += taken;
         size -= taken;
     }
+}
+
+static void put_escaped(struct line *line, const char *text, size_t size)
+{
+    put_visible(line, text, size, 1);
 }
 
 /* A number or a word that JSON takes without quotes. */
@@ -209,6 +219,31 @@ static int is_plain(const char *text, size_t size)
     return size > 0 && size <= BARE_BYTES_MAX;
 }
 
+/* Keeps the traceback at the end of the text for put_below. Returns what comes before it. */
+static size_t split_traceback(struct line *line, const char *text, size_t size)
+{
+    static const char mark[] = "\nstack traceback:\n";
+    const char *at = memmem(text, size, mark, sizeof mark - 1);
+    if (at == NULL)
+        return size;
+    line->below = at + sizeof mark - 1;
+    line->below_size = (size_t)(text + size - line->below);
+    return (size_t)(at - text);
+}
+
+/* Indented, which no line of the log is: none can be forged this way. */
+static void put_below(struct line *line)
+{
+    const char *at = line->below, *end = at + line->below_size;
+    while (at < end && !line->is_cut) {
+        const char *stop = memchr(at, '\n', (size_t)(end - at));
+        stop = stop != NULL ? stop : end;
+        put_text(line, "\n  ");
+        put_visible(line, at, (size_t)(stop - at), 0);
+        at = stop + 1;
+    }
+}
+
 static void put_value(struct line *line, const char *text, size_t size, int is_literal)
 {
     int is_bare = line->format == ZNL_LOG_JSON ? is_literal && is_json_literal(text, size)
@@ -219,6 +254,8 @@ static void put_value(struct line *line, const char *text, size_t size, int is_l
             close_with(line, "null");
         return;
     }
+    if (line->format == ZNL_LOG_TEXT && line->below == NULL)
+        size = split_traceback(line, text, size);
     close_with(line, "\""); /* not cut so far, so this is in the last bytes at worst */
     put_escaped(line, text, size);
     close_with(line, "\"");
@@ -349,9 +386,12 @@ void znl_log_write(znl_log_level level, const char *area, const char *message,
     line.format = (znl_log_format)atomic_load_explicit(&the_format, memory_order_relaxed);
     line.is_cut = 0;
     line.size = 0;
+    line.below = NULL;
     put_head(&line, level, area != NULL ? area : "", message != NULL ? message : "");
     for (size_t i = 0; i < count; i++)
         put_field(&line, fields[i].key, fields[i].value, fields[i].size, fields[i].is_literal);
+    if (line.below != NULL)
+        put_below(&line);
     if (line.is_cut)
         close_with(&line, line.format == ZNL_LOG_JSON ? ",\"cut\":true" : " cut=true");
     close_with(&line, line.format == ZNL_LOG_JSON ? "}\n" : "\n");

@@ -2,7 +2,8 @@
  *
  * Lines go to standard error as logfmt, JSON, or text for a terminal. A line is one write(2), and
  * lines of several threads never mix.
- * Values are escaped, so that no peer can forge a line. Never log a key, a secret or a payload.
+ * Values are escaped, so that no peer can forge a line. As text, a value that ends with a
+ * traceback has it in lines of its own below, indented. Never log a key, a secret or a payload.
  *
  * Any thread. Layer: base. SPDX-License-Identifier: MIT */
 #ifndef ZNL_BASE_LOG_H

@@ -6,6 +6,7 @@
 #include "bind/bind.h"
 #include "transport/loop.h"
 #include "vm/sched.h"
+#include "vm/traceback.h"
 #include "vm/watchdog.h"
 
 #include <luajit.h>
@@ -309,6 +310,17 @@ static int runtime_counters(lua_State *L)
     return 1;
 }
 
+/* --- tracebacks -------------------------------------------------------------------------- */
+
+/* loaded(path): the code in service was loaded from this file as it is now, so tracebacks may
+ * show its lines until it changes */
+static int runtime_loaded(lua_State *L)
+{
+    luaL_argcheck(L, lua_type(L, 1) == LUA_TSTRING, 1, "path must be a string");
+    znl_traceback_loaded(runtime_of(L)->vm, lua_tostring(L, 1));
+    return 0;
+}
+
 /* --- the watchdog ------------------------------------------------------------------------- */
 
 /* watchdog_ms() -> budget; 0: off
@@ -361,6 +373,7 @@ int luaopen_znl_core_runtime(lua_State *L)
             {"hold", runtime_hold},
             {"unhold", runtime_unhold},
             {"counters", runtime_counters},
+            {"loaded", runtime_loaded},
             {"watchdog_ms", runtime_watchdog_ms},
             {NULL, NULL},
     };

@@ -5,6 +5,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "vm/sched.h"
+#include "vm/traceback.h"
 #include "vm/watchdog.h"
 
 #include <lualib.h>
@@ -55,7 +56,7 @@ static void error_text(lua_State *L)
 static int on_error(lua_State *L)
 {
     error_text(L);
-    luaL_traceback(L, L, lua_tostring(L, -1), 1);
+    znl_traceback_add(L, L, 1);
     return 1;
 }
 
@@ -65,7 +66,7 @@ static int make_traceback(lua_State *L)
     lua_settop(L, 1);
     error_text(L);
     /* Level 1 of this very state would be this function; its caller has already unwound. */
-    luaL_traceback(L, co, lua_tostring(L, -1), co == L ? 1 : 0);
+    znl_traceback_add(L, co, co == L ? 1 : 0);
     return 1;
 }
 
@@ -126,11 +127,12 @@ static int prepare(lua_State *L)
 {
     struct home *home = (struct home *)(void *)znl_vm_of(L);
     luaL_openlibs(L);
-    /* LuaJIT keeps a table of the address ranges light userdata comes from: enter heap and
-     * stack now, so that pushing one never allocates later. */
+    /* LuaJIT keeps a table of the address ranges light userdata comes from: enter heap, stack
+     * and its own memory now, so that pushing one never allocates later. */
     lua_pushlightuserdata(L, home);
     lua_pushlightuserdata(L, &home);
-    lua_pop(L, 2);
+    lua_pushlightuserdata(L, L);
+    lua_pop(L, 3);
     lua_pushcfunction(L, trampoline);
     home->trampoline_ref = luaL_ref(L, LUA_REGISTRYINDEX);
     lua_pushcfunction(L, on_error);
@@ -153,6 +155,9 @@ int znl_vm_new(znl_vm **out, znl_loop *loop)
     if (home == NULL)
         goto fail;
     home->vm.loop = loop;
+    home->vm.sources = znl_sources_new();
+    if (home->vm.sources == NULL)
+        goto fail;
     lua_State *L = luaL_newstate();
     if (L == NULL)
         goto fail;
@@ -185,5 +190,6 @@ void znl_vm_free(znl_vm *vm)
         lua_close(vm->L);
     }
     znl_sched_free(vm->sched);
+    znl_sources_free(vm->sources);
     znl_free(home);
 }

@@ -14,12 +14,14 @@
 typedef struct znl_loop znl_loop;
 typedef struct znl_sched znl_sched;
 typedef struct znl_watchdog znl_watchdog;
+typedef struct znl_sources znl_sources;
 
 typedef struct znl_vm {
     lua_State *L;           /* the main state: callbacks run here, tasks in coroutines of it */
     znl_sched *sched;       /* owned */
     znl_loop *loop;         /* borrowed; outlives the vm */
     znl_watchdog *watchdog; /* owned; NULL: none (watchdog.h) */
+    znl_sources *sources;   /* owned; of traceback.h */
     /* Whether a chunk of this name is part of znlrun, not of a script. NULL: none is. */
     int (*is_library)(const char *source);
 } znl_vm;
@@ -43,8 +45,8 @@ znl_vm *znl_vm_of(lua_State *L);
  * Returns 0 or the status of lua_pcall. No allocation of its own. */
 int znl_vm_protect(znl_vm *vm, lua_CFunction fn, void *ud, const char *area);
 
-/* Replaces the error value at the top of L by "message\nstack traceback:...". The traceback
- * shows `co`, which may be L itself. Never raises; falls back to a constant text. */
+/* Replaces the error value at the top of L by "message\nstack traceback:..." (traceback.h). The
+ * traceback shows `co`, which may be L itself. Never raises; falls back to the bare message. */
 void znl_vm_traceback(lua_State *L, lua_State *co);
 
 #endif

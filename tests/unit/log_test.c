@@ -118,6 +118,24 @@ static void no_value_forges_a_line(void **state)
     assert_non_null(strstr(got, "\\u202e\\u2028\\ufffd\\u0000\\ufffd"));
 }
 
+static void tracebacks_are_lines_on_a_terminal(void **state)
+{
+    (void)state;
+    const znl_log_field fields[] = {
+            field("error", "a.lua:1: b\nstack traceback:\n  a.lua:1: in \"x\"\n\x1b[2J\r09:00"),
+            field("n", "1"), field("other", "y\nstack traceback:\nz")};
+    write_one(ZNL_LOG_TEXT, ZNL_LOG_ERROR, "a", "m", fields, 3);
+    assert_non_null(strstr(got,
+            "ERROR a: m error=\"a.lua:1: b\" n=1 "
+            "other=\"y\\nstack traceback:\\nz\"\n"
+            "    a.lua:1: in \"x\"\n"
+            "  \\u001b[2J\\r09:00\n"));
+    write_one(ZNL_LOG_LOGFMT, ZNL_LOG_ERROR, "a", "m", fields, 3);
+    expect_line();
+    write_one(ZNL_LOG_JSON, ZNL_LOG_ERROR, "a", "m", fields, 3);
+    expect_line();
+}
+
 static void json_is_json(void **state)
 {
     (void)state;
@@ -254,6 +272,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
             cmocka_unit_test(logfmt_quotes_only_what_needs_it),
             cmocka_unit_test(no_value_forges_a_line),
+            cmocka_unit_test(tracebacks_are_lines_on_a_terminal),
             cmocka_unit_test(json_is_json),
             cmocka_unit_test(keys_cannot_forge_fields),
             cmocka_unit_test(long_lines_are_cut_and_marked),

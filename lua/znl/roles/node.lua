@@ -129,8 +129,7 @@ local REACTIONS = {}
 function REACTIONS.auth_failed(self, refusal) self.refusals:report(refusal) end
 
 function REACTIONS.error(self, message, place)
-  self.log.error((place or "node") .. " failed", { error = message:match("^[^\n]*") })
-  if message:find("\n", 1, true) then self.log.debug("traceback", { traceback = message }) end
+  self.log.error((place or "node") .. " failed", { error = message })
 end
 
 --- Not an event of its own: something for the operator, already counted by the core.
