@@ -29,6 +29,13 @@
 /* Text of a proof: every name at its limit with each byte escaped as \u00xx, in base64. */
 #define ZNL_PROOF_BYTES_MAX 12288u
 #define ZNL_SECRET_BYTES_MAX 65536u
+#define ZNL_ROUTE_BYTES_MAX 1024u /* a path with its parameters */
+#define ZNL_CAPABILITIES_BYTES_MAX 256u /* what a peer announces: a few words */
+#define ZNL_CODE_BYTES_MAX 64u    /* of an error answer: "NOT_FOUND" */
+/* Text of an error answer; a handler's longer message is cut. */
+#define ZNL_ERROR_TEXT_BYTES_MAX 1024u
+/* A proof of what a node can do: an id at its limit, each byte escaped, in base64. */
+#define ZNL_EXTENSION_PROOF_BYTES_MAX 4096u
 
 /* --- tables ------------------------------------------------------------------------------------ */
 
@@ -36,8 +43,8 @@
 #define ZNL_PEERS_MAX 1000000u
 #define ZNL_PENDING_DEFAULT 1000u /* spec, section 20 */
 #define ZNL_PENDING_MAX 1000000u  /* what "no limit" means; the slot field of a request id */
-#define ZNL_CONCURRENCY_DEFAULT                                                                \
-    10000u /* handlers at work in one node; each holds a coroutine */
+/* Handlers at work in one node; each holds a coroutine. */
+#define ZNL_CONCURRENCY_DEFAULT 1000u
 #define ZNL_CONCURRENCY_MAX 1000000u
 #define ZNL_KEYS_MAX 1000000u /* keys of one master */
 
@@ -49,6 +56,13 @@
 /* Messages that wait in the node for a connection or for room. */
 #define ZNL_OUTBOX_MESSAGES_DEFAULT 10000u
 #define ZNL_OUTBOX_BYTES_DEFAULT (64u * 1024 * 1024)
+/* Requests that wait for one of the handlers at work to end. */
+#define ZNL_QUEUE_REQUESTS_DEFAULT 10000u
+#define ZNL_QUEUE_REQUESTS_MAX 1000000u
+#define ZNL_QUEUE_BYTES_DEFAULT (64u * 1024 * 1024)
+/* Marked messages a slave keeps until its master has said whether it makes calls: what can cross
+ * with the first acknowledgement. */
+#define ZNL_EARLY_MESSAGES 1000u
 
 /* --- time, in milliseconds --------------------------------------------------------------------- */
 

@@ -46,16 +46,6 @@ int znl_node_box_payload(
     return znl_lua_toframes(L, index, *frames, cap, count);
 }
 
-/* As above for an argument: a payload of the wrong type is misuse and raises. */
-static int check_payload(
-        lua_State *L, int index, znl_node_box *b, znl_frame **frames, size_t *count)
-{
-    int err = znl_node_box_payload(L, index, b, frames, count);
-    if (err == ZNL_E_INVALID)
-        luaL_argerror(L, index, "payload must be a string, an array of strings, or nil");
-    return err;
-}
-
 void znl_node_box_pushframe(lua_State *L, znl_frame frame)
 {
     lua_pushlstring(L, (const char *)frame.data, frame.size);
@@ -150,27 +140,37 @@ static const znl_node_events events = {
         .on_trouble = znl_node_box_on_trouble,
 };
 
+/* A reference to a function, LUA_NOREF when absent. */
+static int field_function(lua_State *L, const char *name)
+{
+    lua_getfield(L, 1, name);
+    if (!lua_isnil(L, -1) && !lua_isfunction(L, -1))
+        luaL_error(L, "%s must be a function", name);
+    if (!lua_isnil(L, -1))
+        return luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_pop(L, 1);
+    return LUA_NOREF;
+}
+
 static znl_node_box *new_box(lua_State *L, const char *type)
 {
     znl_node_box *b = lua_newuserdata(L, sizeof *b);
     memset(b, 0, sizeof *b);
     b->vm = znl_vm_of(L);
     b->self_ref = b->event_ref = b->handler_ref = b->services_ref = LUA_NOREF;
-    b->request_meta_ref = LUA_NOREF;
+    b->request_meta_ref = b->run_json_ref = b->place_ref = LUA_NOREF;
     luaL_getmetatable(L, type);
     lua_setmetatable(L, -2);
-    lua_getfield(L, 1, "on_event");
-    if (!lua_isnil(L, -1) && !lua_isfunction(L, -1))
-        luaL_error(L, "on_event must be a function");
-    if (lua_isnil(L, -1))
-        lua_pop(L, 1);
-    else
-        b->event_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+    b->event_ref = field_function(L, "on_event");
+    b->run_json_ref = field_function(L, "run_json");
     lua_newtable(L);
     b->services_ref = luaL_ref(L, LUA_REGISTRYINDEX);
     luaL_getmetatable(L, ZNL_REQUEST_TYPE);
     b->request_meta_ref = luaL_ref(L, LUA_REGISTRYINDEX);
     b->max_jobs = field_u32(L, "max_concurrency", ZNL_CONCURRENCY_DEFAULT, ZNL_CONCURRENCY_MAX);
+    znl_node_box_open_queue(b,
+            field_u32(L, "max_queue", ZNL_QUEUE_REQUESTS_DEFAULT, ZNL_QUEUE_REQUESTS_MAX),
+            field_u32(L, "max_queue_bytes", ZNL_QUEUE_BYTES_DEFAULT, ZNL_FRAME_BYTES_MAX));
     return b;
 }
 
@@ -214,32 +214,38 @@ static int new_slave(lua_State *L)
 
 /* --- methods of both --------------------------------------------------------------------------- */
 
-static znl_node_box *check_box(lua_State *L)
+znl_node_box *znl_node_box_at(lua_State *L, int index)
 {
-    znl_node_box *b = lua_touserdata(L, 1);
+    znl_node_box *b = lua_touserdata(L, index);
     int ours = 0;
-    if (b != NULL && lua_getmetatable(L, 1)) {
+    if (b != NULL && lua_getmetatable(L, index)) {
         luaL_getmetatable(L, MASTER_TYPE);
         luaL_getmetatable(L, SLAVE_TYPE);
         ours = lua_rawequal(L, -3, -2) || lua_rawequal(L, -3, -1);
         lua_pop(L, 3);
     }
-    if (!ours || b->node == NULL)
+    return ours ? b : NULL;
+}
+
+znl_node_box *znl_node_box_check(lua_State *L)
+{
+    znl_node_box *b = znl_node_box_at(L, 1);
+    if (b == NULL || b->node == NULL)
         luaL_argerror(L, 1, "open node expected");
     return b;
 }
 
-static znl_node_box *check_master(lua_State *L)
+znl_node_box *znl_node_box_checkmaster(lua_State *L)
 {
-    znl_node_box *b = check_box(L);
+    znl_node_box *b = znl_node_box_check(L);
     if (b->master == NULL)
         luaL_argerror(L, 1, "master expected");
     return b;
 }
 
-static znl_node_box *check_slave(lua_State *L)
+znl_node_box *znl_node_box_checkslave(lua_State *L)
 {
-    znl_node_box *b = check_box(L);
+    znl_node_box *b = znl_node_box_check(L);
     if (b->slave == NULL)
         luaL_argerror(L, 1, "slave expected");
     return b;
@@ -247,7 +253,7 @@ static znl_node_box *check_slave(lua_State *L)
 
 static int node_start(lua_State *L)
 {
-    znl_node_box *b = check_box(L);
+    znl_node_box *b = znl_node_box_check(L);
     if (!b->node->running) {
         znl_node_box_hold(L, b, 1);
         int err = b->master != NULL ? znl_master_start(b->master) : znl_slave_start(b->slave);
@@ -272,58 +278,66 @@ static void stop(znl_node_box *b)
         znl_master_stop(b->master);
     else
         znl_slave_stop(b->slave);
+    znl_node_box_drop_queue(b);
     znl_node_box_let_go(b);
 }
 
 static int node_stop(lua_State *L)
 {
-    stop(check_box(L));
+    stop(znl_node_box_check(L));
     return 0;
 }
 
 static int node_running(lua_State *L)
 {
-    lua_pushboolean(L, check_box(L)->node->running);
+    lua_pushboolean(L, znl_node_box_check(L)->node->running);
     return 1;
 }
 
 static int node_endpoint(lua_State *L)
 {
-    znl_node_box *b = check_box(L);
+    znl_node_box *b = znl_node_box_check(L);
     lua_pushstring(L,
             b->node->link != NULL ? znl_link_endpoint(b->node->link)
                                   : b->node->options.endpoint);
     return 1;
 }
 
-static znl_owner *opt_owner(lua_State *L, int index)
+/* Arguments `index` to `index` + 2: function or nil, owner or nil, place or nil. Borrowed. */
+static znl_owner *check_handler(lua_State *L, int index)
 {
-    return lua_isnoneornil(L, index) ? NULL : znl_lua_checkowner(L, index);
+    lua_settop(L, index + 2);
+    if (!lua_isnil(L, index))
+        luaL_checktype(L, index, LUA_TFUNCTION);
+    if (!lua_isnil(L, index + 2))
+        luaL_checktype(L, index + 2, LUA_TSTRING);
+    return lua_isnil(L, index + 1) ? NULL : znl_lua_checkowner(L, index + 1);
 }
 
+/* set_handler(self, fn, owner, place): fn nil removes it; `place` names it in messages */
 static int node_set_handler(lua_State *L)
 {
-    znl_node_box *b = check_box(L);
-    if (!lua_isnil(L, 2))
-        luaL_checktype(L, 2, LUA_TFUNCTION);
-    znl_owner *owner = opt_owner(L, 3);
-    int ref = LUA_NOREF;
-    if (!lua_isnil(L, 2)) {
-        lua_pushvalue(L, 2);
-        ref = luaL_ref(L, LUA_REGISTRYINDEX);
+    znl_node_box *b = znl_node_box_check(L);
+    znl_owner *owner = check_handler(L, 2);
+    int refs[2] = {LUA_NOREF, LUA_NOREF};
+    for (int i = 0; i < 2 && !lua_isnil(L, 2); i++) {
+        lua_pushvalue(L, i == 0 ? 2 : 4);
+        refs[i] = luaL_ref(L, LUA_REGISTRYINDEX);
     }
     luaL_unref(L, LUA_REGISTRYINDEX, b->handler_ref);
+    luaL_unref(L, LUA_REGISTRYINDEX, b->place_ref);
     if (owner != NULL)
-        znl_owner_hold(owner);
+        znl_owner_hold(owner); /* it may be the one that is released next */
     znl_owner_release(b->handler_owner);
-    b->handler_ref = ref;
+    b->handler_ref = refs[0];
+    b->place_ref = refs[1];
     b->handler_owner = owner;
     return 0;
 }
 
 static int node_listen(lua_State *L)
 {
-    znl_node_box *b = check_box(L);
+    znl_node_box *b = znl_node_box_check(L);
     const char *kind = luaL_checkstring(L, 2);
     int on = lua_toboolean(L, 3);
     if (strcmp(kind, "message") == 0) {
@@ -349,15 +363,18 @@ static void set_number(lua_State *L, const char *name, uint64_t value)
 
 static int node_counters(lua_State *L)
 {
-    znl_node_box *b = check_box(L);
+    znl_node_box *b = znl_node_box_check(L);
     lua_newtable(L);
 #define ZNL_NODE_COUNTER(name) set_number(L, #name, b->node->counters.name);
     ZNL_NODE_COUNTERS(ZNL_NODE_COUNTER)
 #undef ZNL_NODE_COUNTER
     set_number(L, "overloaded", b->overloaded);
+    set_number(L, "refused", b->refused);
+    set_number(L, "expired", b->expired);
     set_number(L, "handler_errors", b->handler_errors);
     set_number(L, "unanswered", b->unanswered);
     set_number(L, "handlers", b->jobs);
+    set_number(L, "queued", b->queue.count);
     set_number(L, "pending", znl_pending_count(b->node->requests));
     set_number(L, "pending_services", znl_pending_count(b->node->services));
     set_number(L, "outbox", b->node->outbox.count);
@@ -383,77 +400,29 @@ static int node_gc(lua_State *L)
     b->slave = NULL;
     znl_owner_release(b->handler_owner);
     b->handler_owner = NULL;
+    znl_node_box_drop_queue(b);
     znl_node_box_drop_jobs(b);
     znl_node_box_drop_events(b);
     znl_buffer_fini(&b->frames);
     luaL_unref(L, LUA_REGISTRYINDEX, b->handler_ref);
     luaL_unref(L, LUA_REGISTRYINDEX, b->services_ref);
     luaL_unref(L, LUA_REGISTRYINDEX, b->request_meta_ref);
+    luaL_unref(L, LUA_REGISTRYINDEX, b->run_json_ref);
+    luaL_unref(L, LUA_REGISTRYINDEX, b->place_ref);
     b->handler_ref = b->services_ref = b->request_meta_ref = LUA_NOREF;
+    b->run_json_ref = b->place_ref = LUA_NOREF;
     return 0;
-}
-
-/* --- requests ---------------------------------------------------------------------------------- */
-
-static znl_waiter park(lua_State *L)
-{
-    znl_wait wait = znl_sched_park(L);
-    return (znl_waiter){wait.task, wait.ticket};
-}
-
-/* request(self, slave_id, payload, timeout_ms): yields */
-static int master_request(lua_State *L)
-{
-    znl_node_box *b = check_master(L);
-    znl_frame id = znl_lua_checkframe(L, 2, "slave_id", ZNL_ID_BYTES_MAX);
-    uint32_t timeout_ms = znl_lua_checku32(L, 4, "timeout_ms", 1, ZNL_TIMEOUT_MS_MAX);
-    znl_frame none = {NULL, 0};
-    znl_frame *payload;
-    size_t count;
-    int err = check_payload(L, 3, b, &payload, &count);
-    if (err == 0)
-        err = znl_master_request(b->master, id, none, payload, count, timeout_ms, park(L));
-    return err == 0 ? lua_yield(L, 0) : znl_lua_fail(L, err, "request");
-}
-
-/* service_request(self, slave_id, service, payload, timeout_ms): yields */
-static int master_service_request(lua_State *L)
-{
-    znl_node_box *b = check_master(L);
-    znl_frame id = znl_lua_checkframe(L, 2, "slave_id", ZNL_ID_BYTES_MAX);
-    znl_frame service = znl_lua_checkframe(L, 3, "service", ZNL_SERVICE_BYTES_MAX);
-    uint32_t timeout_ms = znl_lua_checku32(L, 5, "timeout_ms", 1, ZNL_TIMEOUT_MS_MAX);
-    znl_frame *payload;
-    size_t count;
-    luaL_argcheck(L, service.size > 0, 3, "service must not be empty");
-    int err = check_payload(L, 4, b, &payload, &count);
-    if (err == 0)
-        err = znl_master_request(b->master, id, service, payload, count, timeout_ms, park(L));
-    return err == 0 ? lua_yield(L, 0) : znl_lua_fail(L, err, "service_request");
-}
-
-/* request(self, payload, timeout_ms): yields */
-static int slave_request(lua_State *L)
-{
-    znl_node_box *b = check_slave(L);
-    uint32_t timeout_ms = znl_lua_checku32(L, 3, "timeout_ms", 1, ZNL_TIMEOUT_MS_MAX);
-    znl_frame *payload;
-    size_t count;
-    int err = check_payload(L, 2, b, &payload, &count);
-    if (err == 0)
-        err = znl_slave_request(b->slave, payload, count, timeout_ms, park(L));
-    return err == 0 ? lua_yield(L, 0) : znl_lua_fail(L, err, "request");
 }
 
 /* --- methods of a master ----------------------------------------------------------------------- */
 
 static int master_publish(lua_State *L)
 {
-    znl_node_box *b = check_master(L);
+    znl_node_box *b = znl_node_box_checkmaster(L);
     znl_frame topic = znl_lua_checkframe(L, 2, "topic", ZNL_TOPIC_BYTES_MAX);
     znl_frame *payload;
     size_t count, sent = 0, dropped = 0;
-    int err = check_payload(L, 3, b, &payload, &count);
+    int err = znl_node_box_checkpayload(L, 3, b, &payload, &count);
     if (err == 0)
         err = znl_master_publish(b->master, topic, payload, count, &sent, &dropped);
     if (err != 0)
@@ -465,7 +434,7 @@ static int master_publish(lua_State *L)
 
 static int master_slaves(lua_State *L)
 {
-    znl_node_box *b = check_master(L);
+    znl_node_box *b = znl_node_box_checkmaster(L);
     const znl_presence *presence = znl_master_presence(b->master);
     int64_t to_unix_ms = znl_clock_unix_ms() - (int64_t)znl_clock_mono_ms();
     int i = 0;
@@ -484,16 +453,32 @@ static int master_slaves(lua_State *L)
 
 static int master_is_online(lua_State *L)
 {
-    znl_node_box *b = check_master(L);
+    znl_node_box *b = znl_node_box_checkmaster(L);
     znl_frame id = znl_lua_checkframe(L, 2, "slave_id", ZNL_ID_BYTES_MAX);
     lua_pushboolean(
             L, znl_presence_find(znl_master_presence(b->master), id, znl_map_hash(id)) != NULL);
     return 1;
 }
 
+/* true, false, or nil: not known (yet) */
+static int push_calls(lua_State *L, znl_calls calls)
+{
+    if (calls == ZNL_CALLS_UNKNOWN)
+        return 0;
+    lua_pushboolean(L, calls == ZNL_CALLS_YES);
+    return 1;
+}
+
+static int master_reads_calls(lua_State *L)
+{
+    znl_node_box *b = znl_node_box_checkmaster(L);
+    znl_frame id = znl_lua_checkframe(L, 2, "slave_id", ZNL_ID_BYTES_MAX);
+    return push_calls(L, znl_master_calls(b->master, id));
+}
+
 static int master_add_key(lua_State *L)
 {
-    znl_node_box *b = check_master(L);
+    znl_node_box *b = znl_node_box_checkmaster(L);
     znl_frame id = znl_lua_checkframe(L, 2, "slave_id", ZNL_ID_BYTES_MAX);
     znl_frame secret = znl_lua_checkframe(L, 3, "secret", ZNL_SECRET_BYTES_MAX);
     int err = znl_master_set_key(b->master, id, secret);
@@ -505,7 +490,7 @@ static int master_add_key(lua_State *L)
 
 static int master_remove_key(lua_State *L)
 {
-    znl_node_box *b = check_master(L);
+    znl_node_box *b = znl_node_box_checkmaster(L);
     znl_frame id = znl_lua_checkframe(L, 2, "slave_id", ZNL_ID_BYTES_MAX);
     int err = znl_master_remove_key(b->master, id);
     if (err != 0)
@@ -518,11 +503,11 @@ static int master_remove_key(lua_State *L)
 
 static int slave_push(lua_State *L)
 {
-    znl_node_box *b = check_slave(L);
+    znl_node_box *b = znl_node_box_checkslave(L);
     znl_frame topic = znl_lua_checkframe(L, 2, "topic", ZNL_TOPIC_BYTES_MAX);
     znl_frame *payload;
     size_t count;
-    int err = check_payload(L, 3, b, &payload, &count);
+    int err = znl_node_box_checkpayload(L, 3, b, &payload, &count);
     if (err == 0)
         err = znl_slave_push(b->slave, topic, payload, count);
     if (err != 0)
@@ -531,39 +516,42 @@ static int slave_push(lua_State *L)
     return 1;
 }
 
+/* set_service(self, name, fn, owner, place): fn nil removes it */
 static int slave_set_service(lua_State *L)
 {
-    znl_node_box *b = check_slave(L);
+    znl_node_box *b = znl_node_box_checkslave(L);
     znl_frame name = znl_lua_checkframe(L, 2, "name", ZNL_SERVICE_BYTES_MAX);
     luaL_argcheck(L, name.size > 0, 2, "name must not be empty");
-    lua_settop(L, 4);
-    if (!lua_isnil(L, 3))
-        luaL_checktype(L, 3, LUA_TFUNCTION);
-    opt_owner(L, 4);
+    check_handler(L, 3);
     lua_rawgeti(L, LUA_REGISTRYINDEX, b->services_ref);
     lua_pushvalue(L, 2);
     if (lua_isnil(L, 3)) {
         lua_pushnil(L);
     } else {
-        lua_createtable(L, 2, 0);
-        lua_pushvalue(L, 3);
-        lua_rawseti(L, -2, 1);
-        lua_pushvalue(L, 4);
-        lua_rawseti(L, -2, 2);
+        lua_createtable(L, 3, 0);
+        for (int i = 0; i < 3; i++) {
+            lua_pushvalue(L, 3 + i);
+            lua_rawseti(L, -2, i + 1);
+        }
     }
     lua_rawset(L, -3);
     return 0;
 }
 
+static int slave_reads_calls(lua_State *L)
+{
+    return push_calls(L, znl_slave_calls(znl_node_box_checkslave(L)->slave));
+}
+
 static int slave_is_master_online(lua_State *L)
 {
-    lua_pushboolean(L, znl_slave_master_online(check_slave(L)->slave));
+    lua_pushboolean(L, znl_slave_master_online(znl_node_box_checkslave(L)->slave));
     return 1;
 }
 
 static int slave_master_id(lua_State *L)
 {
-    znl_frame id = znl_slave_master_id(check_slave(L)->slave);
+    znl_frame id = znl_slave_master_id(znl_node_box_checkslave(L)->slave);
     if (id.size == 0)
         return 0;
     znl_node_box_pushframe(L, id);
@@ -581,10 +569,12 @@ static int slave_master_id(lua_State *L)
 
 static const luaL_Reg master_methods[] = {
         BOTH_METHODS,
-        {"request", master_request},
-        {"service_request", master_service_request},
+        {"request", znl_node_master_request},
+        {"service_request", znl_node_master_service_request},
+        {"call", znl_node_master_call},
         {"publish", master_publish},
         {"slaves", master_slaves},
+        {"reads_calls", master_reads_calls},
         {"is_online", master_is_online},
         {"add_key", master_add_key},
         {"remove_key", master_remove_key},
@@ -593,10 +583,12 @@ static const luaL_Reg master_methods[] = {
 
 static const luaL_Reg slave_methods[] = {
         BOTH_METHODS,
-        {"request", slave_request},
+        {"request", znl_node_slave_request},
+        {"call", znl_node_slave_call},
         {"push", slave_push},
         {"set_service", slave_set_service},
         {"is_master_online", slave_is_master_online},
+        {"reads_calls", slave_reads_calls},
         {"master_id", slave_master_id},
         {NULL, NULL},
 };

@@ -2,7 +2,9 @@
  *
  *   bind_node.c         construction and methods
  *   bind_node_events.c  what a node reports, as calls of on_event
- *   bind_node_jobs.c    handlers at work, and the replies that wake who asked
+ *   bind_node_ask.c     requests and calls of a script, and the answers that wake it
+ *   bind_node_jobs.c    requests that arrive: handlers at work, and the queue before them
+ *   bind_node_answer.c  what goes back: results, refusals, errors
  *
  * One box per node. While the node runs, or a handler of it is at work, the registry anchors the
  * box; the collector closes what a script forgot.
@@ -20,17 +22,30 @@
 
 typedef struct znl_node_box znl_node_box;
 
+/* A request names its job by a ticket: the job's slot and a count of uses. */
+#define ZNL_JOB_SLOTS (1u << 20)
+
 /* A handler at work: where its answer goes. Pooled. */
 struct job {
-    struct job *next;      /* in free_jobs */
-    struct job *next_made; /* in all_jobs */
+    struct job *next_free;
     znl_node_box *node;
-    uint64_t serial; /* tells a finished job from the one that reuses its memory */
+    uint64_t ticket; /* of this use; another when the memory serves another request */
+    uint32_t slot;   /* in the box's `made` */
     int is_service;
-    size_t route_size, id_size, service_size;
-    uint8_t route[ZNL_ID_BYTES_MAX];
+    int is_capable; /* the asker reads error answers */
+    int is_call;    /* the answer to it is marked */
+    int is_json;
+    uint64_t deadline_ms; /* 0: not stated */
+    size_t peer_size, id_size, service_size;
+    uint8_t peer[ZNL_ID_BYTES_MAX];
     uint8_t id[ZNL_TOPIC_BYTES_MAX];
     uint8_t service[ZNL_SERVICE_BYTES_MAX];
+};
+
+/* Who is to be answered; borrowed. */
+struct asker {
+    znl_frame peer, id, service;
+    int is_capable;
 };
 
 struct znl_node_box {
@@ -42,12 +57,17 @@ struct znl_node_box {
     unsigned holds;
     int event_ref; /* on_event */
     int handler_ref;
+    int place_ref; /* text: file and line of the handler */
     znl_owner *handler_owner;
-    int services_ref; /* name -> { function, owner or nil } */
+    int services_ref; /* name -> { function, owner or nil, place } */
+    int run_json_ref; /* (handler, request): runs a call whose body is JSON */
     uint32_t jobs, max_jobs;
-    uint64_t overloaded, handler_errors, unanswered;
-    struct job *free_jobs, *all_jobs;
-    uint64_t job_serial;
+    znl_parcels queue; /* requests that wait for a job */
+    znl_deferred queue_due;
+    uint64_t overloaded, refused, expired, handler_errors, unanswered;
+    struct job *free_jobs;
+    struct job **made; /* every job there is, by slot */
+    size_t made_count, made_capacity;
     int request_meta_ref;
     struct late_event *late, *late_last; /* raised while Lua ran, first to last */
     znl_deferred late_due;
@@ -59,6 +79,18 @@ void znl_node_box_hold(lua_State *L, znl_node_box *b, int index);
 
 /* Gives one hold back: the box may be collected after it. */
 void znl_node_box_let_go(znl_node_box *b);
+
+/* The value at `index` as a node, open or closed; NULL when it is something else. */
+znl_node_box *znl_node_box_at(lua_State *L, int index);
+
+/* Argument 1 as an open node, master or slave; raises otherwise. */
+znl_node_box *znl_node_box_check(lua_State *L);
+znl_node_box *znl_node_box_checkmaster(lua_State *L);
+znl_node_box *znl_node_box_checkslave(lua_State *L);
+
+/* Argument `index` as a payload: as below, and misuse raises. */
+int znl_node_box_checkpayload(
+        lua_State *L, int index, znl_node_box *b, znl_frame **frames, size_t *count);
 
 /* The value at `index` as frames in the box's scratch. 0, ZNL_E_INVALID, ZNL_E_TOO_BIG, NOMEM. */
 int znl_node_box_payload(
@@ -81,16 +113,51 @@ void znl_node_box_emit_error(znl_node_box *b, const char *text, const char *wher
 /* Drops the events that still wait (the box is going away). */
 void znl_node_box_drop_events(znl_node_box *b);
 
+/* --- asking ------------------------------------------------------------------------------------- */
+
+void znl_node_box_on_reply(void *user, znl_waiter waiter, const znl_message *message);
+void znl_node_box_on_failed(void *user, znl_waiter waiter, int err);
+
+/* Methods of masters and slaves. */
+int znl_node_master_request(lua_State *L);
+int znl_node_master_service_request(lua_State *L);
+int znl_node_master_call(lua_State *L);
+int znl_node_slave_request(lua_State *L);
+int znl_node_slave_call(lua_State *L);
+
 /* --- jobs --------------------------------------------------------------------------------------- */
 
 void znl_node_box_on_request(void *user, const znl_message *message);
-void znl_node_box_on_reply(void *user, znl_waiter waiter, const znl_message *message);
-void znl_node_box_on_failed(void *user, znl_waiter waiter, int err);
 
 /* Makes the metatable of requests; leaves nothing on the stack. */
 void znl_node_box_open_request_type(lua_State *L);
 
+void znl_node_box_open_queue(znl_node_box *b, size_t max_requests, size_t max_bytes);
+
+/* Forgets what waits in the queue (the node stops). */
+void znl_node_box_drop_queue(znl_node_box *b);
+
 /* Frees the memory of all jobs (the box is going away). */
 void znl_node_box_drop_jobs(znl_node_box *b);
+
+/* Whom a job answers, and file and line of its handler for messages: valid until the next call;
+ * leaves values on the stack. */
+struct asker znl_node_job_asker(const struct job *job);
+const char *znl_node_job_place(lua_State *L, const struct job *job);
+
+/* Ends a job. The box may be collected after it. */
+void znl_node_job_done(struct job *job);
+
+/* --- answers ------------------------------------------------------------------------------------ */
+
+/* A handler ended (znl_task_done_fn): sends what came of it. `user` is the job. */
+void znl_node_box_handler_done(void *user, lua_State *L, int status, int nresults);
+
+/* Answers with an error, where the protocol has one: `text` up to its first line end. What cannot be
+ * answered is counted. Needs no Lua. */
+void znl_node_box_refuse(znl_node_box *b, const struct asker *to, znl_frame code,
+        const char *text, size_t size);
+void znl_node_box_refuse_err(
+        znl_node_box *b, const struct asker *to, int err, const char *text);
 
 #endif

@@ -6,6 +6,7 @@
 
 static const char prefix_text[] = "__znl_v1__";
 static const char marker_text[] = "__znl_v1_auth__";
+static const char extension_text[] = "__znl_v1_ext__";
 
 /* What stands between the action and the marker. */
 enum shape { SHAPE_NONE, SHAPE_BARE, SHAPE_ID, SHAPE_TOPIC, SHAPE_SERVICE };
@@ -62,6 +63,17 @@ static znl_kind kind_of_action(znl_frame action)
     return ZNL_KIND_MESSAGE;
 }
 
+/* WIRE.md, "Extensions": `rest` is what follows the frames that original peers know. */
+static void parse_extension(const znl_frame *rest, size_t count, znl_control *out)
+{
+    if (count < 2 || !is_text(rest[0], extension_text, sizeof extension_text - 1))
+        return;
+    out->has_extension = 1;
+    out->capabilities = rest[1];
+    if (count > 2)
+        out->extension_proof = rest[2];
+}
+
 void znl_control_parse(const znl_frame *frames, size_t count, znl_control *out)
 {
     *out = (znl_control){.kind = ZNL_KIND_MESSAGE, .payload = frames, .payload_count = count};
@@ -104,8 +116,11 @@ void znl_control_parse(const znl_frame *frames, size_t count, znl_control *out)
         out->proof = frames[at + 1];
         at += 2;
     }
-    if (rows[kind].shape == SHAPE_BARE)
+    if (rows[kind].shape == SHAPE_BARE) {
+        if (kind != ZNL_KIND_UNREGISTER)
+            parse_extension(frames + at, count - at, out);
         at = count;
+    }
     out->payload = at < count ? frames + at : NULL;
     out->payload_count = count - at;
 }
@@ -127,6 +142,17 @@ size_t znl_control_lead(znl_kind kind, znl_frame subject, znl_frame service,
         frames[count++] = znl_frame_of(marker_text, sizeof marker_text - 1);
         frames[count++] = *proof;
     }
+    return count;
+}
+
+size_t znl_control_extension(
+        znl_frame capabilities, const znl_frame *proof, znl_frame frames[ZNL_CONTROL_EXTENSION_MAX])
+{
+    size_t count = 0;
+    frames[count++] = znl_frame_of(extension_text, sizeof extension_text - 1);
+    frames[count++] = capabilities;
+    if (proof != NULL)
+        frames[count++] = *proof;
     return count;
 }
 

@@ -29,6 +29,10 @@ typedef struct znl_control {
     znl_frame service; /* service messages only */
     znl_frame proof;   /* meaningful when has_proof; may be empty, which counts as missing */
     int has_proof;     /* the marker was there */
+    /* Register, heartbeat and heartbeat_ack: what the sender can do (WIRE.md, "Extensions"). */
+    int has_extension;
+    znl_frame capabilities;
+    znl_frame extension_proof; /* size 0: none, which encrypted mode refuses */
     const znl_frame *payload;
     size_t payload_count;
 } znl_control;
@@ -44,6 +48,17 @@ void znl_control_parse(const znl_frame *frames, size_t count, znl_control *out);
  * proof (when `proof` is not NULL). Returns their number. */
 size_t znl_control_lead(znl_kind kind, znl_frame subject, znl_frame service,
         const znl_frame *proof, znl_frame frames[ZNL_CONTROL_LEAD_MAX]);
+
+/* Frames that znl_control_extension() writes at most. */
+#define ZNL_CONTROL_EXTENSION_MAX 3u
+
+/* What a proof of capabilities says it is for, in place of the kind of a message. */
+#define ZNL_EXTENSION_PROOF_NAME "extension"
+
+/* Writes what a register, heartbeat or heartbeat_ack carries behind everything else: marker,
+ * capabilities, and their proof (when `proof` is not NULL). Returns the number of frames. */
+size_t znl_control_extension(
+        znl_frame capabilities, const znl_frame *proof, znl_frame frames[ZNL_CONTROL_EXTENSION_MAX]);
 
 /* True when a plain payload would be read as a proof by the receiver (spec section 4, "Plain mode
  * is ambiguous"): such a payload must not be sent. */

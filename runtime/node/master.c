@@ -12,8 +12,6 @@
             1u << ZNL_KIND_PUSH | 1u << ZNL_KIND_REQUEST | 1u << ZNL_KIND_RESPONSE |           \
             1u << ZNL_KIND_SERVICE_RESPONSE)
 
-static const znl_frame none = {NULL, 0};
-
 struct znl_master {
     znl_node node; /* first */
     znl_keyring *keyring;
@@ -26,6 +24,7 @@ struct peer {
     znl_master *master;
     znl_presence_entry *entry;
     znl_keys *keys;   /* held; NULL in plain mode */
+    znl_calls calls;  /* what it last said */
     znl_timer hint;   /* runs after an unproven unregister */
     uint64_t hint_ms; /* when it came */
     int probed;
@@ -82,11 +81,11 @@ static void sweep(znl_timer *timer)
                 now_ms + master->node.options.heartbeat_ms, sweep);
 }
 
-static int send_to(znl_master *master, znl_frame id, znl_keys *keys, znl_kind kind,
-        znl_frame subject, znl_frame service, const znl_frame *payload, size_t count)
+/* A heartbeat_ack; it announces what this node can do only to a slave that did so itself. */
+static int acknowledge(znl_master *master, znl_frame id, znl_keys *keys, znl_calls calls)
 {
-    znl_outgoing message = {&id, kind, subject, service, payload, count, keys};
-    return znl_node_transmit(&master->node, &message);
+    znl_message message = {.kind = ZNL_KIND_HEARTBEAT_ACK, .peer = id};
+    return znl_node_transmit(&master->node, &message, keys, calls == ZNL_CALLS_YES);
 }
 
 /* The first shot, soon: is the connection gone? The second, later: was there any sign of life? */
@@ -102,8 +101,7 @@ static void hint_due(znl_timer *timer)
         return;
     }
     peer->probed = 1;
-    if (send_to(master, entry->map.key, peer->keys, ZNL_KIND_HEARTBEAT_ACK, none, none, NULL,
-                0) == ZNL_E_UNREACHABLE) {
+    if (acknowledge(master, entry->map.key, peer->keys, peer->calls) == ZNL_E_UNREACHABLE) {
         remove_peer(master, entry, "unregister");
         return;
     }
@@ -136,26 +134,41 @@ static void unregister(
 
 /* --- in ---------------------------------------------------------------------------------------- */
 
-/* Records a sign of life; a slave seen for the first time comes on line. 0 or why not. */
+/* Records a sign of life; *is_new for a slave that comes on line. 0 or why not. */
 static int touch(znl_master *master, znl_frame id, uint64_t hash, znl_keys *keys,
-        znl_presence_entry **entry)
+        znl_presence_entry **entry, int *is_new)
 {
-    int is_new;
     int err = znl_presence_touch(
-            master->presence, id, hash, znl_loop_now_ms(master->node.loop), entry, &is_new);
+            master->presence, id, hash, znl_loop_now_ms(master->node.loop), entry, is_new);
     if (err != 0) {
         master->node.counters.over_limit++;
         master->node.events.on_trouble(master->node.user, err, "no room for another slave");
         return err;
     }
-    if (is_new) {
+    if (*is_new) {
         struct peer *peer = peer_of(*entry);
         peer->master = master;
         peer->entry = *entry;
         peer->keys = keys != NULL ? znl_keys_hold(keys) : NULL;
-        master->node.events.on_peer(master->node.user, id, 1, "message");
     }
     return 0;
+}
+
+/* A register or heartbeat: what the slave can do is known, and it hears back, before any script
+ * learns of it and may call it. A register is answered only if it said that the slave knows. */
+static void greet(znl_master *master, znl_frame id, znl_keys *keys, const znl_control *control,
+        struct peer *peer)
+{
+    znl_node *node = &master->node;
+    int is_heartbeat = control->kind == ZNL_KIND_HEARTBEAT;
+    peer->calls = znl_node_read_extension(node, keys, control, id);
+    if (is_heartbeat)
+        node->counters.heartbeats++;
+    if (!is_heartbeat && peer->calls != ZNL_CALLS_YES)
+        return;
+    int err = acknowledge(master, id, keys, peer->calls);
+    if (err == ZNL_E_BUSY)
+        node->events.on_trouble(node->user, err, "heartbeat_ack not sent, queue full");
 }
 
 static void on_link_message(void *user, const znl_frame *frames, size_t count)
@@ -196,49 +209,71 @@ static void on_link_message(void *user, const znl_frame *frames, size_t count)
     }
     if (keys != NULL)
         znl_keys_hold(keys); /* an event may remove the slave and with it the keys */
-    if (touch(master, id, hash, keys, &entry) != 0 || !node->running)
+    int is_new;
+    if (touch(master, id, hash, keys, &entry, &is_new) != 0)
         goto done;
-    if (control.kind == ZNL_KIND_HEARTBEAT) {
-        node->counters.heartbeats++;
-        int err = send_to(master, id, keys, ZNL_KIND_HEARTBEAT_ACK, none, none, NULL, 0);
-        if (err == ZNL_E_BUSY)
-            node->events.on_trouble(node->user, err, "heartbeat_ack not sent, queue full");
-    } else if (control.kind != ZNL_KIND_REGISTER) {
-        int reason = keys != NULL ? znl_node_open(node, keys, &control, id) : 0;
-        if (reason != 0) {
-            znl_node_refuse(node, id, control.kind, reason);
-            goto done;
-        }
-        znl_message message = {control.kind, id, control.subject, control.service,
-                control.payload, control.payload_count};
-        znl_node_deliver(node, &message, hash);
+    int is_greeting =
+            control.kind == ZNL_KIND_HEARTBEAT || control.kind == ZNL_KIND_REGISTER;
+    if (is_greeting)
+        greet(master, id, keys, &control, peer_of(entry));
+    int is_capable = peer_of(entry)->calls == ZNL_CALLS_YES;
+    if (is_new)
+        node->events.on_peer(node->user, id, 1, "message");
+    if (is_greeting || !node->running)
+        goto done;
+    int reason = keys != NULL ? znl_node_open(node, keys, &control, id) : 0;
+    if (reason != 0) {
+        znl_node_refuse(node, id, control.kind, reason);
+        goto done;
     }
+    znl_message message = {.kind = control.kind,
+            .peer = id,
+            .subject = control.subject,
+            .service = control.service,
+            .payload = control.payload,
+            .payload_count = control.payload_count,
+            .is_capable = is_capable};
+    znl_node_deliver(node, &message, hash);
 done:
     znl_keys_release(keys);
+}
+
+/* What is known of a slave: whether it reads calls. */
+static znl_calls calls_of(znl_master *master, znl_frame id, uint64_t hash)
+{
+    znl_presence_entry *entry = znl_presence_find(master->presence, id, hash);
+    return entry != NULL ? peer_of(entry)->calls : ZNL_CALLS_UNKNOWN;
+}
+
+/* The keys for a message to `id`: NULL in plain mode. 0 or ZNL_E_NO_KEY. */
+static int keys_for(znl_master *master, znl_frame id, uint64_t hash, znl_keys **keys)
+{
+    *keys = NULL;
+    if (!master->node.options.encrypted)
+        return 0;
+    *keys = znl_keyring_find(master->keyring, id, hash);
+    return *keys != NULL ? 0 : ZNL_E_NO_KEY;
 }
 
 static void on_link_writable(void *user)
 {
     znl_master *master = user;
     znl_node *node = &master->node;
-    for (size_t turn = node->outbox.count; turn > 0 && node->outbox.first != NULL; turn--) {
-        znl_parcel *parcel = node->outbox.first;
-        znl_keys *keys = NULL;
-        int err = 0;
-        if (node->options.encrypted) {
-            keys = znl_keyring_find(
-                    master->keyring, parcel->route, znl_map_hash(parcel->route));
-            err = keys == NULL ? ZNL_E_NO_KEY : 0;
-        }
+    for (size_t turn = node->outbox.count; turn > 0; turn--) {
+        znl_parcel *parcel = znl_parcels_take(&node->outbox);
+        const znl_message *message = &parcel->message;
+        uint64_t hash = znl_map_hash(message->peer);
+        znl_keys *keys;
+        int err = keys_for(master, message->peer, hash, &keys);
+        if (message->call != NULL && calls_of(master, message->peer, hash) != ZNL_CALLS_YES)
+            err = ZNL_E_UNSUPPORTED; /* another peer has the id by now */
         if (err == 0)
-            err = send_to(master, parcel->route, keys, parcel->kind, parcel->subject,
-                    parcel->service, parcel->payload, parcel->payload_count);
+            err = znl_node_transmit(node, message, keys, 0);
         if (err == ZNL_E_BUSY) /* one full slave must not hold up the others: to the end */
-            err = znl_outbox_put(&node->outbox, parcel->kind, parcel->route, parcel->subject,
-                    parcel->service, parcel->payload, parcel->payload_count);
+            err = znl_parcels_put(&node->outbox, message);
         if (err != 0)
             node->counters.outbox_dropped++;
-        znl_outbox_pop(&node->outbox);
+        znl_parcel_free(parcel);
     }
     znl_link_want_writable(node->link, node->outbox.count > 0);
 }
@@ -317,7 +352,7 @@ void znl_master_stop(znl_master *master)
     znl_node_reject(node, 0, ZNL_E_STOPPED);
     while ((entry = znl_presence_oldest(master->presence)) != NULL)
         remove_peer(master, entry, NULL);
-    node->counters.outbox_dropped += znl_outbox_discard(&node->outbox, UINT32_MAX);
+    node->counters.outbox_dropped += znl_parcels_discard(&node->outbox, UINT32_MAX);
     znl_link_close(node->link, ZNL_STOP_LINGER_MS);
     node->link = NULL;
 }
@@ -356,61 +391,106 @@ int znl_master_remove_key(znl_master *master, znl_frame id)
     return err;
 }
 
-/* The keys for a message to `id`: NULL in plain mode. 0 or ZNL_E_NO_KEY. */
-static int keys_for(znl_master *master, znl_frame id, uint64_t hash, znl_keys **keys)
-{
-    *keys = NULL;
-    if (!master->node.options.encrypted)
-        return 0;
-    *keys = znl_keyring_find(master->keyring, id, hash);
-    return *keys != NULL ? 0 : ZNL_E_NO_KEY;
-}
-
 /* --- out --------------------------------------------------------------------------------------- */
 
-int znl_master_request(znl_master *master, znl_frame id, znl_frame service,
-        const znl_frame *payload, size_t count, uint32_t timeout_ms, znl_waiter waiter)
+/* Sends a request of any kind; its id is made here. */
+static int ask(znl_master *master, znl_message *message, znl_keys *keys, uint64_t hash,
+        uint64_t deadline_ms, znl_waiter waiter)
 {
     znl_node *node = &master->node;
     char request_id[ZNL_REQUEST_ID_TEXT] = {0};
     znl_waiter same;
-    if (!node->running)
-        return ZNL_E_STOPPED;
-    if (id.size == 0 || id.size > ZNL_ID_BYTES_MAX || id.data[0] == 0)
-        return ZNL_E_UNREACHABLE;
-    int is_service = service.size > 0;
-    uint64_t hash = znl_map_hash(id);
-    znl_outgoing message = {&id, is_service ? ZNL_KIND_SERVICE_REQUEST : ZNL_KIND_REQUEST,
-            znl_frame_of(request_id, sizeof request_id), service, payload, count, NULL};
-    znl_pending *table = is_service ? node->services : node->requests;
-    int err = keys_for(master, id, hash, &message.keys);
+    znl_pending *table =
+            message->kind == ZNL_KIND_REQUEST ? node->requests : node->services;
+    message->subject = znl_frame_of(request_id, sizeof request_id);
+    int err = znl_node_check_outgoing(node, message);
     if (err == 0)
-        err = znl_node_check_outgoing(node, &message);
-    if (err == 0)
-        err = znl_pending_add(
-                table, hash, znl_loop_now_ms(node->loop) + timeout_ms, waiter, request_id);
+        err = znl_pending_add(table, hash, deadline_ms, waiter, request_id);
     if (err != 0)
         return err;
-    err = znl_node_transmit(node, &message);
+    err = znl_node_transmit(node, message, keys, 0);
     if (err != 0)
-        znl_pending_take(table, message.subject, hash, &same);
+        znl_pending_take(table, message->subject, hash, &same);
     return err;
 }
 
+static int is_id(znl_frame id)
+{
+    return id.size > 0 && id.size <= ZNL_ID_BYTES_MAX && id.data[0] != 0;
+}
+
+int znl_master_request(znl_master *master, znl_frame id, znl_frame service,
+        const znl_frame *payload, size_t count, uint32_t timeout_ms, znl_waiter waiter)
+{
+    if (!master->node.running)
+        return ZNL_E_STOPPED;
+    if (!is_id(id))
+        return ZNL_E_UNREACHABLE;
+    uint64_t hash = znl_map_hash(id);
+    znl_keys *keys;
+    znl_call wrapper;
+    znl_message message = {
+            .kind = service.size > 0 ? ZNL_KIND_SERVICE_REQUEST : ZNL_KIND_REQUEST,
+            .peer = id,
+            .service = service,
+            .payload = payload,
+            .payload_count = count};
+    int err = keys_for(master, id, hash, &keys);
+    if (err == 0 && message.kind == ZNL_KIND_REQUEST && znl_call_is_marked(payload, count))
+        err = znl_node_wrap(&message, calls_of(master, id, hash), &wrapper);
+    if (err != 0)
+        return err;
+    uint64_t deadline_ms = znl_loop_now_ms(master->node.loop) + timeout_ms;
+    return ask(master, &message, keys, hash, deadline_ms, waiter);
+}
+
+int znl_master_call(znl_master *master, znl_frame id, const znl_call *call,
+        const znl_frame *payload, size_t count, uint32_t timeout_ms, znl_waiter waiter)
+{
+    if (!master->node.running)
+        return ZNL_E_STOPPED;
+    uint64_t hash = znl_map_hash(id);
+    znl_presence_entry *entry =
+            is_id(id) ? znl_presence_find(master->presence, id, hash) : NULL;
+    if (entry == NULL)
+        return ZNL_E_UNREACHABLE;
+    if (peer_of(entry)->calls != ZNL_CALLS_YES)
+        return ZNL_E_UNSUPPORTED;
+    znl_keys *keys;
+    znl_message message = {.kind = ZNL_KIND_REQUEST,
+            .peer = id,
+            .payload = payload,
+            .payload_count = count,
+            .call = call,
+            .deadline_ms = znl_loop_now_ms(master->node.loop) + timeout_ms};
+    int err = keys_for(master, id, hash, &keys);
+    return err == 0 ? ask(master, &message, keys, hash, message.deadline_ms, waiter) : err;
+}
+
 int znl_master_reply(znl_master *master, znl_frame id, znl_frame request_id,
-        const znl_frame *payload, size_t count)
+        const znl_call *call, const znl_frame *payload, size_t count)
 {
     znl_node *node = &master->node;
-    znl_outgoing message = {&id, ZNL_KIND_RESPONSE, request_id, none, payload, count, NULL};
+    uint64_t hash = znl_map_hash(id);
+    znl_keys *keys;
+    znl_call wrapper;
+    znl_message message = {.kind = ZNL_KIND_RESPONSE,
+            .peer = id,
+            .subject = request_id,
+            .payload = payload,
+            .payload_count = count,
+            .call = call};
     if (!node->running)
         return ZNL_E_STOPPED;
-    int err = keys_for(master, id, znl_map_hash(id), &message.keys);
+    int err = keys_for(master, id, hash, &keys);
+    if (err == 0 && (call != NULL || znl_call_is_marked(payload, count)))
+        err = znl_node_wrap(&message, calls_of(master, id, hash), &wrapper);
     if (err == 0)
         err = znl_node_check_outgoing(node, &message);
     if (err == 0)
-        err = znl_node_transmit(node, &message);
+        err = znl_node_transmit(node, &message, keys, 0);
     if (err == ZNL_E_BUSY) {
-        err = znl_outbox_put(&node->outbox, message.kind, id, request_id, none, payload, count);
+        err = znl_parcels_put(&node->outbox, &message);
         if (err == 0)
             znl_link_want_writable(node->link, 1);
         else
@@ -426,14 +506,16 @@ int znl_master_publish(znl_master *master, znl_frame topic, const znl_frame *pay
     *sent = *dropped = 0;
     if (!node->running)
         return ZNL_E_STOPPED;
-    znl_outgoing message = {NULL, ZNL_KIND_PUBLISH, topic, none, payload, count, NULL};
+    znl_message message = {.kind = ZNL_KIND_PUBLISH,
+            .subject = topic,
+            .payload = payload,
+            .payload_count = count};
     int err = znl_node_check_outgoing(node, &message);
     znl_presence_entry *entry = znl_presence_oldest(master->presence);
     while (err == 0 && entry != NULL) {
         znl_presence_entry *newer = znl_presence_newer(entry);
-        message.route = &entry->map.key;
-        message.keys = peer_of(entry)->keys;
-        int outcome = znl_node_transmit(node, &message);
+        message.peer = entry->map.key;
+        int outcome = znl_node_transmit(node, &message, peer_of(entry)->keys, 0);
         if (outcome == 0)
             ++*sent;
         else
@@ -443,6 +525,11 @@ int znl_master_publish(znl_master *master, znl_frame topic, const znl_frame *pay
         entry = newer;
     }
     return err;
+}
+
+znl_calls znl_master_calls(znl_master *master, znl_frame id)
+{
+    return calls_of(master, id, znl_map_hash(id));
 }
 
 const znl_presence *znl_master_presence(const znl_master *master)

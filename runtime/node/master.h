@@ -2,7 +2,8 @@
  *
  *   off line --any valid message--> on line --unregister, silence, no key, send failed--> off line
  *
- * Every valid message is a sign of life; a heartbeat is acknowledged before anything else runs.
+ * Every valid message is a sign of life; a heartbeat is acknowledged before anything else runs. So is
+ * a register of a slave that reads calls: it must know the same of this side before a call arrives.
  * In encrypted mode an unregister without proof is only a hint: the slave is probed, and removed
  * when its connection is gone or it stays silent (spec, section 19, item 1).
  *
@@ -38,9 +39,19 @@ int znl_master_remove_key(znl_master *master, znl_frame id);
 int znl_master_request(znl_master *master, znl_frame id, znl_frame service,
         const znl_frame *payload, size_t count, uint32_t timeout_ms, znl_waiter waiter);
 
-/* Answers; waits in the outbox while the slave's queue is full. */
+/* The same as a call: with a route and the time left. Also UNSUPPORTED, from a slave that has not
+ * said that it reads calls. */
+int znl_master_call(znl_master *master, znl_frame id, const znl_call *call,
+        const znl_frame *payload, size_t count, uint32_t timeout_ms, znl_waiter waiter);
+
+/* What that slave said last; ZNL_CALLS_UNKNOWN when it is not on line or has said nothing yet. */
+znl_calls znl_master_calls(znl_master *master, znl_frame id);
+
+/* Answers; waits in the outbox while the slave's queue is full. `call` marks the answer to a call, or
+ * an error answer (payload: code and message); NULL: a plain payload. UNSUPPORTED: nothing was sent,
+ * since the slave would not read it. */
 int znl_master_reply(znl_master *master, znl_frame id, znl_frame request_id,
-        const znl_frame *payload, size_t count);
+        const znl_call *call, const znl_frame *payload, size_t count);
 
 /* Sends to every slave on line. Slaves without key or connection go off line; those whose queue
  * is full are counted in *dropped. */

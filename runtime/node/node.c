@@ -51,7 +51,7 @@ int znl_node_init(znl_node *node, znl_loop *loop, const znl_node_options *option
             NULL, 0); /* keys hold what matters */
     node->created_unix_ms = znl_loop_unix_ms(loop);
     znl_random_bytes(node->iv, sizeof node->iv);
-    znl_outbox_init(&node->outbox, options->outbox_messages, options->outbox_bytes);
+    znl_parcels_init(&node->outbox, options->outbox_messages, options->outbox_bytes);
     znl_wheel *wheel = znl_loop_wheel(loop);
     int err = znl_pending_new(&node->requests, wheel, options->max_pending, expired, node);
     if (err == 0)
@@ -67,9 +67,10 @@ void znl_node_fini(znl_node *node)
     znl_pending_free(node->requests);
     znl_pending_free(node->services);
     znl_replay_free(node->replay);
-    znl_outbox_fini(&node->outbox);
+    znl_parcels_fini(&node->outbox);
     znl_buffer_fini(&node->out_frames);
     znl_buffer_fini(&node->in_frames);
+    znl_buffer_fini(&node->call_frames);
     znl_buffer_fini(&node->sealed);
     znl_buffer_fini(&node->opened);
     znl_free(node->names);
@@ -99,14 +100,17 @@ int znl_kind_has_payload(znl_kind kind)
 
 /* --- out --------------------------------------------------------------------------------------- */
 
-int znl_node_check_outgoing(const znl_node *node, const znl_outgoing *message)
+int znl_node_check_outgoing(const znl_node *node, const znl_message *message)
 {
     int has_topic = message->kind == ZNL_KIND_PUBLISH || message->kind == ZNL_KIND_PUSH;
+    size_t lead = ZNL_CONTROL_LEAD_MAX + 1 + (message->call != NULL ? ZNL_CALL_LEAD : 0);
     size_t bytes = 0;
     if (message->subject.size > (has_topic ? ZNL_TOPIC_BYTES_MAX : ZNL_REQUEST_ID_BYTES_MAX) ||
             message->service.size > ZNL_SERVICE_BYTES_MAX)
         return ZNL_E_TOO_BIG;
-    if (message->payload_count + ZNL_CONTROL_LEAD_MAX + 1 > node->options.max_frames)
+    if (message->call != NULL && !znl_call_is_route(message->call->route))
+        return ZNL_E_INVALID;
+    if (message->payload_count + lead > node->options.max_frames)
         return ZNL_E_TOO_BIG;
     for (size_t i = 0; i < message->payload_count; i++) {
         if (message->payload[i].size > node->options.max_frame_bytes ||
@@ -114,9 +118,44 @@ int znl_node_check_outgoing(const znl_node *node, const znl_outgoing *message)
             return ZNL_E_TOO_BIG;
         bytes += message->payload[i].size;
     }
-    if (message->keys == NULL && znl_kind_has_payload(message->kind) &&
+    if (!node->options.encrypted && message->call == NULL && znl_kind_has_payload(message->kind) &&
             znl_control_ambiguous(message->payload, message->payload_count))
         return ZNL_E_INVALID;
+    return 0;
+}
+
+int znl_node_wrap(znl_message *message, znl_calls peer, znl_call *wrapper)
+{
+    if (message->call != NULL)
+        return peer == ZNL_CALLS_YES ? 0 : ZNL_E_UNSUPPORTED;
+    if (peer == ZNL_CALLS_NO || !znl_call_is_marked(message->payload, message->payload_count))
+        return 0;
+    if (peer == ZNL_CALLS_UNKNOWN)
+        return ZNL_E_INVALID;
+    *wrapper = (znl_call){.is_answer = message->kind == ZNL_KIND_RESPONSE};
+    message->call = wrapper;
+    return 0;
+}
+
+/* Puts marker and header before the body; what is left of the time is taken now. */
+static int mark(znl_node *node, const znl_message *message, const znl_frame **payload)
+{
+    znl_call call = *message->call;
+    size_t count = message->payload_count;
+    int err = znl_buffer_reserve(
+            &node->call_frames, (count + ZNL_CALL_LEAD) * sizeof(znl_frame));
+    if (err != 0)
+        return err;
+    if (!call.is_answer && message->deadline_ms > 0) {
+        uint64_t now_ms = znl_loop_now_ms(node->loop);
+        uint64_t left_ms = message->deadline_ms > now_ms ? message->deadline_ms - now_ms : 1;
+        call.timeout_ms = left_ms < UINT32_MAX ? (uint32_t)left_ms : UINT32_MAX;
+    }
+    znl_frame *frames = (znl_frame *)(void *)node->call_frames.data;
+    znl_call_lead(&call, node->call_header, frames);
+    if (count > 0)
+        memcpy(frames + ZNL_CALL_LEAD, message->payload, count * sizeof *frames);
+    *payload = frames;
     return 0;
 }
 
@@ -130,8 +169,16 @@ static const uint8_t *next_iv(znl_node *node)
     return node->iv;
 }
 
-static int sign(znl_node *node, const znl_outgoing *message, znl_frame subject,
-        const znl_frame *payload, size_t count, znl_frame *proof)
+/* What a proof is made for. */
+struct claimed {
+    const char *kind;
+    znl_frame subject;
+    const znl_frame *payload;
+    size_t count;
+};
+
+static int sign(znl_node *node, znl_keys *keys, const struct claimed *what, uint8_t *out,
+        size_t capacity, znl_frame *proof)
 {
     uint8_t random[ZNL_NONCE_TEXT_BYTES / 2];
     char nonce[ZNL_NONCE_TEXT_BYTES];
@@ -142,67 +189,98 @@ static int sign(znl_node *node, const znl_outgoing *message, znl_frame subject,
         nonce[2 * i] = hex[random[i] >> 4];
         nonce[2 * i + 1] = hex[random[i] & 15];
     }
-    znl_proof_digest(payload, count, digest);
+    znl_proof_digest(what->payload, what->count, digest);
     znl_claim claim = {
-            .kind = znl_frame_text(znl_kind_proof_name(message->kind)),
+            .kind = znl_frame_text(what->kind),
             .node_id = node->options.id,
-            .subject = subject,
+            .subject = what->subject,
             .timestamp_ms = znl_loop_unix_ms(node->loop),
             .nonce = znl_frame_of(nonce, sizeof nonce),
             .digest = znl_frame_of(digest, sizeof digest),
     };
-    size_t size = znl_proof_sign(
-            message->keys, &claim, node->proof_out, sizeof node->proof_out);
-    *proof = znl_frame_of(node->proof_out, size);
+    size_t size = znl_proof_sign(keys, &claim, out, capacity);
+    *proof = znl_frame_of(out, size);
     return size > 0 ? 0 : ZNL_E_TOO_BIG;
 }
 
-int znl_node_transmit(znl_node *node, const znl_outgoing *message)
+/* Appends what this node can do, in encrypted mode with a proof that is bound to the message's own
+ * by its digest. `frames` has room; *n counts on. */
+static int announce(znl_node *node, znl_keys *keys, znl_frame message_proof, uint8_t *scratch,
+        znl_frame *frames, size_t *n)
 {
-    znl_frame envelope[ZNL_ENVELOPE_FRAMES];
-    const znl_frame *payload = message->payload;
-    size_t count = message->payload_count;
+    znl_frame capabilities = znl_call_capability();
     znl_frame proof;
-    int err;
-    if (node->link == NULL)
-        return ZNL_E_STOPPED;
-    if (message->keys != NULL) {
-        znl_frame subject;
-        err = znl_control_proof_subject(message->kind, message->subject, message->service,
-                node->subject_scratch, sizeof node->subject_scratch, &subject);
-        if (err == 0 && znl_kind_has_payload(message->kind)) {
-            znl_envelope_context context = {znl_frame_text(znl_kind_proof_name(message->kind)),
-                    node->options.id, subject};
-            err = znl_envelope_seal(message->keys, &context, next_iv(node), payload, count,
-                    &node->sealed, envelope);
-            payload = envelope;
-            count = ZNL_ENVELOPE_FRAMES;
-        }
-        if (err == 0)
-            err = sign(node, message, subject, payload, count, &proof);
+    if (keys != NULL) {
+        struct claimed what = {ZNL_EXTENSION_PROOF_NAME, capabilities, &message_proof, 1};
+        int err = sign(node, keys, &what, scratch, ZNL_EXTENSION_PROOF_BYTES_MAX, &proof);
         if (err != 0)
             return err;
     }
-    err = znl_buffer_reserve(
-            &node->out_frames, (count + 1 + ZNL_CONTROL_LEAD_MAX) * sizeof(znl_frame));
-    if (err != 0)
-        return err;
-    znl_frame *frames = (znl_frame *)(void *)node->out_frames.data;
-    size_t n = 0;
-    if (message->route != NULL)
-        frames[n++] = *message->route;
-    n += znl_control_lead(message->kind, message->subject, message->service,
-            message->keys != NULL ? &proof : NULL, frames + n);
-    if (count > 0)
-        memcpy(frames + n, payload, count * sizeof *frames);
-    n += count;
-    err = znl_link_send(node->link, frames, n);
+    *n += znl_control_extension(capabilities, keys != NULL ? &proof : NULL, frames + *n);
+    return 0;
+}
+
+static void count_send(znl_node *node, int err)
+{
     if (err == 0)
         node->counters.sent++;
     else if (err == ZNL_E_BUSY)
         node->counters.busy++;
     else if (err == ZNL_E_UNREACHABLE)
         node->counters.unreachable++;
+}
+
+int znl_node_transmit(
+        znl_node *node, const znl_message *message, znl_keys *keys, int announces)
+{
+    znl_frame envelope[ZNL_ENVELOPE_FRAMES];
+    uint8_t extension_proof[ZNL_EXTENSION_PROOF_BYTES_MAX];
+    const znl_frame *payload = message->payload;
+    size_t count = message->payload_count;
+    znl_frame proof = {NULL, 0};
+    int err = 0;
+    if (node->link == NULL)
+        return ZNL_E_STOPPED;
+    if (message->call != NULL) {
+        err = mark(node, message, &payload);
+        count += ZNL_CALL_LEAD;
+    }
+    if (err == 0 && keys != NULL) {
+        znl_frame subject;
+        const char *kind = znl_kind_proof_name(message->kind);
+        err = znl_control_proof_subject(message->kind, message->subject, message->service,
+                node->subject_scratch, sizeof node->subject_scratch, &subject);
+        if (err == 0 && znl_kind_has_payload(message->kind)) {
+            znl_envelope_context context = {znl_frame_text(kind), node->options.id, subject};
+            err = znl_envelope_seal(keys, &context, next_iv(node), payload, count,
+                    &node->sealed, envelope);
+            payload = envelope;
+            count = ZNL_ENVELOPE_FRAMES;
+        }
+        struct claimed what = {kind, subject, payload, count};
+        if (err == 0)
+            err = sign(node, keys, &what, node->proof_out, sizeof node->proof_out, &proof);
+    }
+    if (err == 0)
+        err = znl_buffer_reserve(&node->out_frames,
+                (count + 1 + ZNL_CONTROL_LEAD_MAX + ZNL_CONTROL_EXTENSION_MAX) *
+                        sizeof(znl_frame));
+    if (err != 0)
+        return err;
+    znl_frame *frames = (znl_frame *)(void *)node->out_frames.data;
+    size_t n = 0;
+    if (message->peer.size > 0)
+        frames[n++] = message->peer;
+    n += znl_control_lead(message->kind, message->subject, message->service,
+            keys != NULL ? &proof : NULL, frames + n);
+    if (count > 0)
+        memcpy(frames + n, payload, count * sizeof *frames);
+    n += count;
+    if (announces)
+        err = announce(node, keys, proof, extension_proof, frames, &n);
+    if (err == 0)
+        err = znl_link_send(node->link, frames, n);
+    count_send(node, err);
     znl_buffer_trim(&node->sealed, KEEP_SCRATCH_BYTES);
     return err;
 }
@@ -229,30 +307,19 @@ int znl_node_accept(znl_node *node, uint32_t kinds, znl_frame peer, const znl_fr
     return 1;
 }
 
-int znl_node_verify(znl_node *node, znl_keys *keys, const znl_control *control, znl_frame peer,
-        znl_frame *claimed)
+/* Steps 2 to 13 of spec section 7. */
+static int check_proof(znl_node *node, znl_keys *keys, znl_frame proof,
+        const znl_expectation *expected, znl_frame *claimed)
 {
     znl_claim claim;
-    znl_expectation expected = {
-            .kind = znl_frame_text(znl_kind_proof_name(control->kind)),
-            .node_id = peer,
-            .own_id = node->options.id,
-            .payload = control->payload,
-            .payload_count = control->payload_count,
-            .require_digest = node->options.require_digest,
-    };
-    if (!control->has_proof || control->proof.size == 0)
+    if (proof.size == 0)
         return ZNL_E_MISSING_PROOF;
-    if (control->proof.size > ZNL_PROOF_BYTES_MAX)
+    if (proof.size > ZNL_PROOF_BYTES_MAX)
         return ZNL_E_MALFORMED_PARTS;
-    int err = znl_control_proof_subject(control->kind, control->subject, control->service,
-            node->subject_scratch, sizeof node->subject_scratch, &expected.subject);
-    if (err != 0)
-        return err;
-    err = znl_proof_decode(keys, control->proof, znl_loop_unix_ms(node->loop),
+    int err = znl_proof_decode(keys, proof, znl_loop_unix_ms(node->loop),
             node->options.max_skew_ms, node->proof_in, &claim);
     if (err == 0)
-        err = znl_proof_expect(&claim, &expected);
+        err = znl_proof_expect(&claim, expected);
     /* Nonces from before this process are forgotten; so are the messages that carried them. */
     if (err == 0 &&
             claim.timestamp_ms <
@@ -264,6 +331,49 @@ int znl_node_verify(znl_node *node, znl_keys *keys, const znl_control *control, 
     if (err == 0)
         *claimed = claim.node_id;
     return err;
+}
+
+int znl_node_verify(znl_node *node, znl_keys *keys, const znl_control *control, znl_frame peer,
+        znl_frame *claimed)
+{
+    znl_expectation expected = {
+            .kind = znl_frame_text(znl_kind_proof_name(control->kind)),
+            .node_id = peer,
+            .own_id = node->options.id,
+            .payload = control->payload,
+            .payload_count = control->payload_count,
+            .require_digest = node->options.require_digest,
+    };
+    if (!control->has_proof)
+        return ZNL_E_MISSING_PROOF;
+    int err = znl_control_proof_subject(control->kind, control->subject, control->service,
+            node->subject_scratch, sizeof node->subject_scratch, &expected.subject);
+    return err == 0 ? check_proof(node, keys, control->proof, &expected, claimed) : err;
+}
+
+znl_calls znl_node_read_extension(
+        znl_node *node, znl_keys *keys, const znl_control *control, znl_frame peer)
+{
+    if (!control->has_extension || control->capabilities.size > ZNL_CAPABILITIES_BYTES_MAX)
+        return ZNL_CALLS_NO;
+    if (keys != NULL) {
+        znl_frame claimed;
+        znl_expectation expected = {
+                .kind = znl_frame_text(ZNL_EXTENSION_PROOF_NAME),
+                .subject = control->capabilities,
+                .node_id = peer,
+                .own_id = node->options.id,
+                .payload = &control->proof,
+                .payload_count = 1,
+                .require_digest = 1,
+        };
+        int reason = check_proof(node, keys, control->extension_proof, &expected, &claimed);
+        if (reason != 0) {
+            znl_node_refuse(node, peer, control->kind, reason);
+            return ZNL_CALLS_NO;
+        }
+    }
+    return znl_call_is_capability(control->capabilities) ? ZNL_CALLS_YES : ZNL_CALLS_NO;
 }
 
 int znl_node_open(znl_node *node, znl_keys *keys, znl_control *control, znl_frame sender)
@@ -299,13 +409,38 @@ static void take_reply(znl_node *node, const znl_message *message, uint64_t peer
         node->counters.late_replies++;
         return;
     }
+    if (message->is_malformed) {
+        node->events.on_failed(node->user, waiter, ZNL_E_PROTO);
+        return;
+    }
     node->counters.replies_in++;
     node->events.on_reply(node->user, waiter, message);
 }
 
-void znl_node_deliver(znl_node *node, const znl_message *message, uint64_t peer_hash)
+/* Takes a marked payload apart; `call` outlives the message. */
+static void unwrap(znl_node *node, znl_message *message, znl_call *call)
 {
+    int is_answer = message->kind == ZNL_KIND_RESPONSE;
+    if (znl_call_read(message->payload, message->payload_count, is_answer, call) != 0) {
+        node->counters.malformed++;
+        message->is_malformed = 1;
+        message->payload_count = 0;
+        return;
+    }
+    message->call = call;
+    message->payload += ZNL_CALL_LEAD;
+    message->payload_count -= ZNL_CALL_LEAD;
+    if (!is_answer && call->timeout_ms > 0)
+        message->deadline_ms = znl_loop_now_ms(node->loop) + call->timeout_ms;
+}
+
+void znl_node_deliver(znl_node *node, znl_message *message, uint64_t peer_hash)
+{
+    znl_call call;
     int is_event = message->kind == ZNL_KIND_PUBLISH || message->kind == ZNL_KIND_PUSH;
+    if (message->is_capable && znl_call_is_marked(message->payload, message->payload_count) &&
+            (message->kind == ZNL_KIND_REQUEST || message->kind == ZNL_KIND_RESPONSE))
+        unwrap(node, message, &call);
     if (is_event || (node->observe_kinds >> message->kind & 1))
         node->events.on_message(node->user, message);
     if (message->kind == ZNL_KIND_REQUEST || message->kind == ZNL_KIND_SERVICE_REQUEST) {

@@ -10,26 +10,15 @@
 
 #include "base/limits.h"
 #include "codec/control.h"
-#include "node/outbox.h"
+#include "node/parcels.h"
 #include "security/keyring.h"
 #include "security/replay.h"
 #include "state/pending.h"
 #include "transport/link.h"
 #include "transport/loop.h"
 
-/* A checked message, borrowed until the call returns. */
-typedef struct znl_message {
-    znl_kind kind;
-    znl_frame
-            peer; /* master: the slave's id; slave: the pinned master id, empty while unknown */
-    znl_frame subject; /* request id or topic */
-    znl_frame service;
-    const znl_frame *payload; /* opened */
-    size_t payload_count;
-} znl_message;
-
 typedef struct znl_node_events {
-    /* A request or service request to answer with znl_node_reply(). */
+    /* A request or service request to answer with znl_master_reply() or znl_slave_reply(). */
     void (*on_request)(void *user, const znl_message *message);
     /* A pending request ended with an answer, or with an error. */
     void (*on_reply)(void *user, znl_waiter waiter, const znl_message *message);
@@ -83,6 +72,7 @@ typedef struct znl_node_options {
     X(busy)           /* sends that found the queue full */                                    \
     X(unreachable)    /* sends without a connection */                                         \
     X(outbox_dropped) /* messages lost because the outbox was full or the link rebuilt */      \
+    X(malformed)      /* calls, or answers to them, that cannot be read */                     \
     X(heartbeats)     /* heartbeats received (master) or sent (slave) */                       \
     X(acks)           /* heartbeats acknowledged (slave) */                                    \
     X(rebuilds)       /* links made anew after a missing acknowledgement (slave) */
@@ -107,13 +97,14 @@ typedef struct znl_node {
     int64_t created_unix_ms; /* timestamps far before this are refused: replays across restarts */
     znl_pending *requests;
     znl_pending *services;
-    znl_outbox outbox;
+    znl_parcels outbox;
     znl_node_counters counters;
     uint8_t iv[ZNL_AEAD_IV_BYTES]; /* random part and a counter: no two alike */
     uint32_t iv_count;
-    znl_buffer out_frames, in_frames; /* arrays of znl_frame */
+    znl_buffer out_frames, in_frames, call_frames; /* arrays of znl_frame */
     znl_buffer sealed, opened;
     uint8_t subject_scratch[ZNL_SUBJECT_BYTES_MAX];
+    uint8_t call_header[ZNL_CALL_HEADER_BYTES_MAX];
     uint8_t proof_out[ZNL_PROOF_BYTES_MAX];
     uint8_t proof_in[ZNL_PROOF_BYTES_MAX];
 } znl_node;
@@ -127,23 +118,21 @@ void znl_node_fini(znl_node *node);
 int znl_node_open_link(
         znl_node *node, int is_router, const znl_link_events *events, void *user);
 
-/* What there is to send. `route` is the slave's id on a master, NULL on a slave. */
-typedef struct znl_outgoing {
-    const znl_frame *route;
-    znl_kind kind;
-    znl_frame subject;
-    znl_frame service;
-    const znl_frame *payload;
-    size_t payload_count;
-    znl_keys *keys; /* NULL: plain */
-} znl_outgoing;
+/* Seals, signs and gives the message to the link now. `peer` of the message is the slave's id on a
+ * master, empty on a slave; `keys` NULL: plain. A register, heartbeat or heartbeat_ack that
+ * `announces` carries what this node can do. 0, ZNL_E_BUSY, ZNL_E_UNREACHABLE, ZNL_E_STOPPED,
+ * ZNL_E_TOO_BIG, ZNL_E_NOMEM. */
+int znl_node_transmit(
+        znl_node *node, const znl_message *message, znl_keys *keys, int announces);
 
-/* Seals, signs and gives the message to the link now. 0, ZNL_E_BUSY, ZNL_E_UNREACHABLE,
- * ZNL_E_STOPPED, ZNL_E_TOO_BIG, ZNL_E_INVALID (a plain payload that reads as a proof), NOMEM. */
-int znl_node_transmit(znl_node *node, const znl_outgoing *message);
+/* Checks names and sizes before anything is queued: 0, ZNL_E_INVALID (a plain payload that reads
+ * as a proof; no route) or ZNL_E_TOO_BIG. */
+int znl_node_check_outgoing(const znl_node *node, const znl_message *message);
 
-/* Checks names and sizes before anything is queued: 0, ZNL_E_INVALID or ZNL_E_TOO_BIG. */
-int znl_node_check_outgoing(const znl_node *node, const znl_outgoing *message);
+/* How a request or its answer must go to a peer, by what is known of that peer. A payload without
+ * call that begins with the call marker is wrapped into *wrapper for a peer that would misread it.
+ * 0, ZNL_E_UNSUPPORTED (a call to a peer without), or ZNL_E_INVALID (unknown whether it would). */
+int znl_node_wrap(znl_message *message, znl_calls peer, znl_call *wrapper);
 
 /* The first look at a message: splits frames[skip ..], shows it to whoever observes, and
  * drops what is not among `kinds` (bits 1 << kind) or has names past the limits. True when the
@@ -156,15 +145,20 @@ int znl_node_accept(znl_node *node, uint32_t kinds, znl_frame peer, const znl_fr
 int znl_node_verify(znl_node *node, znl_keys *keys, const znl_control *control, znl_frame peer,
         znl_frame *claimed);
 
+/* What a register, heartbeat or heartbeat_ack that passed its checks says of its sender. In
+ * encrypted mode what is said without a good proof is refused and reported, and means no. */
+znl_calls znl_node_read_extension(
+        znl_node *node, znl_keys *keys, const znl_control *control, znl_frame peer);
+
 /* Opens a sealed payload in place of control->payload. 0 or the reason. */
 int znl_node_open(znl_node *node, znl_keys *keys, znl_control *control, znl_frame sender);
 
 /* True when the kind carries a payload that encrypted mode seals. */
 int znl_kind_has_payload(znl_kind kind);
 
-/* Hands a checked message up: requests, replies, publishes and pushes. `peer_hash` names the
- * sender for the pending tables (0 on a slave). */
-void znl_node_deliver(znl_node *node, const znl_message *message, uint64_t peer_hash);
+/* Hands a checked message up: requests, replies, publishes and pushes. A marked payload of a capable
+ * sender is taken apart first. `peer_hash` names the sender for the pending tables (0 on a slave). */
+void znl_node_deliver(znl_node *node, znl_message *message, uint64_t peer_hash);
 
 /* Counts and reports a refusal. */
 void znl_node_refuse(znl_node *node, znl_frame peer, znl_kind kind, int reason);

@@ -2,6 +2,7 @@
 #include "node/slave.h"
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/err.h"
 
 #include <string.h>
@@ -14,7 +15,11 @@
     (1u << ZNL_KIND_HEARTBEAT_ACK | 1u << ZNL_KIND_PUBLISH | 1u << ZNL_KIND_REQUEST |          \
             1u << ZNL_KIND_RESPONSE | 1u << ZNL_KIND_SERVICE_REQUEST)
 
-static const znl_frame none = {NULL, 0};
+/* What announces that this slave reads calls. */
+#define ANNOUNCING (1u << ZNL_KIND_REGISTER | 1u << ZNL_KIND_HEARTBEAT)
+
+/* With heartbeats off: how old the last announcement may be when a call is sent. */
+#define ANNOUNCED_MS 1000u
 
 struct znl_slave {
     znl_node node;  /* first */
@@ -22,6 +27,10 @@ struct znl_slave {
     int master_online;
     int waiting;    /* a heartbeat is not acknowledged yet */
     znl_timer beat; /* idle: the next heartbeat; waiting: the ack timeout */
+    znl_calls calls;
+    uint64_t announced_ms; /* when this slave last said what it can do */
+    znl_parcels held;      /* calls and answers to calls, while `calls` is unknown */
+    znl_parcels early;     /* the same, received */
     uint8_t master_id[ZNL_ID_BYTES_MAX];
     size_t master_id_size; /* 0: not pinned */
 };
@@ -44,21 +53,75 @@ static void set_master_online(znl_slave *slave, int online, const char *reason)
 
 /* --- out --------------------------------------------------------------------------------------- */
 
+static int transmit(znl_slave *slave, const znl_message *message)
+{
+    int announces = (ANNOUNCING >> message->kind & 1) != 0;
+    int err = znl_node_transmit(&slave->node, message, slave->keys, announces);
+    if (err == 0 && announces)
+        slave->announced_ms = znl_clock_mono_ms();
+    return err;
+}
+
 /* Sends, or queues behind what already waits. */
-static int send_or_queue(znl_slave *slave, znl_kind kind, znl_frame subject, znl_frame service,
-        const znl_frame *payload, size_t count)
+static int send_or_queue(znl_slave *slave, const znl_message *message)
 {
     znl_node *node = &slave->node;
-    znl_outgoing message = {NULL, kind, subject, service, payload, count, slave->keys};
-    int err = znl_node_check_outgoing(node, &message);
+    int err = znl_node_check_outgoing(node, message);
     if (err == 0)
-        err = node->outbox.count > 0 ? ZNL_E_BUSY : znl_node_transmit(node, &message);
+        err = node->outbox.count > 0 ? ZNL_E_BUSY : transmit(slave, message);
     if (err != ZNL_E_BUSY)
         return err;
-    err = znl_outbox_put(&node->outbox, kind, none, subject, service, payload, count);
+    err = znl_parcels_put(&node->outbox, message);
     if (err == 0)
         znl_link_want_writable(node->link, 1);
     return err;
+}
+
+static int send_bare(znl_slave *slave, znl_kind kind)
+{
+    znl_message message = {.kind = kind};
+    return send_or_queue(slave, &message);
+}
+
+/* A call must not reach a master that took this slave off line and forgot what it can do: after a
+ * silence longer than a heartbeat, as when a handler held the loop, that is said again first. */
+static void announce_after_silence(znl_slave *slave)
+{
+    uint32_t interval_ms = slave->node.options.heartbeat_ms;
+    uint64_t silence_ms = znl_clock_mono_ms() - slave->announced_ms;
+    if (silence_ms > (interval_ms > 0 ? interval_ms + interval_ms / 2 : ANNOUNCED_MS))
+        send_bare(slave, ZNL_KIND_REGISTER);
+}
+
+/* A call or an answer to one. */
+static int send_call(znl_slave *slave, const znl_message *message)
+{
+    int err = znl_node_check_outgoing(&slave->node, message);
+    if (err != 0)
+        return err;
+    if (slave->calls == ZNL_CALLS_NO)
+        return ZNL_E_UNSUPPORTED;
+    if (slave->calls == ZNL_CALLS_UNKNOWN)
+        return znl_parcels_put(&slave->held, message);
+    announce_after_silence(slave);
+    return send_or_queue(slave, message);
+}
+
+/* A call that waited cannot go out. */
+static void drop_call(znl_slave *slave, const znl_message *message, int err)
+{
+    znl_node *node = &slave->node;
+    znl_waiter waiter;
+    if (message->kind != ZNL_KIND_REQUEST)
+        node->counters.outbox_dropped++;
+    else if (znl_pending_take(node->requests, message->subject, 0, &waiter) == 0)
+        node->events.on_failed(node->user, waiter, err);
+}
+
+static int is_expired(const znl_slave *slave, const znl_message *message)
+{
+    return message->deadline_ms > 0 &&
+            message->deadline_ms <= znl_loop_now_ms(slave->node.loop);
 }
 
 static void on_link_writable(void *user)
@@ -67,16 +130,65 @@ static void on_link_writable(void *user)
     znl_node *node = &slave->node;
     znl_parcel *parcel;
     while ((parcel = node->outbox.first) != NULL) {
-        znl_outgoing message = {NULL, parcel->kind, parcel->subject, parcel->service,
-                parcel->payload, parcel->payload_count, slave->keys};
-        int err = znl_node_transmit(node, &message);
-        if (err == ZNL_E_BUSY)
+        const znl_message *message = &parcel->message;
+        int is_call = message->call != NULL;
+        int err;
+        if (is_call && slave->calls != ZNL_CALLS_YES) /* the connection is another one by now */
+            err = send_call(slave, message);
+        else
+            err = is_expired(slave, message) ? 0 : transmit(slave, message);
+        if (err == ZNL_E_BUSY && (!is_call || slave->calls == ZNL_CALLS_YES))
             return;
-        if (err != 0)
+        if (err != 0 && is_call)
+            drop_call(slave, message, err);
+        else if (err != 0)
             node->counters.outbox_dropped++;
-        znl_outbox_pop(&node->outbox);
+        znl_parcels_pop(&node->outbox);
     }
     znl_link_want_writable(node->link, 0);
+}
+
+/* --- calls ------------------------------------------------------------------------------------- */
+
+static void send_held(znl_slave *slave)
+{
+    for (size_t turn = slave->held.count; turn > 0 && slave->held.first != NULL; turn--) {
+        znl_parcel *parcel = znl_parcels_take(&slave->held);
+        int err = is_expired(slave, &parcel->message) ? 0 : send_call(slave, &parcel->message);
+        if (err != 0)
+            drop_call(slave, &parcel->message, err);
+        znl_parcel_free(parcel);
+    }
+}
+
+static void deliver_early(znl_slave *slave)
+{
+    while (slave->node.running && slave->early.first != NULL) {
+        znl_parcel *parcel = znl_parcels_take(&slave->early);
+        znl_message message = parcel->message;
+        message.is_capable = slave->calls == ZNL_CALLS_YES;
+        znl_node_deliver(&slave->node, &message, 0);
+        znl_parcel_free(parcel);
+    }
+}
+
+/* Until the master has said whether it makes calls, what looks like one waits. True when it does. */
+static int keep_for_later(znl_slave *slave, const znl_message *message)
+{
+    if (slave->calls != ZNL_CALLS_UNKNOWN ||
+            !znl_call_is_marked(message->payload, message->payload_count) ||
+            (message->kind != ZNL_KIND_REQUEST && message->kind != ZNL_KIND_RESPONSE))
+        return 0;
+    if (znl_parcels_put(&slave->early, message) != 0)
+        slave->node.counters.over_limit++;
+    return 1;
+}
+
+/* The connection is a new one, perhaps to another master. */
+static void forget_calls(znl_slave *slave)
+{
+    slave->calls = ZNL_CALLS_UNKNOWN;
+    znl_parcels_discard(&slave->early, UINT32_MAX);
 }
 
 /* --- the heartbeat machine --------------------------------------------------------------------- */
@@ -111,7 +223,7 @@ static void beat(znl_slave *slave)
         return;
     slave->waiting = 1;
     beat_in(slave, ack_timeout_ms(slave), ack_missing);
-    if (send_or_queue(slave, ZNL_KIND_HEARTBEAT, none, none, NULL, 0) == 0)
+    if (send_bare(slave, ZNL_KIND_HEARTBEAT) == 0)
         slave->node.counters.heartbeats++;
 }
 
@@ -144,7 +256,7 @@ static int open_link(znl_slave *slave)
         return err;
     if (node->outbox.count > 0)
         znl_link_want_writable(node->link, 1);
-    err = send_or_queue(slave, ZNL_KIND_REGISTER, none, none, NULL, 0);
+    err = send_bare(slave, ZNL_KIND_REGISTER);
     if (err != 0)
         node->events.on_trouble(node->user, err, "register not sent");
     beat(slave);
@@ -155,6 +267,7 @@ static void close_link(znl_slave *slave, uint32_t linger_ms)
 {
     znl_wheel_stop(znl_loop_wheel(slave->node.loop), &slave->beat);
     slave->waiting = 0;
+    forget_calls(slave);
     if (slave->node.link != NULL)
         znl_link_close(slave->node.link, linger_ms);
     slave->node.link = NULL;
@@ -173,7 +286,8 @@ static void rebuild(znl_slave *slave)
     znl_node *node = &slave->node;
     node->counters.rebuilds++;
     close_link(slave, 0);
-    node->counters.outbox_dropped += znl_outbox_discard(&node->outbox, ~KEPT_BY_REBUILD);
+    node->counters.outbox_dropped += znl_parcels_discard(&node->outbox, ~KEPT_BY_REBUILD);
+    node->counters.outbox_dropped += znl_parcels_discard(&slave->held, ~KEPT_BY_REBUILD);
     /* A master may come back under another id; only holders of the key can sign for it. */
     pin_configured_master(slave);
     int err = open_link(slave);
@@ -216,13 +330,28 @@ static void on_link_message(void *user, const znl_frame *frames, size_t count)
         znl_node_refuse(node, znl_slave_master_id(slave), control.kind, reason);
         return;
     }
-    sign_of_life(slave);
-    node->counters.acks += control.kind == ZNL_KIND_HEARTBEAT_ACK;
-    if (control.kind == ZNL_KIND_HEARTBEAT_ACK || !node->running)
+    if (control.kind == ZNL_KIND_HEARTBEAT_ACK) {
+        node->counters.acks++;
+        slave->calls = znl_node_read_extension(
+                node, slave->keys, &control, znl_slave_master_id(slave));
+        sign_of_life(slave);
+        if (node->running)
+            send_held(slave);
+        deliver_early(slave);
         return;
-    znl_message message = {control.kind, znl_slave_master_id(slave), control.subject,
-            control.service, control.payload, control.payload_count};
-    znl_node_deliver(node, &message, 0);
+    }
+    sign_of_life(slave);
+    if (!node->running)
+        return;
+    znl_message message = {.kind = control.kind,
+            .peer = znl_slave_master_id(slave),
+            .subject = control.subject,
+            .service = control.service,
+            .payload = control.payload,
+            .payload_count = control.payload_count,
+            .is_capable = slave->calls == ZNL_CALLS_YES};
+    if (!keep_for_later(slave, &message))
+        znl_node_deliver(node, &message, 0);
 }
 
 /* --- life -------------------------------------------------------------------------------------- */
@@ -245,6 +374,8 @@ int znl_slave_new(znl_slave **out, znl_loop *loop, const znl_node_options *optio
         return err;
     }
     pin_configured_master(slave);
+    znl_parcels_init(&slave->held, options->outbox_messages, options->outbox_bytes);
+    znl_parcels_init(&slave->early, ZNL_EARLY_MESSAGES, options->outbox_bytes);
     *out = slave;
     return 0;
 }
@@ -255,6 +386,8 @@ void znl_slave_free(znl_slave *slave)
         return;
     znl_slave_stop(slave);
     znl_keys_release(slave->keys);
+    znl_parcels_fini(&slave->held);
+    znl_parcels_fini(&slave->early);
     znl_node_fini(&slave->node);
     znl_free(slave);
 }
@@ -282,13 +415,14 @@ void znl_slave_stop(znl_slave *slave)
         return;
     if (node->link != NULL) {
         /* A proof makes it count at once with our own masters; the originals ignore it. */
-        znl_outgoing goodbye = {NULL, ZNL_KIND_UNREGISTER, none, none, NULL, 0, slave->keys};
+        znl_message goodbye = {.kind = ZNL_KIND_UNREGISTER};
         on_link_writable(slave);
-        znl_node_transmit(node, &goodbye);
+        transmit(slave, &goodbye);
     }
     node->running = 0;
     znl_node_reject(node, 0, ZNL_E_STOPPED);
-    node->counters.outbox_dropped += znl_outbox_discard(&node->outbox, UINT32_MAX);
+    node->counters.outbox_dropped += znl_parcels_discard(&node->outbox, UINT32_MAX);
+    node->counters.outbox_dropped += znl_parcels_discard(&slave->held, UINT32_MAX);
     close_link(slave, slave->master_online ? ZNL_STOP_LINGER_MS : 0);
     set_master_online(slave, 0, "stop");
     pin_configured_master(slave);
@@ -304,42 +438,80 @@ static int usable(const znl_slave *slave)
     return slave->node.link != NULL ? 0 : ZNL_E_UNREACHABLE;
 }
 
-int znl_slave_request(znl_slave *slave, const znl_frame *payload, size_t count,
-        uint32_t timeout_ms, znl_waiter waiter)
+/* Sends a request; its id is made here. */
+static int ask(znl_slave *slave, znl_message *message, uint64_t deadline_ms, znl_waiter waiter)
 {
     znl_node *node = &slave->node;
     char request_id[ZNL_REQUEST_ID_TEXT] = {0};
-    znl_frame id = znl_frame_of(request_id, sizeof request_id);
     znl_waiter same;
-    int err = usable(slave);
+    int err = znl_pending_add(node->requests, 0, deadline_ms, waiter, request_id);
     if (err != 0)
         return err;
-    err = znl_pending_add(
-            node->requests, 0, znl_loop_now_ms(node->loop) + timeout_ms, waiter, request_id);
+    message->subject = znl_frame_of(request_id, sizeof request_id);
+    err = message->call != NULL ? send_call(slave, message) : send_or_queue(slave, message);
     if (err != 0)
-        return err;
-    err = send_or_queue(slave, ZNL_KIND_REQUEST, id, none, payload, count);
-    if (err != 0)
-        znl_pending_take(node->requests, id, 0, &same);
+        znl_pending_take(node->requests, message->subject, 0, &same);
     return err;
 }
 
-int znl_slave_reply(znl_slave *slave, znl_frame request_id, znl_frame service,
-        const znl_frame *payload, size_t count)
+int znl_slave_request(znl_slave *slave, const znl_frame *payload, size_t count,
+        uint32_t timeout_ms, znl_waiter waiter)
 {
+    znl_call wrapper;
+    znl_message message = {
+            .kind = ZNL_KIND_REQUEST, .payload = payload, .payload_count = count};
     int err = usable(slave);
+    if (err == 0 && znl_call_is_marked(payload, count))
+        err = znl_node_wrap(&message, slave->calls, &wrapper);
     if (err != 0)
         return err;
-    znl_kind kind = service.size > 0 ? ZNL_KIND_SERVICE_RESPONSE : ZNL_KIND_RESPONSE;
-    return send_or_queue(slave, kind, request_id, service, payload, count);
+    return ask(slave, &message, znl_loop_now_ms(slave->node.loop) + timeout_ms, waiter);
+}
+
+int znl_slave_call(znl_slave *slave, const znl_call *call, const znl_frame *payload, size_t count,
+        uint32_t timeout_ms, znl_waiter waiter)
+{
+    znl_message message = {.kind = ZNL_KIND_REQUEST,
+            .payload = payload,
+            .payload_count = count,
+            .call = call,
+            .deadline_ms = znl_loop_now_ms(slave->node.loop) + timeout_ms};
+    int err = usable(slave);
+    return err == 0 ? ask(slave, &message, message.deadline_ms, waiter) : err;
+}
+
+int znl_slave_reply(znl_slave *slave, znl_frame request_id, znl_frame service,
+        const znl_call *call, const znl_frame *payload, size_t count)
+{
+    znl_call wrapper;
+    znl_message message = {
+            .kind = service.size > 0 ? ZNL_KIND_SERVICE_RESPONSE : ZNL_KIND_RESPONSE,
+            .subject = request_id,
+            .service = service,
+            .payload = payload,
+            .payload_count = count,
+            .call = call};
+    int err = usable(slave);
+    if (err == 0 && call == NULL && service.size == 0 && znl_call_is_marked(payload, count))
+        err = znl_node_wrap(&message, slave->calls, &wrapper);
+    if (err != 0)
+        return err;
+    return message.call != NULL ? send_call(slave, &message) : send_or_queue(slave, &message);
 }
 
 int znl_slave_push(znl_slave *slave, znl_frame topic, const znl_frame *payload, size_t count)
 {
+    znl_message message = {.kind = ZNL_KIND_PUSH,
+            .subject = topic,
+            .payload = payload,
+            .payload_count = count};
     int err = usable(slave);
-    if (err != 0)
-        return err;
-    return send_or_queue(slave, ZNL_KIND_PUSH, topic, none, payload, count);
+    return err == 0 ? send_or_queue(slave, &message) : err;
+}
+
+znl_calls znl_slave_calls(const znl_slave *slave)
+{
+    return slave->calls;
 }
 
 int znl_slave_master_online(const znl_slave *slave)

@@ -4,7 +4,10 @@
  *   beat:   idle --interval--> waiting --valid traffic--> idle
  *                              waiting --ack timeout--> rebuild: new socket, register, heartbeat
  *
- * One heartbeat is in flight at a time. Until a connection is complete everything waits in the
+ *   calls:  unknown --first heartbeat_ack of a connection--> yes or no --rebuild, lost--> unknown
+ *
+ * While it is unknown whether the master reads calls, those to send and those received wait. One
+ * heartbeat is in flight at a time. Until a connection is complete everything waits in the
  * outbox; a rebuild ends pending requests but keeps unsent pushes and answers.
  *
  * Layer: node. One loop thread. SPDX-License-Identifier: MIT */
@@ -35,9 +38,19 @@ void znl_slave_stop(znl_slave *slave);
 int znl_slave_request(znl_slave *slave, const znl_frame *payload, size_t count,
         uint32_t timeout_ms, znl_waiter waiter);
 
-/* Answers a request, or with `service` of size > 0 a service request. */
+/* The same as a call: with a route and the time left. It waits until the master has said whether it
+ * reads calls; if it does not, the failure is ZNL_E_UNSUPPORTED, here or as an event. */
+int znl_slave_call(znl_slave *slave, const znl_call *call, const znl_frame *payload, size_t count,
+        uint32_t timeout_ms, znl_waiter waiter);
+
+/* What the master said last; ZNL_CALLS_UNKNOWN before its first acknowledgement. */
+znl_calls znl_slave_calls(const znl_slave *slave);
+
+/* Answers a request, or with `service` of size > 0 a service request. `call` marks the answer to a
+ * call, or an error answer (payload: code and message); NULL: a plain payload. UNSUPPORTED: nothing
+ * was sent, since the master would not read it. */
 int znl_slave_reply(znl_slave *slave, znl_frame request_id, znl_frame service,
-        const znl_frame *payload, size_t count);
+        const znl_call *call, const znl_frame *payload, size_t count);
 
 int znl_slave_push(znl_slave *slave, znl_frame topic, const znl_frame *payload, size_t count);
 

@@ -1,0 +1,142 @@
+/* bind_node_ask.c - requests and calls of a script, and the answers that wake it.
+ *
+ * Layer: bind. SPDX-License-Identifier: MIT */
+#include "base/err.h"
+#include "bind/bind_node.h"
+
+static znl_waiter park(lua_State *L)
+{
+    znl_wait wait = znl_sched_park(L);
+    return (znl_waiter){wait.task, wait.ticket};
+}
+
+/* Argument `index` as a payload; one of the wrong type is misuse and raises. */
+int znl_node_box_checkpayload(
+        lua_State *L, int index, znl_node_box *b, znl_frame **frames, size_t *count)
+{
+    int err = znl_node_box_payload(L, index, b, frames, count);
+    if (err == ZNL_E_INVALID)
+        luaL_argerror(L, index, "payload must be a string, an array of strings, or nil");
+    return err;
+}
+
+static uint32_t check_timeout(lua_State *L, int index)
+{
+    return znl_lua_checku32(L, index, "timeout_ms", 1, ZNL_TIMEOUT_MS_MAX);
+}
+
+/* A route: "" or a path. */
+static znl_frame check_route(lua_State *L, int index)
+{
+    znl_frame route = znl_lua_checkframe(L, index, "route", ZNL_ROUTE_BYTES_MAX);
+    luaL_argcheck(L, znl_call_is_route(route), index, "route must begin with \"/\"");
+    return route;
+}
+
+/* request(self, slave_id, payload, timeout_ms): yields */
+int znl_node_master_request(lua_State *L)
+{
+    znl_node_box *b = znl_node_box_checkmaster(L);
+    znl_frame id = znl_lua_checkframe(L, 2, "slave_id", ZNL_ID_BYTES_MAX);
+    uint32_t timeout_ms = check_timeout(L, 4);
+    znl_frame none = {NULL, 0};
+    znl_frame *payload;
+    size_t count;
+    int err = znl_node_box_checkpayload(L, 3, b, &payload, &count);
+    if (err == 0)
+        err = znl_master_request(b->master, id, none, payload, count, timeout_ms, park(L));
+    return err == 0 ? lua_yield(L, 0) : znl_lua_fail(L, err, "request");
+}
+
+/* service_request(self, slave_id, service, payload, timeout_ms): yields */
+int znl_node_master_service_request(lua_State *L)
+{
+    znl_node_box *b = znl_node_box_checkmaster(L);
+    znl_frame id = znl_lua_checkframe(L, 2, "slave_id", ZNL_ID_BYTES_MAX);
+    znl_frame service = znl_lua_checkframe(L, 3, "service", ZNL_SERVICE_BYTES_MAX);
+    uint32_t timeout_ms = check_timeout(L, 5);
+    znl_frame *payload;
+    size_t count;
+    luaL_argcheck(L, service.size > 0, 3, "service must not be empty");
+    int err = znl_node_box_checkpayload(L, 4, b, &payload, &count);
+    if (err == 0)
+        err = znl_master_request(b->master, id, service, payload, count, timeout_ms, park(L));
+    return err == 0 ? lua_yield(L, 0) : znl_lua_fail(L, err, "service_request");
+}
+
+/* call(self, slave_id, route, payload, timeout_ms, is_json): yields */
+int znl_node_master_call(lua_State *L)
+{
+    znl_node_box *b = znl_node_box_checkmaster(L);
+    znl_frame id = znl_lua_checkframe(L, 2, "slave_id", ZNL_ID_BYTES_MAX);
+    znl_call call = {.route = check_route(L, 3), .is_json = lua_toboolean(L, 6)};
+    uint32_t timeout_ms = check_timeout(L, 5);
+    znl_frame *payload;
+    size_t count;
+    int err = znl_node_box_checkpayload(L, 4, b, &payload, &count);
+    if (err == 0)
+        err = znl_master_call(b->master, id, &call, payload, count, timeout_ms, park(L));
+    return err == 0 ? lua_yield(L, 0) : znl_lua_fail(L, err, "call");
+}
+
+/* request(self, payload, timeout_ms): yields */
+int znl_node_slave_request(lua_State *L)
+{
+    znl_node_box *b = znl_node_box_checkslave(L);
+    uint32_t timeout_ms = check_timeout(L, 3);
+    znl_frame *payload;
+    size_t count;
+    int err = znl_node_box_checkpayload(L, 2, b, &payload, &count);
+    if (err == 0)
+        err = znl_slave_request(b->slave, payload, count, timeout_ms, park(L));
+    return err == 0 ? lua_yield(L, 0) : znl_lua_fail(L, err, "request");
+}
+
+/* call(self, route, payload, timeout_ms, is_json): yields */
+int znl_node_slave_call(lua_State *L)
+{
+    znl_node_box *b = znl_node_box_checkslave(L);
+    znl_call call = {.route = check_route(L, 2), .is_json = lua_toboolean(L, 5)};
+    uint32_t timeout_ms = check_timeout(L, 4);
+    znl_frame *payload;
+    size_t count;
+    int err = znl_node_box_checkpayload(L, 3, b, &payload, &count);
+    if (err == 0)
+        err = znl_slave_call(b->slave, &call, payload, count, timeout_ms, park(L));
+    return err == 0 ? lua_yield(L, 0) : znl_lua_fail(L, err, "call");
+}
+
+/* --- answers ----------------------------------------------------------------------------------- */
+
+/* payload; payload, true for JSON; or nil, message, code as the peer has them. */
+static int push_reply(lua_State *L, void *user)
+{
+    const znl_message *message = user;
+    if (message->call != NULL && message->call->is_error) {
+        lua_pushnil(L);
+        znl_node_box_pushframe(L, message->payload[1]);
+        znl_node_box_pushframe(L, message->payload[0]);
+        return 3;
+    }
+    znl_lua_pushpayload(L, message->payload, message->payload_count);
+    if (message->call == NULL || !message->call->is_json)
+        return 1;
+    lua_pushboolean(L, 1);
+    return 2;
+}
+
+void znl_node_box_on_reply(void *user, znl_waiter waiter, const znl_message *message)
+{
+    znl_node_box *b = user;
+    znl_wait wait = {waiter.owner, waiter.ticket};
+    znl_sched_wake(b->vm->sched, wait, push_reply, (void *)(uintptr_t)message);
+}
+
+void znl_node_box_on_failed(void *user, znl_waiter waiter, int err)
+{
+    znl_node_box *b = user;
+    znl_wait wait = {waiter.owner, waiter.ticket};
+    /* Later: a rebuild, a removal and a stop end many requests in one sweep, and a caller that asks
+     * again must not be caught by the same sweep. */
+    znl_sched_wake_error_later(b->vm->sched, wait, err, "request");
+}
