@@ -14,6 +14,7 @@ local file = require("znl.file")
 local handlers = require("znl.handlers")
 local log = require("znl.log")
 local master = require("znl.roles.master")
+local node = require("znl.roles.node")
 local middleware = require("znl.middleware")
 local process = require("znl.process")
 local retry = require("znl.retry")
@@ -42,6 +43,10 @@ M.file = file
 M.process = process
 M.dns = dns
 M.tcp = tcp
+
+--- The node of this process with that id, the one made last when there are several; nil without.
+---@type fun(id: string): znl.Master|znl.Slave|nil
+M.node = node.find
 
 --- Runs `fn(...)` in a coroutine of its own, at once until it first waits.
 ---@type fun(fn: function, ...: any)

@@ -29,9 +29,9 @@
 /* Text of a proof: every name at its limit with each byte escaped as \u00xx, in base64. */
 #define ZNL_PROOF_BYTES_MAX 12288u
 #define ZNL_SECRET_BYTES_MAX 65536u
-#define ZNL_ROUTE_BYTES_MAX 1024u /* a path with its parameters */
+#define ZNL_ROUTE_BYTES_MAX 1024u       /* a path with its parameters */
 #define ZNL_CAPABILITIES_BYTES_MAX 256u /* what a peer announces: a few words */
-#define ZNL_CODE_BYTES_MAX 64u    /* of an error answer: "NOT_FOUND" */
+#define ZNL_CODE_BYTES_MAX 64u          /* of an error answer: "NOT_FOUND" */
 /* Text of an error answer; a handler's longer message is cut. */
 #define ZNL_ERROR_TEXT_BYTES_MAX 1024u
 /* A proof of what a node can do: an id at its limit, each byte escaped, in base64. */

@@ -155,8 +155,8 @@ void znl_node_box_handler_done(void *user, lua_State *L, int status, int nresult
 
 /* Answers with an error, where the protocol has one: `text` up to its first line end. What cannot be
  * answered is counted. Needs no Lua. */
-void znl_node_box_refuse(znl_node_box *b, const struct asker *to, znl_frame code,
-        const char *text, size_t size);
+void znl_node_box_refuse(
+        znl_node_box *b, const struct asker *to, znl_frame code, const char *text, size_t size);
 void znl_node_box_refuse_err(
         znl_node_box *b, const struct asker *to, int err, const char *text);
 

@@ -68,8 +68,8 @@ static znl_frame first_line(const char *text, size_t size)
     return znl_frame_of(text, size);
 }
 
-void znl_node_box_refuse(znl_node_box *b, const struct asker *to, znl_frame code,
-        const char *text, size_t size)
+void znl_node_box_refuse(
+        znl_node_box *b, const struct asker *to, znl_frame code, const char *text, size_t size)
 {
     static const znl_call error = {.is_answer = 1, .is_error = 1};
     znl_frame line = first_line(text, size);

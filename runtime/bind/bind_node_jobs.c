@@ -82,8 +82,8 @@ struct asker znl_node_job_asker(const struct job *job)
 
 static struct asker asker_of(const znl_message *message)
 {
-    return (struct asker){message->peer, message->subject, message->service,
-            message->is_capable};
+    return (struct asker){
+            message->peer, message->subject, message->service, message->is_capable};
 }
 
 /* --- requests as a handler sees them ----------------------------------------------------------- */
@@ -141,8 +141,7 @@ static int request_remaining_ms(lua_State *L)
     if (job == NULL || job->deadline_ms == 0)
         return 0;
     uint64_t now_ms = znl_loop_now_ms(job->node->vm->loop);
-    lua_pushnumber(
-            L, job->deadline_ms > now_ms ? (lua_Number)(job->deadline_ms - now_ms) : 0);
+    lua_pushnumber(L, job->deadline_ms > now_ms ? (lua_Number)(job->deadline_ms - now_ms) : 0);
     return 1;
 }
 
@@ -151,8 +150,7 @@ static int request_cancelled(lua_State *L)
 {
     const struct job *job = job_of(L);
     int is_over = job == NULL || job->node->node == NULL || !job->node->node->running ||
-            (job->deadline_ms > 0 &&
-                    job->deadline_ms <= znl_loop_now_ms(job->node->vm->loop));
+            (job->deadline_ms > 0 && job->deadline_ms <= znl_loop_now_ms(job->node->vm->loop));
     lua_pushboolean(L, is_over);
     return 1;
 }

@@ -145,8 +145,8 @@ size_t znl_control_lead(znl_kind kind, znl_frame subject, znl_frame service,
     return count;
 }
 
-size_t znl_control_extension(
-        znl_frame capabilities, const znl_frame *proof, znl_frame frames[ZNL_CONTROL_EXTENSION_MAX])
+size_t znl_control_extension(znl_frame capabilities, const znl_frame *proof,
+        znl_frame frames[ZNL_CONTROL_EXTENSION_MAX])
 {
     size_t count = 0;
     frames[count++] = znl_frame_of(extension_text, sizeof extension_text - 1);

@@ -57,8 +57,8 @@ size_t znl_control_lead(znl_kind kind, znl_frame subject, znl_frame service,
 
 /* Writes what a register, heartbeat or heartbeat_ack carries behind everything else: marker,
  * capabilities, and their proof (when `proof` is not NULL). Returns the number of frames. */
-size_t znl_control_extension(
-        znl_frame capabilities, const znl_frame *proof, znl_frame frames[ZNL_CONTROL_EXTENSION_MAX]);
+size_t znl_control_extension(znl_frame capabilities, const znl_frame *proof,
+        znl_frame frames[ZNL_CONTROL_EXTENSION_MAX]);
 
 /* True when a plain payload would be read as a proof by the receiver (spec section 4, "Plain mode
  * is ambiguous"): such a payload must not be sent. */

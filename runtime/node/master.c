@@ -212,8 +212,7 @@ static void on_link_message(void *user, const znl_frame *frames, size_t count)
     int is_new;
     if (touch(master, id, hash, keys, &entry, &is_new) != 0)
         goto done;
-    int is_greeting =
-            control.kind == ZNL_KIND_HEARTBEAT || control.kind == ZNL_KIND_REGISTER;
+    int is_greeting = control.kind == ZNL_KIND_HEARTBEAT || control.kind == ZNL_KIND_REGISTER;
     if (is_greeting)
         greet(master, id, keys, &control, peer_of(entry));
     int is_capable = peer_of(entry)->calls == ZNL_CALLS_YES;
@@ -400,8 +399,7 @@ static int ask(znl_master *master, znl_message *message, znl_keys *keys, uint64_
     znl_node *node = &master->node;
     char request_id[ZNL_REQUEST_ID_TEXT] = {0};
     znl_waiter same;
-    znl_pending *table =
-            message->kind == ZNL_KIND_REQUEST ? node->requests : node->services;
+    znl_pending *table = message->kind == ZNL_KIND_REQUEST ? node->requests : node->services;
     message->subject = znl_frame_of(request_id, sizeof request_id);
     int err = znl_node_check_outgoing(node, message);
     if (err == 0)
@@ -450,8 +448,8 @@ int znl_master_call(znl_master *master, znl_frame id, const znl_call *call,
     if (!master->node.running)
         return ZNL_E_STOPPED;
     uint64_t hash = znl_map_hash(id);
-    znl_presence_entry *entry =
-            is_id(id) ? znl_presence_find(master->presence, id, hash) : NULL;
+    znl_presence_entry *entry = is_id(id) ? znl_presence_find(master->presence, id, hash)
+                                          : NULL;
     if (entry == NULL)
         return ZNL_E_UNREACHABLE;
     if (peer_of(entry)->calls != ZNL_CALLS_YES)

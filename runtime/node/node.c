@@ -118,7 +118,8 @@ int znl_node_check_outgoing(const znl_node *node, const znl_message *message)
             return ZNL_E_TOO_BIG;
         bytes += message->payload[i].size;
     }
-    if (!node->options.encrypted && message->call == NULL && znl_kind_has_payload(message->kind) &&
+    if (!node->options.encrypted && message->call == NULL &&
+            znl_kind_has_payload(message->kind) &&
             znl_control_ambiguous(message->payload, message->payload_count))
         return ZNL_E_INVALID;
     return 0;
@@ -230,8 +231,7 @@ static void count_send(znl_node *node, int err)
         node->counters.unreachable++;
 }
 
-int znl_node_transmit(
-        znl_node *node, const znl_message *message, znl_keys *keys, int announces)
+int znl_node_transmit(znl_node *node, const znl_message *message, znl_keys *keys, int announces)
 {
     znl_frame envelope[ZNL_ENVELOPE_FRAMES];
     uint8_t extension_proof[ZNL_EXTENSION_PROOF_BYTES_MAX];
@@ -252,8 +252,8 @@ int znl_node_transmit(
                 node->subject_scratch, sizeof node->subject_scratch, &subject);
         if (err == 0 && znl_kind_has_payload(message->kind)) {
             znl_envelope_context context = {znl_frame_text(kind), node->options.id, subject};
-            err = znl_envelope_seal(keys, &context, next_iv(node), payload, count,
-                    &node->sealed, envelope);
+            err = znl_envelope_seal(
+                    keys, &context, next_iv(node), payload, count, &node->sealed, envelope);
             payload = envelope;
             count = ZNL_ENVELOPE_FRAMES;
         }

@@ -468,8 +468,8 @@ int znl_slave_request(znl_slave *slave, const znl_frame *payload, size_t count,
     return ask(slave, &message, znl_loop_now_ms(slave->node.loop) + timeout_ms, waiter);
 }
 
-int znl_slave_call(znl_slave *slave, const znl_call *call, const znl_frame *payload, size_t count,
-        uint32_t timeout_ms, znl_waiter waiter)
+int znl_slave_call(znl_slave *slave, const znl_call *call, const znl_frame *payload,
+        size_t count, uint32_t timeout_ms, znl_waiter waiter)
 {
     znl_message message = {.kind = ZNL_KIND_REQUEST,
             .payload = payload,

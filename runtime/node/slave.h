@@ -40,8 +40,8 @@ int znl_slave_request(znl_slave *slave, const znl_frame *payload, size_t count,
 
 /* The same as a call: with a route and the time left. It waits until the master has said whether it
  * reads calls; if it does not, the failure is ZNL_E_UNSUPPORTED, here or as an event. */
-int znl_slave_call(znl_slave *slave, const znl_call *call, const znl_frame *payload, size_t count,
-        uint32_t timeout_ms, znl_waiter waiter);
+int znl_slave_call(znl_slave *slave, const znl_call *call, const znl_frame *payload,
+        size_t count, uint32_t timeout_ms, znl_waiter waiter);
 
 /* What the master said last; ZNL_CALLS_UNKNOWN before its first acknowledgement. */
 znl_calls znl_slave_calls(const znl_slave *slave);

@@ -10,7 +10,7 @@
 
 static const char *const words[] = {"__znl_v1__", "__znl_v1_auth__", "register", "unregister",
         "heartbeat", "heartbeat_ack", "req", "res", "pub", "push", "svc_req", "svc_res", "",
-        "__znl_sec_v1__"};
+        "__znl_sec_v1__", "__znl_v1_ext__", "call=1"};
 #define WORD_COUNT (sizeof words / sizeof words[0])
 
 /* Each byte is a word of the protocol, or starts a frame of up to 63 bytes of the input. */
@@ -54,13 +54,21 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!control.has_proof)
         FUZZ_HOLDS(!znl_control_ambiguous(control.payload, control.payload_count));
 
-    znl_frame built[ZNL_CONTROL_LEAD_MAX + FRAMES_MAX];
+    znl_frame built[ZNL_CONTROL_LEAD_MAX + ZNL_CONTROL_EXTENSION_MAX];
     size_t lead = znl_control_lead(control.kind, control.subject, control.service,
             control.has_proof ? &control.proof : NULL, built);
     FUZZ_HOLDS(lead >= 2 && lead <= ZNL_CONTROL_LEAD_MAX);
     FUZZ_HOLDS(lead + control.payload_count <= count);
     for (size_t i = 0; i < lead; i++)
         FUZZ_HOLDS(znl_frame_equal(built[i], frames[i]));
+    if (control.has_extension) {
+        int is_proven = control.extension_proof.data != NULL;
+        size_t extension = znl_control_extension(
+                control.capabilities, is_proven ? &control.extension_proof : NULL, built);
+        FUZZ_HOLDS(control.payload_count == 0 && lead + extension <= count);
+        for (size_t i = 0; i < extension; i++)
+            FUZZ_HOLDS(znl_frame_equal(built[i], frames[lead + i]));
+    }
     /* Frames that the parser dropped: only after the kinds that have no payload. */
     if (lead + control.payload_count < count)
         FUZZ_HOLDS(control.kind <= ZNL_KIND_HEARTBEAT_ACK);

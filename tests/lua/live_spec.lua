@@ -111,15 +111,16 @@ describe("live", function()
     assert.is_false(pcall(m.request, m, "s", 42))
   end)
 
-  it("reports a handler that raises; its asker runs into the timeout", function()
+  it("reports a handler that raises, also to an asker that reads errors", function()
     local m = master()
     local failed = znl.event()
     m:on("error", function(message, place) failed:set(message, place) end)
     m:handle(function() error("handler broke") end)
     assert.is_true(m:start())
     local s = slave(m, "one")
-    local _, _, code = s:request("x", { timeout_ms = 100 })
-    assert.equal("TIMEOUT", code)
+    local _, answer, code = s:request("x", { timeout_ms = 1000 })
+    assert.equal("HANDLER_ERROR", code)
+    assert.matches("^[^\n]*live_spec.lua:%d+: handler broke$", answer)
     local message, place = failed:wait(1000)
     assert.matches("live_spec.lua:%d+: handler broke", message)
     assert.equal("handler", place)
@@ -209,22 +210,22 @@ describe("live", function()
   end)
 
   it("rejects a retry made on rebuild at the next rebuild, not at once", function()
-    local slave = znl.slave {
+    local retrying = znl.slave {
       id = "retrying", endpoint = "tcp://127.0.0.1:1", heartbeat_ms = 50, heartbeat_timeout_ms = 100,
     }
-    assert(slave:start())
+    assert(retrying:start())
     local rejected, code = 0, nil
     znl.spawn(function()
       repeat
-        local reply, _, reason = slave:request("anybody?", { timeout_ms = 5000 })
+        local reply, _, reason = retrying:request("anybody?", { timeout_ms = 5000 })
         assert(reply == nil)
         code = reason
         if code == "REBUILT" then rejected = rejected + 1 end
       until code ~= "REBUILT"
     end)
     znl.sleep(450)
-    local rebuilds = slave:counters().rebuilds
-    slave:stop()
+    local rebuilds = retrying:counters().rebuilds
+    retrying:stop()
     znl.sleep(1)
     assert.equal("STOPPED", code)
     assert.is_true(rejected >= 1)

@@ -79,6 +79,24 @@ function Master:request(slave_id, payload, opts)
   return self.core:request(slave_id, payload, node.timeout_ms(opts, "request"))
 end
 
+--- Calls what a slave serves at `route`, a path such as "/users/7?all=1". `data` is any value that
+--- JSON can carry, and so is the answer; with `opts.raw` both are payloads. The handler over there
+--- learns how much time is left. Yields.
+---
+--- A refusal or an error of the handler comes back as its message and code. "UNSUPPORTED": the slave
+--- is not znlrun, and nothing was sent.
+---@param slave_id string
+---@param route string
+---@param data? any
+---@param opts? znl.CallOptions
+---@return any data
+---@return string? message
+---@return "TIMEOUT"|"UNREACHABLE"|"UNSUPPORTED"|"NOT_FOUND"|"HANDLER_ERROR"|"OVERLOADED"|string? code
+function Master:call(slave_id, route, data, opts)
+  local payload, timeout_ms, is_json = node.outgoing_call(data, opts)
+  return node.incoming_answer(is_json, self.core:call(slave_id, route, payload, timeout_ms, is_json))
+end
+
 --- Asks a named service of a slave and waits for its answer. Yields.
 ---@param slave_id string
 ---@param service string

@@ -6,14 +6,19 @@
 --- SPDX-License-Identifier: MIT
 
 local events = require("znl.events")
-local handlers = require("znl.handlers")
+local json = require("znl.json")
 local log = require("znl.log")
+local middleware = require("znl.middleware")
 local options = require("znl.options")
 local refusals = require("znl.roles.refusals")
 local runtime = require("znl.core.runtime")
 local secret = require("znl.secret")
+local where = require("znl.where")
 
 local M = {}
+
+--- The nodes of this process, the one made last where several have an id.
+local by_id = setmetatable({}, { __mode = "v" })
 
 local MIB = 1024 * 1024
 
@@ -31,6 +36,8 @@ local MIB = 1024 * 1024
 ---@field replay_window_ms? integer  how long a nonce is remembered; at least 2 * max_skew_ms
 ---@field start_allowance_ms? integer  how old a message may be when the node is made
 ---@field max_concurrency? integer  handlers at work at once
+---@field max_queue? integer  requests that wait for one of them to end; 0: none
+---@field max_queue_bytes? integer
 ---@field max_replay_nonces? integer
 ---@field max_frame_bytes? integer
 ---@field max_frames? integer  in one message
@@ -58,7 +65,9 @@ M.SPEC = {
   max_skew_ms = { type = "integer", min = 1, max = 86400000, default = 30000 },
   replay_window_ms = { type = "integer", min = 10000, max = 86400000, default = 120000 },
   start_allowance_ms = { type = "integer", min = 0, max = 86400000, default = 10000 },
-  max_concurrency = { type = "integer", min = 1, max = 1000000, default = 10000 },
+  max_concurrency = { type = "integer", min = 1, max = 1000000, default = 1000 },
+  max_queue = { type = "integer", min = 0, max = 1000000, default = 10000 },
+  max_queue_bytes = { type = "integer", min = 1024, max = 1024 * MIB, default = 64 * MIB },
   max_replay_nonces = { type = "integer", min = 1, max = 100000000, default = 16000000 },
   max_frame_bytes = { type = "integer", min = 1024, max = 1024 * MIB, default = 64 * MIB },
   max_frames = { type = "integer", min = 16, max = 65536, default = 1024 },
@@ -73,6 +82,11 @@ M.SPEC = {
 ---@class znl.RequestOptions
 ---@field timeout_ms? integer  counted from the call
 local REQUEST_SPEC = { timeout_ms = { type = "integer", min = 1, max = 86400000, default = 5000 } }
+
+--- Options of one call.
+---@class znl.CallOptions : znl.RequestOptions
+---@field raw? boolean  send and get payloads as they are, not JSON
+local CALL_SPEC = options.extend(REQUEST_SPEC, { raw = { type = "boolean", default = false } })
 
 --- Events both roles have; those the core raises only while somebody listens.
 M.EVENTS = { "auth_failed", "error", "message", "request", "response" }
@@ -99,6 +113,28 @@ function M.timeout_ms(opts, what)
   return read.timeout_ms
 end
 
+--- What `call` sends: payload, timeout_ms, is_json. Raises for its caller's caller when `data` cannot
+--- be sent.
+function M.outgoing_call(data, opts)
+  opts = options.read(CALL_SPEC, opts, "call", 3)
+  if opts.raw then return data, opts.timeout_ms, false end
+  local text, problem = json.encode(data)
+  if not text then error("call: JSON cannot carry " .. problem, 3) end
+  return text, opts.timeout_ms, true
+end
+
+--- What `call` returns, from what the core does: payload, true when it is JSON; or nil, message, code.
+function M.incoming_answer(asked_json, payload, is_json, code)
+  if code ~= nil then return nil, is_json, code end
+  if asked_json ~= (is_json == true) then
+    return nil, "call: the answer is " .. (is_json and "" or "not ") .. "JSON, unlike the call", "PROTO"
+  end
+  if not asked_json then return payload end
+  local ok, value = json.decode(payload)
+  if not ok then return nil, "call: the answer cannot be read: " .. value, "PROTO" end
+  return value
+end
+
 --- The text of a key; blames the caller of a public function when it cannot be had.
 local function key_text(what, key, level)
   local ok, text = pcall(secret.text, key)
@@ -106,6 +142,11 @@ local function key_text(what, key, level)
   return text
 end
 M.key_text = key_text
+
+--- The node of this process with that id; the one made last when there are several.
+---@param id string
+---@return znl.Master|znl.Slave|nil
+function M.find(id) return by_id[id] end
 
 --- Rules that concern more than one option.
 local function check_together(opts, what, level)
@@ -137,6 +178,20 @@ function REACTIONS.trouble(self, text, code)
   self.log.warn(text, { code = code })
 end
 
+--- Runs the handler of a call whose body is JSON; called by the core in the handler's coroutine.
+local function run_json(self, handler, req)
+  local ok, data = json.decode(req.payload)
+  if not ok then return nil, "the body of the call is no JSON: " .. data, "INVALID" end
+  req.data = data
+  local result, message, code = handler(req)
+  if result == nil and message ~= nil then return nil, message, code end
+  local text, problem = json.encode(result)
+  if not text then
+    error(("%s: returned what JSON cannot carry: %s"):format(self.place or "handler", problem), 0)
+  end
+  return text
+end
+
 ---@class znl.RoleDescription
 ---@field name "master"|"slave"
 ---@field spec table
@@ -163,6 +218,7 @@ function M.open(class, role, opts)
 
   local self = setmetatable({ id = config.id, what = what, log = log.new(config.id) }, class)
   self.refusals = refusals.new(role.name, self.log)
+  self.middleware = {}
   local emitter = events.new {
     names = role.events,
     what = what .. " " .. config.id,
@@ -181,41 +237,67 @@ function M.open(class, role, opts)
     emitter:emit(kind, ...)
     if after[kind] then after[kind](self, ...) end
   end
+  config.run_json = function(handler, req) return run_json(self, handler, req) end
   local core, message = role.create(config)
   if not core then error(("%s: %s"):format(what, message), 3) end
   self.core = core
+  by_id[config.id] = self
   return self
 end
 
---- Hands `apply(fn, owner)` what `handler` is: a function, or handlers that may change. Returns how
---- to let go of it.
----@param handler znl.Handler|znl.Handlers
+--- Hands `apply(fn, owner, place)` what `handler` is: a function, or what can be attached, such as
+--- handlers that may change. `place` is where it was written. Returns how to let go of it.
+---@param handler znl.Handler|znl.HandlerSource
 function M.follow(handler, apply, what, level)
-  if handlers.is(handler) then return handler:attach(apply) end
+  if type(handler) == "table" and type(handler.attach) == "function" then
+    return handler:attach(function(fn, owner, origin)
+      apply(fn, owner, fn and where.of(origin or fn))
+    end) or function() end
+  end
   if type(handler) ~= "function" then
-    error(("%s: the handler must be a function or znl.handlers(path), not a %s"):format(
+    error(("%s: the handler must be a function, znl.handlers(path) or znl.router(), not a %s"):format(
       what, type(handler)), level + 1)
   end
-  apply(handler, nil)
+  apply(handler, nil, where.of(handler))
   return function() end
 end
 
+--- Gives the core the handler of now, with the middleware around it.
+local function install(self)
+  local fn = self.handler
+  if fn and #self.middleware > 0 then fn = middleware.compose(self.middleware, fn) end
+  self.core:set_handler(fn, fn and self.handler_owner, self.place)
+end
+
 --- Answers requests with `handler`; the last one set wins, nil removes it. A handler gets a request
---- and returns the payload of the answer; it runs in its own coroutine and may yield.
----@param handler znl.Handler|znl.Handlers|nil
+--- and returns the payload of the answer, or `nil, message, code` to refuse; it runs in its own
+--- coroutine and may yield.
+---@param handler znl.Handler|znl.HandlerSource|nil
 function Node:handle(handler)
-  local core = self.core
-  if handler ~= nil and not handlers.is(handler) and type(handler) ~= "function" then
-    error(("%s:handle: the handler must be a function or znl.handlers(path), not a %s"):format(
-      self.what, type(handler)), 2)
+  local unfollow = self.unfollow
+  local function apply(fn, owner, place)
+    self.handler, self.handler_owner, self.place = fn, owner, place
+    install(self)
   end
-  if self.unfollow then self.unfollow() end
-  self.unfollow = nil
+  local follow
   if handler == nil then
-    core:set_handler(nil)
+    apply(nil)
   else
-    self.unfollow = M.follow(handler, function(fn, owner) core:set_handler(fn, owner) end, self.what, 2)
+    follow = M.follow(handler, apply, self.what .. ":handle", 2)
   end
+  if unfollow then unfollow() end
+  self.unfollow = follow
+end
+
+--- Runs `fn(req, next)` around whatever answers the requests of this node, the first one added
+--- outermost. Services have none.
+---@param fn znl.Middleware
+function Node:use(fn)
+  if type(fn) ~= "function" then
+    error(("%s:use: a middleware is a function(req, next), not a %s"):format(self.what, type(fn)), 2)
+  end
+  self.middleware[#self.middleware + 1] = fn
+  install(self)
 end
 
 --- Calls `fn` at every `event`, in the event's coroutine: it may yield.

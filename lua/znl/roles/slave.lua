@@ -82,6 +82,24 @@ function Slave:request(payload, opts)
   return self.core:request(payload, node.timeout_ms(opts, "request"))
 end
 
+--- Calls what the master serves at `route`, a path such as "/users/7?all=1". `data` is any value that
+--- JSON can carry, and so is the answer; with `opts.raw` both are payloads. The handler over there
+--- learns how much time is left. Before the first acknowledgement of the master it waits for that,
+--- within the timeout. Yields.
+---
+--- A refusal or an error of the handler comes back as its message and code. "UNSUPPORTED": the master
+--- is not znlrun, and nothing was sent.
+---@param route string
+---@param data? any
+---@param opts? znl.CallOptions
+---@return any data
+---@return string? message
+---@return "TIMEOUT"|"REBUILT"|"UNSUPPORTED"|"NOT_FOUND"|"HANDLER_ERROR"|"OVERLOADED"|string? code
+function Slave:call(route, data, opts)
+  local payload, timeout_ms, is_json = node.outgoing_call(data, opts)
+  return node.incoming_answer(is_json, self.core:call(route, payload, timeout_ms, is_json))
+end
+
 --- Sends to the master, which does not answer.
 ---@param topic string
 ---@param payload? znl.Payload
@@ -118,7 +136,8 @@ function Slave:service(name, handler)
   local follow
   if handler ~= nil then
     local native = self.core
-    follow = node.follow(handler, function(fn, owner) native:set_service(name, fn, owner) end, "service", 2)
+    local function apply(fn, owner, place) native:set_service(name, fn, owner, place) end
+    follow = node.follow(handler, apply, "service", 2)
   else
     self.core:set_service(name, nil)
   end

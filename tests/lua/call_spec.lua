@@ -1,0 +1,292 @@
+-- Calls between nodes of ours: routes, JSON, refusals, deadlines, the queue. Inside znlrun only.
+-- SPDX-License-Identifier: MIT
+
+local has_core, znl = pcall(require, "znl")
+
+describe("calls", function()
+  if not has_core then
+    pending("needs znlrun")
+    return
+  end
+
+  local nodes, level
+
+  local function keep(node)
+    nodes[#nodes + 1] = node
+    return node
+  end
+
+  local function master(opts)
+    opts = opts or {}
+    opts.id, opts.endpoint = opts.id or "master", opts.endpoint or "tcp://127.0.0.1:*"
+    return keep(znl.master(opts))
+  end
+
+  --- Starts a slave of `of` and waits until both know each other.
+  local function slave(of, id, opts)
+    opts = opts or {}
+    opts.id, opts.endpoint = id, opts.endpoint or of:endpoint()
+    local made = keep(znl.slave(opts))
+    local met = znl.event()
+    made:once("master_online", function() met:set(true) end)
+    assert.is_true(made:start())
+    assert.is_true(met:wait(3000))
+    return made
+  end
+
+  local function until_true(condition, what)
+    for _ = 1, 300 do
+      if condition() then return end
+      znl.sleep(10)
+    end
+    error("never: " .. what, 2)
+  end
+
+  before_each(function()
+    nodes, level = {}, znl.log.level()
+    znl.log.set_level("off") -- what goes wrong here does so on purpose
+  end)
+
+  after_each(function()
+    znl.log.set_level(level)
+    for _, node in ipairs(nodes) do node:stop() end
+  end)
+
+  for _, mode in ipairs { "plain", "encrypted" } do
+    local keys = mode == "encrypted"
+    local function secure(opts)
+      opts = opts or {}
+      if keys then opts.encrypted, opts.auth_key = true, "key" end
+      return opts
+    end
+
+    --- A master and a slave that answer calls in the same way.
+    local function pair(opts)
+      local m = master(secure(opts))
+      local function handle(req)
+        if req.route == "/raise" then error("it broke\nsecond line") end
+        if req.route == "/refuse" then return nil, "not you", "AUTH" end
+        if req.route == "/function" then return { fn = print } end
+        if req.route == "/raw" then return { "got", type(req.payload) == "table" and req.payload[2] or req.payload } end
+        if req.route == "/number" then return 5 end
+        if req.route == "/fields" then
+          return { route = req.route, from = req.from, id = req.id, left = req:remaining_ms(),
+            late = req:cancelled(), at = req:deadline_ms() ~= nil }
+        end
+        return req.data
+      end
+      m:handle(handle)
+      assert.is_true(m:start())
+      local s = slave(m, "one", secure())
+      s:handle(handle)
+      return m, s
+    end
+
+    it("carry any JSON value both ways in " .. mode .. " mode", function()
+      local m, s = pair()
+      local ask = {
+        function(...) return s:call(...) end,
+        function(...) return m:call("one", ...) end,
+      }
+      for _, call in ipairs(ask) do
+        for _, value in ipairs { "text", "", 42, 2 ^ 53, 0.1, true, false, { 1, 2, { a = "é 😀\0" } }, {} } do
+          assert.same({ value }, { call("/echo", value) })
+        end
+        assert.same({ nil }, { call("/echo") })
+        assert.same({ nil }, { call("/echo", nil) })
+        local large = ("x"):rep(3 * 1024 * 1024)
+        assert.equal(large, (call("/echo", large)))
+        assert.same({ "got", "b" }, { unpack((call("/raw", { "a", "b" }, { raw = true }))) })
+        assert.same({ "got", "" }, { unpack((call("/raw", nil, { raw = true }))) })
+        local fields = call("/fields", nil, { timeout_ms = 700 })
+        assert.equal("/fields", fields.route)
+        assert.equal(36, #fields.id)
+        assert.is_true(fields.left <= 700 and fields.left > 300)
+        assert.is_false(fields.late)
+        assert.is_true(fields.at)
+      end
+      assert.equal("one", s:call("/fields").from)
+      assert.equal(keys and "master" or "", m:call("one", "/fields").from)
+    end)
+
+    it("come back with the error of the other side in " .. mode .. " mode", function()
+      local m, s = pair()
+      local errors = 0
+      m:on("error", function() errors = errors + 1 end)
+      local value, message, code = s:call("/raise")
+      assert.is_nil(value)
+      assert.equal("HANDLER_ERROR", code)
+      assert.matches("^[^\n]*call_spec.lua:%d+: it broke$", message)
+      assert.same({ nil, "not you", "AUTH" }, { s:call("/refuse") })
+      assert.same({ nil, "not you", "AUTH" }, { m:call("one", "/refuse") })
+      _, message, code = s:call("/function")
+      assert.equal("HANDLER_ERROR", code)
+      assert.matches("call_spec.lua:%d+: returned what JSON cannot carry: a function at fn$", message)
+      _, message, code = s:call("/number", "x", { raw = true })
+      assert.equal("HANDLER_ERROR", code)
+      assert.matches("call_spec.lua:%d+: returned a number; a handler returns a string, an array of strings or nil$",
+        message)
+      assert.equal(3, errors)
+      assert.equal(1, m:counters().refused)
+      assert.equal(3, m:counters().handler_errors)
+      m:handle(nil)
+      _, _, code = s:call("/echo")
+      assert.equal("NOT_FOUND", code)
+      _, _, code = s:request("plain") -- plain requests between our own hear of it, too
+      assert.equal("NOT_FOUND", code)
+    end)
+
+    it("keep apart what only looks like a call in " .. mode .. " mode", function()
+      local m, s = pair()
+      m:handle(function(req) return req.payload end)
+      s:handle(function(req) return req.payload end)
+      for _, payload in ipairs {
+        { "__znl_v1_call__", "\1\0\0\0\0\1/echo", "body" }, { "__znl_v1_call__", "" }, "__znl_v1_call__",
+      } do
+        assert.same({ payload }, { s:request(payload) })
+        assert.same({ payload }, { m:request("one", payload) })
+      end
+      assert.equal(0, m:counters().malformed)
+    end)
+
+    it("go on after a restart of either side in " .. mode .. " mode", function()
+      local port = 20000 + math.random(20000)
+      local m = master(secure { endpoint = "tcp://127.0.0.1:" .. port })
+      m:handle(function(req) return req.data end)
+      assert.is_true(m:start())
+      local s = slave(m, "one", secure { heartbeat_ms = 100 })
+      s:handle(function(req) return req.data end)
+      assert.equal(1, s:call("/x", 1))
+      assert.is_true(m:restart())
+      until_true(function() return s:call("/x", 2, { timeout_ms = 500 }) == 2 end, "calls to the restarted master")
+      assert.is_true(s:restart())
+      assert.equal(3, s:call("/x", 3)) -- waits for the first acknowledgement
+      assert.equal(4, m:call("one", "/x", 4))
+    end)
+  end
+
+  it("are refused for peers that are not there, and for routes that are none", function()
+    local m = master()
+    assert.is_true(m:start())
+    assert.equal("UNREACHABLE", select(3, m:call("nobody", "/x")))
+    assert.has_error(function() m:call("one", "x") end)
+    assert.has_error(function() m:call("one", "/" .. ("x"):rep(1024)) end)
+    assert.has_error(function() m:call("one", "/x", { print }) end, "call: JSON cannot carry a function at [1]")
+    assert.has_error(function() m:call("one", "/x", nil, { timeout = 5 }) end)
+    local s = keep(znl.slave { id = "alone", endpoint = "tcp://127.0.0.1:1" })
+    assert.equal("STOPPED", select(3, s:call("/x")))
+    assert.is_true(s:start())
+    assert.equal("TIMEOUT", select(3, s:call("/x", nil, { timeout_ms = 50 })))
+  end)
+
+  it("wait in order for a free handler, no more of them than the queue holds", function()
+    local m = master { max_concurrency = 1, max_queue = 3 }
+    local order, gate = {}, znl.event()
+    m:handle(function(req)
+      gate:wait(3000)
+      order[#order + 1] = req.data
+      return req.data
+    end)
+    assert.is_true(m:start())
+    local s = slave(m, "one")
+    local done, codes, began = 0, {}, znl.now_ms()
+    for i = 1, 6 do
+      znl.spawn(function()
+        local answer, _, code = s:call("/x", i)
+        if answer == nil then codes[i] = code end
+        done = done + 1
+      end)
+    end
+    until_true(function() return done == 2 end, "two refusals")
+    assert.is_true(znl.now_ms() - began < 1000)
+    assert.same({ [5] = "OVERLOADED", [6] = "OVERLOADED" }, codes)
+    assert.equal(3, m:counters().queued)
+    gate:set(true)
+    until_true(function() return done == 6 end, "the rest")
+    assert.same({ 1, 2, 3, 4 }, order)
+    local counters = m:counters()
+    assert.equal(2, counters.overloaded)
+    assert.equal(0, counters.queued)
+    assert.equal(0, counters.handlers)
+  end)
+
+  it("take no more bytes into the queue than it may hold", function()
+    local m = master { max_concurrency = 1, max_queue_bytes = 10000 }
+    local gate = znl.event()
+    m:handle(function(req)
+      gate:wait(3000)
+      return #req.payload .. ""
+    end)
+    assert.is_true(m:start())
+    local s = slave(m, "one")
+    local codes, done = {}, 0
+    for i, size in ipairs { 1, 6000, 6000, 100 } do
+      znl.spawn(function()
+        codes[i] = select(3, s:request(("x"):rep(size))) or "ok"
+        done = done + 1
+      end)
+    end
+    until_true(function() return done == 1 end, "one refusal")
+    gate:set(true)
+    until_true(function() return done == 4 end, "the rest")
+    assert.same({ "ok", "ok", "OVERLOADED", "ok" }, codes)
+  end)
+
+  it("that nobody waits for any more are not run from the queue", function()
+    local m = master { max_concurrency = 1 }
+    local ran, gate = {}, znl.event()
+    m:handle(function(req)
+      ran[#ran + 1] = req.data
+      gate:wait(3000)
+      return true
+    end)
+    assert.is_true(m:start())
+    local s = slave(m, "one")
+    znl.spawn(function() s:call("/x", "first") end)
+    assert.equal("TIMEOUT", select(3, s:call("/x", "second", { timeout_ms = 50 })))
+    znl.sleep(20)
+    gate:set(true)
+    assert.is_true(s:call("/x", "third"))
+    assert.same({ "first", "third" }, ran)
+    assert.equal(1, m:counters().expired)
+  end)
+
+  it("pass through the middleware of a node, also when the handler changes", function()
+    local m = master()
+    local seen = {}
+    m:use(function(req, next)
+      seen[#seen + 1] = "outer " .. req.route
+      return next(req)
+    end)
+    m:handle(function(req) return req.data end)
+    m:use(function(req, next)
+      if req.route == "/secret" then return nil, "not you", "AUTH" end
+      return next(req)
+    end)
+    assert.is_true(m:start())
+    local s = slave(m, "one")
+    assert.equal(1, s:call("/a", 1))
+    assert.equal("AUTH", select(3, s:call("/secret", 1)))
+    m:handle(function() return "other" end)
+    assert.equal("other", s:call("/b"))
+    assert.same({ "outer /a", "outer /secret", "outer /b" }, seen)
+    assert.has_error(function() m:use("x") end)
+  end)
+
+  it("reach the routes of a router", function()
+    local m = master()
+    local router = znl.router()
+    router:route("/users/:id", function(req) return { id = req.params.id, name = req.data } end)
+    m:handle(router)
+    assert.is_true(m:start())
+    local s = slave(m, "one")
+    assert.same({ id = "7", name = "Ada" }, s:call("/users/7", "Ada"))
+    assert.equal("NOT_FOUND", select(3, s:call("/nowhere")))
+  end)
+
+  it("find the nodes of this process", function()
+    local m = master { id = "findable" }
+    assert.equal(m, znl.node("findable"))
+    assert.is_nil(znl.node("nobody"))
+  end)
+end)
