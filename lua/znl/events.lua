@@ -3,9 +3,11 @@
 --- Listeners of an event run one after the other, in the order they were added, in the coroutine
 --- of `emit`; they may yield. One that raises is logged with file and line and the next one runs.
 --- A listener removed while an event is under way is not called any more; one added then waits
---- for the next event.
+--- for the next event. A listener that a version of a handler file adds is called from when that
+--- version goes into service until it is replaced, in a background task of it.
 --- SPDX-License-Identifier: MIT
 
+local scope = require("znl.scope")
 local where = require("znl.where")
 
 local M = {}
@@ -13,6 +15,7 @@ local M = {}
 ---@class znl.Emitter
 ---@field private lists table<string, table[]>
 ---@field private known table<string, boolean>
+---@field private staged table<table, boolean>  listeners of versions that are not in service yet
 local Emitter = {}
 Emitter.__index = Emitter
 
@@ -30,6 +33,7 @@ function M.new(opts)
   return setmetatable({
     known = known, names = opts.names, what = opts.what,
     on_error = opts.on_error, on_interest = opts.on_interest, lists = {},
+    staged = setmetatable({}, { __mode = "k" }),
   }, Emitter)
 end
 
@@ -55,8 +59,6 @@ local function replace(self, event, list)
 end
 
 local function remove(self, event, entry)
-  if entry.removed then return end
-  entry.removed = true
   local kept = {}
   for _, other in ipairs(self.lists[event] or {}) do
     if other ~= entry then kept[#kept + 1] = other end
@@ -64,13 +66,23 @@ local function remove(self, event, entry)
   replace(self, event, kept)
 end
 
-local function add(self, event, fn, once)
-  local entry = { fn = fn, once = once, removed = false }
+local function add(self, event, entry)
   local list = {}
   for index, other in ipairs(self.lists[event] or {}) do list[index] = other end
   list[#list + 1] = entry
   replace(self, event, list)
-  return function() remove(self, event, entry) end
+end
+
+--- A listener is a registration of znl.scope.
+local Listener = {}
+Listener.__index = Listener
+function Listener:start() add(self.emitter, self.event, self) end
+function Listener:undo() remove(self.emitter, self.event, self) end
+
+local function listen(self, event, fn, once)
+  local entry = setmetatable({ emitter = self, event = event, fn = fn, once = once, removed = false }, Listener)
+  if scope.add(entry) and not entry.started then self.staged[entry] = true end
+  return function() scope.remove(entry) end
 end
 
 --- Calls `fn` at every `event`.
@@ -80,7 +92,7 @@ end
 ---@return fun() off  stops it; calling it again does nothing
 function Emitter:on(event, fn, level)
   check(self, event, fn, level or 2)
-  return add(self, event, fn, false)
+  return listen(self, event, fn, false)
 end
 
 --- Calls `fn` at the next `event` only.
@@ -90,7 +102,7 @@ end
 ---@return fun() off
 function Emitter:once(event, fn, level)
   check(self, event, fn, level or 2)
-  return add(self, event, fn, true)
+  return listen(self, event, fn, true)
 end
 
 --- Removes `fn` from `event`, however often it was added.
@@ -100,7 +112,10 @@ end
 function Emitter:off(event, fn, level)
   check(self, event, fn, level or 2)
   for _, entry in ipairs(self.lists[event] or {}) do
-    if entry.fn == fn then remove(self, event, entry) end
+    if entry.fn == fn then scope.remove(entry) end
+  end
+  for entry in pairs(self.staged) do
+    if entry.fn == fn and entry.event == event then scope.remove(entry) end
   end
 end
 
@@ -108,6 +123,11 @@ end
 ---@return boolean
 function Emitter:wanted(event)
   return self.lists[event] ~= nil
+end
+
+local function call(entry, ...)
+  if entry.home then return entry.home:run(entry.fn, ...) end
+  return xpcall(entry.fn, where.locate, ...)
 end
 
 --- Calls the listeners of `event`. Never raises. Yields when a listener does.
@@ -119,8 +139,8 @@ function Emitter:emit(event, ...)
   for index = 1, #list do
     local entry = list[index]
     if not entry.removed then
-      if entry.once then remove(self, event, entry) end
-      local ok, message = xpcall(entry.fn, where.locate, ...)
+      if entry.once then scope.remove(entry) end
+      local ok, message = call(entry, ...)
       if not ok then self.on_error(message, event) end
     end
   end

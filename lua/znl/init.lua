@@ -9,8 +9,10 @@
 --- returns `nil, message, code`; misuse raises.
 --- SPDX-License-Identifier: MIT
 
+local channel = require("znl.channel")
 local dns = require("znl.dns")
 local file = require("znl.file")
+local group = require("znl.group")
 local handlers = require("znl.handlers")
 local log = require("znl.log")
 local master = require("znl.roles.master")
@@ -21,10 +23,16 @@ local retry = require("znl.retry")
 local router = require("znl.router")
 local runtime = require("znl.core.runtime")
 local sched = require("znl.core.sched")
+local scope = require("znl.scope")
 local secret = require("znl.secret")
+local semaphore = require("znl.semaphore")
 local shared = require("znl.shared")
 local slave = require("znl.roles.slave")
+local task = require("znl.task")
 local tcp = require("znl.tcp")
+local timer = require("znl.timer")
+local token = require("znl.token")
+local wait_group = require("znl.wait_group")
 
 ---@class znl
 local M = {}
@@ -48,12 +56,23 @@ M.tcp = tcp
 ---@type fun(id: string): znl.Master|znl.Slave|nil
 M.node = node.find
 
---- Runs `fn(...)` in a coroutine of its own, at once until it first waits.
----@type fun(fn: function, ...: any)
-M.spawn = sched.spawn
+M.spawn = task.spawn
+M.all = group.all
+M.race = group.race
+M.timer = timer.once
+M.every = timer.every
+M.channel = channel.new
+M.wait_group = wait_group.new
+M.semaphore = semaphore.new
+
+M.token = token.new
+M.current_token = token.current
+M.with = token.with
+M.with_timeout = token.with_timeout
+M.shield = token.shield
 
 --- Waits. Yields.
----@type fun(ms: integer)
+---@type fun(ms: integer): true|nil, string?, string?  nil, message, code: it was cancelled
 M.sleep = sched.sleep
 
 --- Monotonic milliseconds, for measuring time.
@@ -65,9 +84,17 @@ M.now_ms = sched.now_ms
 ---@type fun(): table
 M.event = sched.event
 
---- Calls `fn` in a coroutine when the process is told to end; returns how to take that back.
----@type fun(fn: fun()): fun()
-M.on_stop = runtime.on_stop
+--- Calls `fn` in a coroutine when the process is told to end; returns how to take that back. What a
+--- version of a handler file asks for ends with that version.
+---@param fn fun()
+---@return fun() forget
+function M.on_stop(fn)
+  if type(fn) ~= "function" then
+    error("znl.on_stop: the argument must be a function, not a " .. type(fn), 2)
+  end
+  local bound = scope.bind(fn)
+  return scope.register(function() return runtime.on_stop(bound) end)
+end
 
 --- Ends the process as a signal would, with this exit code.
 ---@type fun(code?: integer)

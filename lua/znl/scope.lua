@@ -96,7 +96,7 @@ local function refuse(name)
 end
 
 --- Starts a registration now, or when the running code's scope commits.
----@param registration table  with methods start() and undo(); fields of it are used
+---@param registration table  with methods start() and undo(); its `home` will be the scope
 ---@return boolean  false: it never will be, the scope is on its way out
 function M.add(registration)
   local self = M.current()
@@ -108,6 +108,7 @@ function M.add(registration)
     return true
   end
   if self.state == "retiring" or self.state == "ended" then return refuse(self.name) end
+  registration.home = self
   if self.state == "live" then
     registration:start()
     registration.started = true
@@ -116,11 +117,16 @@ function M.add(registration)
   return true
 end
 
+--- Takes it back without undoing it, for one that has come to its end.
+function M.forget(registration)
+  registration.removed = true
+  unlink(registration)
+end
+
 --- Takes it back: undoes it if it was started. Once; later calls do nothing.
 function M.remove(registration)
   if registration.removed then return end
-  registration.removed = true
-  unlink(registration)
+  M.forget(registration)
   if registration.started then registration:undo() end
 end
 

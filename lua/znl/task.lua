@@ -7,6 +7,7 @@
 --- waits), or it was dropped where it waited, with the version of code it belongs to.
 --- SPDX-License-Identifier: MIT
 
+local line = require("znl.line")
 local log = require("znl.log")
 local sched = require("znl.core.sched")
 
@@ -19,7 +20,7 @@ local NO_RESULTS = { n = 0 }
 ---@field private results? table  packed, once it returned
 ---@field private message? string  once it raised or was dropped
 ---@field private code? string
----@field private waiters? table  who waits: entries for `unpark`, or with a function `notify`
+---@field private waiters? table  who waits: entries for `unpark`, and functions
 local Task = {}
 Task.__index = Task
 
@@ -44,8 +45,8 @@ function Task:ended(ok, ...)
   end
   local waiters = self.waiters
   self.waiters = nil
-  for _, entry in ipairs(waiters or {}) do
-    if entry.notify then entry:notify(self) else sched.unpark(entry) end
+  for _, waiter in ipairs(waiters or {}) do
+    if type(waiter) == "function" then waiter(self) else sched.unpark(waiter) end
   end
 end
 
@@ -87,10 +88,16 @@ local function remove(list, entry)
   end
 end
 
---- Adds an entry that hears of the end, unless it has come already.
-local function watch(self, entry)
+local function watch(self, waiter)
   self.waiters = self.waiters or {}
-  table.insert(self.waiters, entry)
+  table.insert(self.waiters, waiter)
+end
+
+--- Calls `fn(task)` when it ends, or at once when it has ended: for the library. It must neither wait
+--- nor raise; `task:wait()` returns at once in it.
+---@param fn fun(task: znl.Task)
+function Task:on_end(fn)
+  if has_ended(self) then fn(self) else watch(self, fn) end
 end
 
 --- Waits for the end. Yields.
@@ -100,6 +107,7 @@ end
 ---@return "FAILED"|"STOPPED"|"TIMEOUT"|"CANCELLED"|"DEADLINE"? code  FAILED: message has the traceback
 function Task:wait(timeout_ms)
   if not has_ended(self) then
+    line.check("task:wait", timeout_ms, 2)
     local entry = {}
     watch(self, entry)
     local ok, message, code = sched.park(entry, timeout_ms, "task")
@@ -118,6 +126,10 @@ end
 function Task:cancel(reason)
   return not has_ended(self) and sched.cancel(self[1], self[2], reason) == true
 end
+
+--- True when it raised or was dropped.
+---@return boolean
+function Task:has_failed() return self.message ~= nil end
 
 ---@return boolean
 function Task:is_done() return has_ended(self) end

@@ -87,6 +87,21 @@ static void remember(lua_State *L, const owner *o)
     lua_pop(L, 1);
 }
 
+void znl_lua_pushowner(lua_State *L, znl_owner *owned)
+{
+    push_objects(L);
+    lua_pushlightuserdata(L, owned);
+    lua_rawget(L, -2);
+    lua_remove(L, -2);
+    if (!lua_isnil(L, -1))
+        return;
+    lua_pop(L, 1);
+    owner *o = push_box(L);
+    znl_owner_hold(owned);
+    o->owner = owned;
+    remember(L, o);
+}
+
 /* owner() -> owner | nil, message, code */
 static int owner_new(lua_State *L)
 {
@@ -187,15 +202,7 @@ static int current_owner(lua_State *L)
     znl_owner *owned = znl_sched_owner(znl_vm_of(L)->sched);
     if (owned == NULL)
         return 0;
-    push_objects(L);
-    lua_pushlightuserdata(L, owned);
-    lua_rawget(L, -2);
-    if (!lua_isnil(L, -1))
-        return 1;
-    owner *o = push_box(L);
-    znl_owner_hold(owned);
-    o->owner = owned;
-    remember(L, o);
+    znl_lua_pushowner(L, owned);
     return 1;
 }
 

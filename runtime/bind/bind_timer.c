@@ -139,7 +139,9 @@ static int run(lua_State *L)
         s->owner = NULL;
         free_slot(L, s);
     }
-    int err = znl_sched_spawn_as(L, 1, &how);
+    int nargs = lua_isnil(L, 4) ? 0 : 1;
+    lua_settop(L, 3 + nargs);
+    int err = znl_sched_spawn_as(L, nargs, &how);
     if (how.user != NULL && err != 0) {
         s->is_running = 0;
         if (err == ZNL_E_STOPPED)
@@ -189,7 +191,7 @@ static slot *find(lua_State *L, int idx)
 }
 
 /* start(fn, arg, delay_ms, period_ms|nil, owner|nil) -> number | nil, message, code: calls fn(arg)
- * after delay_ms, and every period_ms from then on. With an owner it is a background task of it. */
+ * (fn() for nil) after delay_ms, and every period_ms from then on. With an owner it is a background task of it. */
 static int timer_start(lua_State *L)
 {
     timers *all = upvalue(L);

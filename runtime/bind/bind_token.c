@@ -5,7 +5,8 @@
  * nobody can cancel any more goes with all that hangs on it. The object is anchored only while
  * the token is in use without it: while a task runs under it, or its deadline is on the wheel.
  *
- *     environment: [1..n] functions (false: taken back), parents = {...}, children = {[object] = true}
+ *     environment: [1..n] functions (false: taken back) and [-n..-1] the owners they run for,
+ *                  parents = {...}, children = {[object] = true}
  *
  * Layer: bind. SPDX-License-Identifier: MIT */
 #include "base/clock.h"
@@ -62,14 +63,18 @@ static void on_change(void *user)
 
 static void call_functions(lua_State *L, int env)
 {
-    const znl_spawn how = {0}; /* they work for nobody; the library binds them to their scope */
     int count = (int)lua_objlen(L, env);
     for (int i = 1; i <= count; i++) {
+        znl_spawn how = {.kind = ZNL_TASK_BACKGROUND};
+        lua_rawgeti(L, env, -i);
+        if (!lua_isnil(L, -1))
+            how.owner = znl_lua_checkowner(L, lua_gettop(L));
         lua_rawgeti(L, env, i);
         if (lua_isfunction(L, -1))
-            znl_sched_spawn_as(L, 0, &how);
+            znl_sched_spawn_as(L, 0, &how); /* refused where the owner has ended, rightly */
         else
             lua_pop(L, 1);
+        lua_pop(L, 1);
     }
 }
 
@@ -236,6 +241,18 @@ static int token_join(lua_State *L)
 
 /* --- the running task --------------------------------------------------------------------- */
 
+/* is(value) -> true for a token */
+static int token_is(lua_State *L)
+{
+    int is = 0;
+    if (lua_isuserdata(L, 1) && lua_getmetatable(L, 1)) {
+        luaL_getmetatable(L, TOKEN_TYPE);
+        is = lua_rawequal(L, -1, -2);
+    }
+    lua_pushboolean(L, is);
+    return 1;
+}
+
 /* current() -> token of the running task | nil */
 static int token_current(lua_State *L)
 {
@@ -246,13 +263,13 @@ static int token_current(lua_State *L)
     return 1;
 }
 
-/* enter(token|nil, shielded) -> token before|nil, shielded before: the running task goes on under
- * this token instead of its own */
+/* enter(token|nil, shielded|nil) -> token before|nil, shielded before: the running task goes on
+ * under this token instead of its own; shielded nil: as before */
 static int token_enter(lua_State *L)
 {
     znl_sched *sched = znl_vm_of(L)->sched;
     box *b = lua_isnoneornil(L, 1) ? NULL : check_token(L, 1);
-    int shielded = lua_toboolean(L, 2);
+    int shielded = lua_isnoneornil(L, 2) ? znl_sched_is_shielded(sched) : lua_toboolean(L, 2);
     znl_token *before = znl_sched_token(sched);
     if (before != NULL)
         znl_lua_pushtoken(L, before);
@@ -285,16 +302,34 @@ static int token_cancel(lua_State *L)
     return 1;
 }
 
-/* token:cancelled() -> nil | code, reason */
+/* token:cancelled() -> boolean */
 static int token_cancelled(lua_State *L)
+{
+    lua_pushboolean(L, znl_token_is_cancelled(check_token(L, 1)->token) != 0);
+    return 1;
+}
+
+/* token:reason() -> nil | text, code */
+static int token_reason(lua_State *L)
 {
     box *b = check_token(L, 1);
     int err = znl_token_is_cancelled(b->token);
     if (err == 0)
         return 0;
-    lua_pushstring(L, znl_err_code(err));
     lua_pushstring(L, znl_token_reason(b->token));
+    lua_pushstring(L, znl_err_code(err));
     return 2;
+}
+
+/* token:remaining_ms() -> milliseconds until its deadline, at least 0 | nil */
+static int token_remaining_ms(lua_State *L)
+{
+    uint64_t deadline_ms = znl_token_deadline_ms(check_token(L, 1)->token);
+    uint64_t now_ms = znl_clock_mono_ms();
+    if (deadline_ms == 0)
+        return 0;
+    lua_pushnumber(L, deadline_ms > now_ms ? (lua_Number)(deadline_ms - now_ms) : 0);
+    return 1;
 }
 
 /* token:deadline_ms() -> monotonic milliseconds | nil */
@@ -346,49 +381,69 @@ static void count_functions(lua_State *L, int idx, box *b, size_t change, int is
     lua_settop(L, parents - 2);
 }
 
-/* token:on_cancel(fn) -> number for off() | nil: fn() runs in a task when it is cancelled; soon when
- * it is cancelled already, which is when there is no number */
-static int token_on_cancel(lua_State *L)
+/* upvalues: token, number of the function */
+static int off(lua_State *L)
 {
-    box *b = check_token(L, 1);
-    luaL_checktype(L, 2, LUA_TFUNCTION);
-    lua_settop(L, 2);
-    if (znl_token_is_cancelled(b->token) != 0) {
-        const znl_spawn how = {0};
-        int err = znl_sched_spawn_as(L, 0, &how);
-        return err == 0 ? 0 : znl_lua_fail(L, err, "token");
-    }
-    push_env(L, 1, b);
-    int number = (int)lua_objlen(L, 3) + 1;
-    lua_pushvalue(L, 2);
-    lua_rawseti(L, 3, number);
-    znl_token_keep(b->token, 1);
-    count_functions(L, 1, b, 1, 1);
-    lua_pushinteger(L, number);
-    return 1;
-}
-
-/* token:off(number): that function will not be called */
-static int token_off(lua_State *L)
-{
-    box *b = check_token(L, 1);
-    int number = luaL_checkint(L, 2);
-    if (!b->has_env)
+    lua_settop(L, 0);
+    lua_pushvalue(L, lua_upvalueindex(1));
+    box *b = lua_touserdata(L, 1);
+    int number = (int)lua_tointeger(L, lua_upvalueindex(2));
+    if (b->token == NULL) /* the state closes */
         return 0;
-    lua_settop(L, 2);
     lua_getfenv(L, 1);
-    lua_rawgeti(L, 3, number);
-    if (!lua_isfunction(L, 4))
+    lua_rawgeti(L, 2, number);
+    if (!lua_isfunction(L, 3))
         return 0;
     lua_pushboolean(L, 0);
-    lua_rawseti(L, 3, number);
-    lua_settop(L, 2);
+    lua_rawseti(L, 2, number);
+    lua_settop(L, 1);
     count_functions(L, 1, b, 1, 0);
     if (b->functions == 0) {
         znl_token_keep(b->token, 0);
         on_change(b);
     }
     return 0;
+}
+
+static int off_nothing(lua_State *L)
+{
+    (void)L;
+    return 0;
+}
+
+/* token:on_cancel(fn) -> off: fn() runs in a background task of the running owner when the token is
+ * cancelled, or soon when it is; off() takes that back */
+static int token_on_cancel(lua_State *L)
+{
+    box *b = check_token(L, 1);
+    znl_owner *owner = znl_sched_owner(znl_vm_of(L)->sched);
+    luaL_checktype(L, 2, LUA_TFUNCTION);
+    lua_settop(L, 2);
+    if (znl_token_is_cancelled(b->token) != 0) {
+        const znl_spawn how = {.kind = ZNL_TASK_BACKGROUND, .owner = owner};
+        int err = znl_sched_spawn_as(L, 0, &how);
+        if (err != 0)
+            return znl_lua_fail(L, err, "token");
+        lua_pushcfunction(L, off_nothing);
+        return 1;
+    }
+    push_env(L, 1, b);
+    int number = (int)lua_objlen(L, 3) + 1;
+    lua_pushvalue(L, 1);
+    lua_pushinteger(L, number);
+    lua_pushcclosure(L, off, 2); /* 4 */
+    if (owner != NULL) {
+        znl_lua_pushowner(L, owner);
+        lua_rawseti(L, 3, -number);
+    }
+    lua_pushvalue(L, 2);
+    lua_rawseti(L, 3, number);
+    count_functions(L, 1, b, 1, 1);
+    znl_token_keep(b->token, 1);
+    if (znl_token_in_use(b->token))
+        anchor(L, 1, b);
+    lua_settop(L, 4);
+    return 1;
 }
 
 /* token:close(): forgets its functions, for who made it and needs it no more. What is below it stays
@@ -439,7 +494,8 @@ int luaopen_znl_core_token(lua_State *L)
             {"cancelled", token_cancelled},
             {"deadline_ms", token_deadline_ms},
             {"on_cancel", token_on_cancel},
-            {"off", token_off},
+            {"reason", token_reason},
+            {"remaining_ms", token_remaining_ms},
             {"close", token_close},
             {NULL, NULL},
     };
@@ -447,6 +503,7 @@ int luaopen_znl_core_token(lua_State *L)
             {"new", token_new},
             {"join", token_join},
             {"current", token_current},
+            {"is", token_is},
             {"enter", token_enter},
             {NULL, NULL},
     };

@@ -16,6 +16,8 @@ local function pack(...) return { n = select("#", ...), ... } end
 local Owner = {}
 Owner.__index = Owner
 function Owner:active() return self.count end
+function Owner:background() return self.background_count end
+function Owner:has_ended() return self.ended end
 
 function Owner:on_idle(fn)
   self.idle = fn
@@ -26,6 +28,26 @@ function Owner:settle()
   local fn = self.idle
   self.idle = nil
   if fn then self.fake:later(0, fn) end
+end
+
+--- Dropped where they wait: their coroutines are never resumed again.
+local function drop(self, background, message)
+  for task in pairs(self.tasks) do
+    if background == nil or task.background == background then
+      task.ticket = task.ticket + 1
+      self.fake:finish(task, nil, message)
+    end
+  end
+end
+
+function Owner:end_background()
+  self.ended = true
+  drop(self, true, "cut: what it ran for has ended")
+end
+
+function Owner:cut(message)
+  self.ended, self.is_cut = true, true
+  drop(self, nil, message)
 end
 
 local Event = {}
@@ -51,25 +73,56 @@ function Event:wait(timeout_ms)
   return coroutine.yield()
 end
 
+local function count(task, change)
+  local owner = task.owner
+  if not owner then return end
+  owner.tasks[task] = change > 0 and true or nil
+  if task.background then
+    owner.background_count = owner.background_count + change
+    return
+  end
+  owner.count = owner.count + change
+  if owner.count == 0 then owner:settle() end
+end
+
+--- `ok` is nil for a task that is dropped.
+function Fake.finish(_, task, ok, ...)
+  if task.done then return end
+  task.done = true
+  if task.handle then task.handle:ended(ok, ...) end
+  count(task, -1)
+end
+
 --- A task that ended takes its owner's count with it.
 function Fake:resume(task, ...)
   local before = self.current
   self.current = task
-  local ok, message = coroutine.resume(task.co, ...)
+  local results = pack(coroutine.resume(task.co, ...))
   self.current = before
   if coroutine.status(task.co) ~= "dead" then return end
-  if not ok then self.errors[#self.errors + 1] = message end
-  if task.owner then
-    task.owner.count = task.owner.count - 1
-    if task.owner.count == 0 then task.owner:settle() end
+  if not results[1] and not task.handle then self.errors[#self.errors + 1] = results[2] end
+  self:finish(task, unpack(results, 1, results.n))
+end
+
+--- `how`: owner, background, handle; what is not given is inherited, unless `alone`.
+function Fake:spawn_as(how, fn, ...)
+  local parent = not how.alone and self.current or {}
+  local background = how.background
+  if background == nil then background = parent.background end
+  local task = {
+    co = coroutine.create(fn), ticket = 0, handle = how.handle, fake = self,
+    owner = how.owner or parent.owner, background = background or false,
+  }
+  if task.owner and (task.owner.is_cut or task.background and task.owner.ended) then
+    return nil, "spawn: stopped", "STOPPED"
   end
+  count(task, 1)
+  self:resume(task, ...)
+  return true
 end
 
 function Fake:spawn(owner, fn, ...)
-  owner = owner or (self.current and self.current.owner)
-  local task = { co = coroutine.create(fn), owner = owner, ticket = 0 }
-  if owner then owner.count = owner.count + 1 end
-  self:resume(task, ...)
+  return self:spawn_as({ owner = owner, background = owner and false }, fn, ...)
 end
 
 function Fake:park()
@@ -79,7 +132,7 @@ function Fake:park()
 end
 
 function Fake:wake(task, ticket, ...)
-  if task.ticket ~= ticket or coroutine.status(task.co) ~= "suspended" then return end
+  if task.done or task.ticket ~= ticket or coroutine.status(task.co) ~= "suspended" then return end
   task.ticket = ticket + 1
   self:resume(task, ...)
 end
@@ -100,7 +153,7 @@ function Fake:advance(ms)
     if not first or first.at > goal then break end
     table.remove(self.due, 1)
     self.now = math.max(self.now, first.at)
-    self:spawn(nil, first.fn)
+    self:spawn_as({ alone = true }, first.fn)
   end
   self.now = goal
 end
@@ -144,17 +197,80 @@ end
 
 local function modules(fake)
   local sched = {}
-  function sched.spawn(fn, ...) fake:spawn(nil, fn, ...) end
-  function sched.spawn_owned(owner, fn, ...) fake:spawn(owner, fn, ...) end
-  function sched.owner() return setmetatable({ count = 0, fake = fake }, Owner) end
+  function sched.spawn(fn, ...) return fake:spawn(nil, fn, ...) end
+  function sched.spawn_owned(owner, fn, ...) return fake:spawn(owner, fn, ...) end
+  function sched.spawn_background(owner, fn, ...)
+    return fake:spawn_as({ owner = owner, background = true }, fn, ...)
+  end
+  function sched.start(handle, owner, fn, ...)
+    local how = { handle = handle, owner = owner, background = owner and true, alone = owner ~= nil }
+    local ok, message, code = fake:spawn_as(how, fn, ...)
+    if not ok then return nil, message, code end
+    return 0, 0
+  end
+  function sched.is_task() return fake.current ~= nil end
+  function sched.current_owner() return fake.current and fake.current.owner end
+  function sched.become(owner)
+    local task = assert(fake.current, "must be called from a task")
+    if owner and (owner.is_cut or task.background and owner.ended) then
+      return nil, "become: stopped", "STOPPED"
+    end
+    count(task, -1)
+    task.owner = owner
+    count(task, 1)
+    return true
+  end
+  function sched.park(entry, timeout_ms, name)
+    entry[1], entry[2] = fake:park()
+    local task, ticket = entry[1], entry[2]
+    if timeout_ms then
+      fake:later(timeout_ms, function()
+        fake:wake(task, ticket, nil, (name or "wait") .. ": no answer in time", "TIMEOUT")
+      end)
+    end
+    return coroutine.yield()
+  end
+  function sched.unpark(entry)
+    local task, ticket = entry[1], entry[2]
+    if task.done or task.ticket ~= ticket then return false end
+    task.ticket = ticket + 1
+    fake:later(0, function() fake:wake(task, ticket + 1, true) end)
+    return true
+  end
+  function sched.owner()
+    return setmetatable({
+      count = 0, background_count = 0, tasks = {}, ended = false, fake = fake,
+    }, Owner)
+  end
   function sched.event() return setmetatable({ waiting = {}, fake = fake }, Event) end
   function sched.now_ms() return fake.now end
   function sched.unix_ms() return fake.now end
   function sched.sleep(ms)
     local task, ticket = fake:park()
-    fake:later(ms, function() fake:wake(task, ticket) end)
+    fake:later(ms, function() fake:wake(task, ticket, true) end)
     return coroutine.yield()
   end
+
+  local timer = {}
+  function timer.start(fn, arg, delay_ms, period_ms, owner)
+    fake.last_timer = fake.last_timer + 1
+    local id = fake.last_timer
+    fake.timers[id] = fake.now + delay_ms
+    local function fire()
+      if not fake.timers[id] then return end
+      fake.timers[id] = period_ms and fake.now + period_ms
+      if period_ms then fake:later(period_ms, fire) end
+      fake:spawn_as({ owner = owner, background = true, alone = true }, fn, arg)
+    end
+    fake:later(delay_ms, fire)
+    return id
+  end
+  function timer.stop(id)
+    local was = fake.timers[id] ~= nil
+    fake.timers[id] = nil
+    return was
+  end
+  function timer.due_ms(id) return fake.timers[id] end
 
   local log = {}
   function log.write(level, area, message, fields)
@@ -213,7 +329,7 @@ local function modules(fake)
   node.master, node.slave = new_node, new_node
 
   return {
-    ["znl.core.sched"] = sched, ["znl.core.log"] = log, ["znl.core.watch"] = watch,
+    ["znl.core.sched"] = sched, ["znl.core.timer"] = timer, ["znl.core.log"] = log, ["znl.core.watch"] = watch,
     ["znl.core.runtime"] = runtime, ["znl.core.node"] = node,
   }
 end
@@ -222,6 +338,7 @@ end
 function M.new()
   local fake = setmetatable({
     now = 1000, due = {}, serial = 0, errors = {}, lines = {}, watchers = {}, stops = {}, nodes = {},
+    timers = {}, last_timer = 0,
   }, Fake)
   fake.modules = modules(fake)
   fake.loaded = {}
