@@ -18,6 +18,7 @@ local log = require("znl.log")
 local master = require("znl.roles.master")
 local node = require("znl.roles.node")
 local middleware = require("znl.middleware")
+local options = require("znl.options")
 local process = require("znl.process")
 local retry = require("znl.retry")
 local router = require("znl.router")
@@ -117,4 +118,13 @@ M.core = setmetatable({}, {
   end,
 })
 
-return M
+--- A name that is not there is a mistake; saying so costs nothing where there is one.
+return setmetatable(M, {
+  __index = function(_, name)
+    local names = {}
+    for known in pairs(M) do names[#names + 1] = known end
+    local nearest = options.nearest(name, names)
+    error(("znl has no member %s%s"):format(
+      tostring(name), nearest and ("; did you mean %s?"):format(nearest) or ""), 2)
+  end,
+})

@@ -112,10 +112,11 @@ end
 ---@return string|nil
 function M.nearest(given, names)
   if type(given) ~= "string" then return nil end
-  local nearest, least = nil, 4
+  -- Half of a short name is not a likeness.
+  local nearest, least = nil, math.min(4, math.floor(#given / 2) + 1)
   for _, known in ipairs(names) do
     local steps = distance(given:lower(), known)
-    if known:find(given, 1, true) then steps = math.min(steps, 3) end
+    if #given > 2 and known:find(given, 1, true) then steps = math.min(steps, least - 1) end
     if steps < least or (steps == least and nearest and known < nearest) then
       nearest, least = known, steps
     end

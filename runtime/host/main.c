@@ -27,6 +27,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define OPTION_BYTES_MAX 32 /* of the names below, and of what is compared with them */
+
 #define EXIT_SCRIPT 1
 #define EXIT_USAGE 2
 #define EXIT_LEAK 70
@@ -126,6 +128,48 @@ static int bad_usage(const char *option, const char *value, const char *allowed)
     return EXIT_USAGE;
 }
 
+/* Edits between two names; those of options are short. */
+static size_t distance(const char *a, size_t a_size, const char *b)
+{
+    size_t row[OPTION_BYTES_MAX + 1], b_size = strlen(b);
+    for (size_t j = 0; j <= b_size; j++)
+        row[j] = j;
+    for (size_t i = 1; i <= a_size; i++) {
+        size_t diagonal = row[0];
+        row[0] = i;
+        for (size_t j = 1; j <= b_size; j++) {
+            size_t best = diagonal + (a[i - 1] != b[j - 1]);
+            best = row[j] + 1 < best ? row[j] + 1 : best;
+            best = row[j - 1] + 1 < best ? row[j - 1] + 1 : best;
+            diagonal = row[j];
+            row[j] = best;
+        }
+    }
+    return row[b_size];
+}
+
+/* "--lgo-level=x" names no option; says which it may be. */
+static int unknown_option(const char *given)
+{
+    int size = (int)strcspn(given, "=");
+    const char *nearest = NULL;
+    if (size > 3 && size <= OPTION_BYTES_MAX && strncmp(given, "--", 2) == 0) {
+        size_t least = (size_t)size / 2 < 4 ? (size_t)size / 2 : 4;
+        for (const struct option *option = long_options; option->name != NULL; option++) {
+            size_t steps = distance(given + 2, (size_t)size - 2, option->name);
+            if (steps < least) {
+                nearest = option->name;
+                least = steps;
+            }
+        }
+    }
+    fprintf(stderr, "znlrun: %.*s is not an option", size, given);
+    if (nearest != NULL)
+        fprintf(stderr, "; did you mean --%s?", nearest);
+    fputs("\nznlrun --help lists them\n", stderr);
+    return EXIT_USAGE;
+}
+
 static void print_versions(void)
 {
     const char *text;
@@ -173,7 +217,6 @@ static int parse_number(const char *text, uint32_t max, uint32_t *out)
 /* Returns -1 to go on, or the exit code. */
 static int parse(struct options *options, int argc, char **argv)
 {
-    static const char go_on[] = "is not an option; znlrun --help lists them";
     int choice;
     opterr = 0;
     options->argc = argc;
@@ -217,7 +260,7 @@ static int parse(struct options *options, int argc, char **argv)
         case ':':
             return bad_usage(argv[at], NULL, "needs a value; znlrun --help says which");
         default:
-            return bad_usage(argv[at], NULL, go_on);
+            return unknown_option(argv[at]);
         }
     }
     options->script = optind;

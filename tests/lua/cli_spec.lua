@@ -84,6 +84,33 @@ describe("znlrun", function()
     end
   end)
 
+  it("says which option may have been meant", function()
+    for given, meant in pairs {
+      ["--lgo-level=debug"] = "--log-level", ["--log-levle"] = "--log-level", ["--drainms"] = "--drain-ms",
+      ["--wathcdog-ms 5"] = "--watchdog-ms", ["--hlep"] = "--help",
+    } do
+      local code, text = run(given .. " x.lua")
+      assert.equal(2, code, given)
+      assert.truthy(text:find("is not an option; did you mean " .. meant .. "?", 1, true), text)
+    end
+    for _, given in ipairs { "--nope", "-x", "--" .. ("long"):rep(500), "--=x", "--x" } do
+      local code, text = run(given .. " x.lua")
+      assert.equal(2, code, given)
+      assert.falsy(text:find("did you mean", 1, true), text)
+    end
+  end)
+
+  it("says which member of znl may have been meant", function()
+    local path = file("local znl = require('znl')\nznl.hanlders('x.lua')\n")
+    local code, text = run(path)
+    os.remove(path)
+    assert.equal(1, code)
+    assert.truthy(text:find(path .. ":2: znl has no member hanlders; did you mean handlers?", 1, true), text)
+    code, text = run("-e 'print(pcall(function() return require(\"znl\").blancmange end))'")
+    assert.equal(0, code)
+    assert.truthy(text:find("znl has no member blancmange\n", 1, true), text)
+  end)
+
   it("says which file is missing", function()
     local code, text = run("no-such-file.lua")
     assert.equal(1, code)
