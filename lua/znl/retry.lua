@@ -10,6 +10,7 @@
 
 local options = require("znl.options")
 local sched = require("znl.core.sched")
+local token = require("znl.core.token")
 
 local M = {}
 
@@ -36,7 +37,8 @@ local SPEC = {
 
 --- Milliseconds until no further attempt makes sense: the own limit, the deadline of the task.
 local function left_ms(ends_ms)
-  local deadline_ms = sched.deadline_ms and sched.deadline_ms() or nil
+  local current = token.current()
+  local deadline_ms = current and current:deadline_ms()
   if deadline_ms and deadline_ms < ends_ms then ends_ms = deadline_ms end
   return ends_ms - sched.now_ms()
 end
