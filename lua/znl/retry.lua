@@ -8,6 +8,7 @@
 --- timeout the peer may have done the work; say `idempotent = true` when doing it twice does no harm.
 --- SPDX-License-Identifier: MIT
 
+local crypto = require("znl.core.crypto")
 local options = require("znl.options")
 local sched = require("znl.core.sched")
 local token = require("znl.core.token")
@@ -16,6 +17,12 @@ local M = {}
 
 M.SAFE = { "BUSY", "LIMIT", "OVERLOADED", "RATE_LIMITED", "UNREACHABLE" }
 M.IDEMPOTENT = { "BUSY", "CLOSED", "GONE", "LIMIT", "OVERLOADED", "RATE_LIMITED", "REBUILT", "TIMEOUT", "UNREACHABLE" }
+
+--- Not math.random: that begins alike in every process, and all would come back at the same moment.
+local function random()
+  local high, low = crypto.random(2):byte(1, 2)
+  return (high * 256 + low) / 65535
+end
 
 ---@class znl.RetryOptions
 ---@field attempts? integer  calls of the function, the first one included
@@ -32,7 +39,7 @@ local SPEC = {
   timeout_ms = { type = "integer", min = 1, max = 86400000 },
   idempotent = { type = "boolean", default = false },
   codes = { type = "table", check = function(codes) return #codes > 0 end, allowed = "an array of codes" },
-  random = { type = "function", default = math.random },
+  random = { type = "function", default = random },
 }
 
 --- Milliseconds until no further attempt makes sense: the own limit, the deadline of the task.
