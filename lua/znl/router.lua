@@ -14,6 +14,7 @@
 
 local middleware = require("znl.middleware")
 local route_path = require("znl.route_path")
+local sched = require("znl.core.sched")
 local where = require("znl.where")
 
 local M = {}
@@ -240,10 +241,19 @@ local function parse(path, what)
   return variants
 end
 
---- Attaches to a source; `call` is what it serves with at any time, nil once it has closed.
+--- Attaches to a source; `call` is what it serves with at any time, nil once it has closed. Requests
+--- that a version of a file serves count for its owner.
 local function attach(source)
   local served = {}
-  served.detach = source:attach(function(call) served.call = call end)
+  served.detach = source:attach(function(call, owner)
+    served.call = call
+    if call and owner then
+      served.call = function(req)
+        sched.become(owner)
+        return call(req)
+      end
+    end
+  end)
   return served
 end
 
