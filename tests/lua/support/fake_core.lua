@@ -125,6 +125,9 @@ function Fake:spawn(owner, fn, ...)
   return self:spawn_as({ owner = owner, background = owner and false }, fn, ...)
 end
 
+--- Runs a task that inherits nothing.
+function Fake:apart(fn, ...) return self:spawn_as({ alone = true }, fn, ...) end
+
 function Fake:park()
   local task = assert(self.current, "must be called from a task")
   task.ticket = task.ticket + 1
@@ -178,7 +181,7 @@ end
 
 --- Tells every watcher that a name in its directory changed.
 function Fake:changed(name)
-  for watcher in pairs(self.watchers) do self:spawn(nil, watcher.fn, name) end
+  for watcher in pairs(self.watchers) do self:apart(watcher.fn, name) end
 end
 
 --- What a signal does.
