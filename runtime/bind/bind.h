@@ -80,6 +80,9 @@ void znl_bind_open_all(lua_State *L);
 /* Sets level and format of the log, and remembers the format for log.set_level(). */
 void znl_bind_log_setup(znl_log_level level, znl_log_format format);
 
+/* Wraps jit.profile for the watchdog. Call protected, once. */
+void znl_bind_profile_open(lua_State *L);
+
 /* --- luv (bind_luv.c) --------------------------------------------------------------------- */
 
 /* Puts luv, on our loop, into package.preload as "luv" and "uv". Its callbacks run as tasks:

@@ -101,12 +101,12 @@ static const char *kind_of(const struct job *job)
 }
 
 /* The handler did what it must not: an "error" event and an error answer. */
-static void handler_failed(znl_node_box *b, const struct job *job, const char *text)
+static void handler_failed(znl_node_box *b, const struct job *job, int err, const char *text)
 {
     struct asker to = znl_node_job_asker(job);
     b->handler_errors++;
     znl_node_box_emit_error(b, text, kind_of(job));
-    znl_node_box_refuse_err(b, &to, ZNL_E_HANDLER_ERROR, text);
+    znl_node_box_refuse_err(b, &to, err, text);
 }
 
 /* nil, message, code: the handler refuses. */
@@ -143,7 +143,7 @@ static void result_refused(lua_State *L, znl_node_box *b, const struct job *job,
         snprintf(text, sizeof text,
                 "%s: returned a %s; a handler returns a string, an array of strings or nil",
                 place, what);
-    handler_failed(b, job, text);
+    handler_failed(b, job, ZNL_E_HANDLER_ERROR, text);
 }
 
 static void handler_returned(lua_State *L, znl_node_box *b, const struct job *job)
@@ -160,7 +160,7 @@ static void handler_returned(lua_State *L, znl_node_box *b, const struct job *jo
     if (err == 0)
         err = answer(b, &to, job->is_call ? &marked : NULL, frames, count);
     if (err == ZNL_E_INVALID)
-        handler_failed(b, job,
+        handler_failed(b, job, ZNL_E_HANDLER_ERROR,
                 "the first frame of an answer must not be the proof marker in plain mode, nor the "
                 "call marker before it is known whether the peer reads calls");
     else if (err == ZNL_E_TOO_BIG)
@@ -173,9 +173,11 @@ void znl_node_box_handler_done(void *user, lua_State *L, int status, int nresult
 {
     struct job *job = user;
     znl_node_box *b = job->node;
+    int err = znl_sched_was_interrupted(znl_vm_of(L)->sched) ? ZNL_E_HANDLER_TIMEOUT
+                                                             : ZNL_E_HANDLER_ERROR;
     if (status != 0) {
         const char *text = lua_tostring(L, 1);
-        handler_failed(b, job, text != NULL ? text : "error without a message");
+        handler_failed(b, job, err, text != NULL ? text : "error without a message");
     } else if (b->node != NULL) {
         if (nresults < 3)
             lua_settop(L, 3); /* no value is one empty frame, as nil is */

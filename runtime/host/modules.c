@@ -88,6 +88,7 @@ void znl_modules_open(lua_State *L)
     znl_vm_of(L)->is_library = is_library;
     znl_bind_open_all(L);
     znl_bind_luv_open(L);
+    znl_bind_profile_open(L);
     lua_getglobal(L, "package");
     lua_getfield(L, -1, "preload");
     luaL_register(L, NULL, libraries);

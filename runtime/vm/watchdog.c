@@ -388,6 +388,17 @@ int znl_watchdog_set(znl_vm *vm, uint32_t budget_ms)
     return err;
 }
 
+void znl_watchdog_renew(znl_vm *vm)
+{
+    znl_watchdog *w = vm->watchdog;
+    if (w == NULL)
+        return;
+    lock_profiler();
+    if (profiler_user != w)
+        w->reaches_traces = mark_traces(vm->L) == 0;
+    unlock_profiler();
+}
+
 uint32_t znl_watchdog_budget_ms(const znl_vm *vm)
 {
     return vm->watchdog != NULL ? vm->watchdog->budget_ms : 0;

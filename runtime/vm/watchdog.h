@@ -41,6 +41,9 @@ uint32_t znl_watchdog_budget_ms(const znl_vm *vm);
 /* True when compiled code can be interrupted, too. */
 int znl_watchdog_reaches_traces(const znl_vm *vm);
 
+/* To be called when somebody else used LuaJIT's profiler for the state of `vm`, and stopped it. */
+void znl_watchdog_renew(znl_vm *vm);
+
 /* Runs interrupted since the watch began. */
 uint64_t znl_watchdog_count(const znl_vm *vm);
 
