@@ -11,6 +11,7 @@
 
 local channel = require("znl.channel")
 local dns = require("znl.dns")
+local estate = require("znl.estate")
 local file = require("znl.file")
 local group = require("znl.group")
 local handlers = require("znl.handlers")
@@ -95,6 +96,18 @@ function M.on_stop(fn)
   end
   local bound = scope.bind(fn)
   return scope.register(function() return runtime.on_stop(bound) end)
+end
+
+--- What the version of the script before kept under this name, else what `make` returns. Under
+--- `znlrun --watch` a value outlives reloads this way; elsewhere it is `make()`.
+---@generic T
+---@param name string
+---@param make fun(): T
+---@return T
+function M.keep(name, make)
+  if type(name) ~= "string" then error("znl.keep: the name must be a text, not a " .. type(name), 2) end
+  if type(make) ~= "function" then error("znl.keep: needs a function that makes the value", 2) end
+  return estate.take("keep", name, true, make, function() end)
 end
 
 --- Ends the process as a signal would, with this exit code.

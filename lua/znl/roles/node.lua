@@ -5,6 +5,7 @@
 --- Handlers, listeners, services and subscriptions belong to the object and outlive a stop.
 --- SPDX-License-Identifier: MIT
 
+local estate = require("znl.estate")
 local events = require("znl.events")
 local json = require("znl.json")
 local log = require("znl.log")
@@ -12,7 +13,9 @@ local middleware = require("znl.middleware")
 local options = require("znl.options")
 local refusals = require("znl.roles.refusals")
 local runtime = require("znl.core.runtime")
+local scope = require("znl.scope")
 local secret = require("znl.secret")
+local slots = require("znl.slots")
 local where = require("znl.where")
 
 local M = {}
@@ -200,25 +203,11 @@ end
 ---@field after? table<string, fun(self: table, ...)>  run after them
 ---@field create fun(config: table): userdata|nil, string?, string?  of znl.core.node
 
---- Makes a node of `class` as `role` describes it. Raises for its caller's caller.
----@param class table
----@param role znl.RoleDescription
----@param opts table
-function M.open(class, role, opts)
-  local what = "znl." .. role.name
-  local config = options.read(role.spec, opts, what, 3)
-  check_together(config, what, 3)
-  if config.auth_key ~= nil then config.auth_key = key_text(what, config.auth_key, 3) end
-  if config.auth_keys ~= nil then
-    local keys = {}
-    for id, key in pairs(config.auth_keys) do keys[id] = key_text(what, key, 3) end
-    config.auth_keys = keys
-  end
-  config.encrypted = config.encrypted or false
-
+--- Builds a node; nil, message when the core refuses.
+local function build(class, role, config, what)
   local self = setmetatable({ id = config.id, what = what, log = log.new(config.id) }, class)
   self.refusals = refusals.new(role.name, self.log)
-  self.middleware = {}
+  self.middleware, self.slots = {}, slots.new()
   local emitter = events.new {
     names = role.events,
     what = what .. " " .. config.id,
@@ -239,27 +228,64 @@ function M.open(class, role, opts)
   end
   config.run_json = function(handler, req) return run_json(self, handler, req) end
   local core, message = role.create(config)
-  if not core then error(("%s: %s"):format(what, message), 3) end
+  if not core then return nil, message end
   self.core = core
   by_id[config.id] = self
   return self
 end
 
---- Hands `apply(fn, owner, place)` what `handler` is: a function, or what can be attached, such as
---- handlers that may change. `place` is where it was written. Returns how to let go of it.
+local function stop(self) self:stop() end
+
+--- Makes a node of `class` as `role` describes it; under `znlrun --watch` the one that the version of
+--- the script before made with the same options. Raises for its caller's caller.
+---@param class table
+---@param role znl.RoleDescription
+---@param opts table
+function M.open(class, role, opts)
+  local what = "znl." .. role.name
+  local config = options.read(role.spec, opts, what, 3)
+  check_together(config, what, 3)
+  if config.auth_key ~= nil then config.auth_key = key_text(what, config.auth_key, 3) end
+  if config.auth_keys ~= nil then
+    local keys = {}
+    for id, key in pairs(config.auth_keys) do keys[id] = key_text(what, key, 3) end
+    config.auth_keys = keys
+  end
+  config.encrypted = config.encrypted or false
+  local self, message = estate.take(what, config.id, opts, function()
+    return build(class, role, config, what)
+  end, stop)
+  if not self then error(("%s: %s"):format(what, message), 3) end
+  return self
+end
+
+--- Refuses what is no handler.
 ---@param handler znl.Handler|znl.HandlerSource
-function M.follow(handler, apply, what, level)
-  if type(handler) == "table" and type(handler.attach) == "function" then
-    return handler:attach(function(fn, owner, origin)
-      apply(fn, owner, fn and where.of(origin or fn))
+function M.check_handler(handler, what, level)
+  if type(handler) == "function" or (type(handler) == "table" and type(handler.attach) == "function") then return end
+  error(("%s: the handler must be a function, znl.handlers(path) or znl.router(), not a %s"):format(
+    what, type(handler)), level + 1)
+end
+
+--- Hands `apply(fn, owner, place)` what `handler` is: a function, or what can be attached, such as
+--- handlers that may change. `place` is where it was written; requests of a function run for `owner`,
+--- the version of code it belongs to. Returns how to let go of it.
+---@param handler znl.Handler|znl.HandlerSource
+---@param owner any
+function M.follow(handler, owner, apply)
+  if type(handler) == "table" then
+    return handler:attach(function(fn, its_owner, origin)
+      apply(fn, its_owner, fn and where.of(origin or fn))
     end) or function() end
   end
-  if type(handler) ~= "function" then
-    error(("%s: the handler must be a function, znl.handlers(path) or znl.router(), not a %s"):format(
-      what, type(handler)), level + 1)
-  end
-  apply(handler, nil, where.of(handler))
+  apply(handler, owner, where.of(handler))
   return function() end
+end
+
+--- The owner of the version of code that runs, for requests of the functions it gives.
+function M.current_owner()
+  local current = scope.current()
+  return current and current.owner
 end
 
 --- Gives the core the handler of now, with the middleware around it.
@@ -274,19 +300,20 @@ end
 --- coroutine and may yield.
 ---@param handler znl.Handler|znl.HandlerSource|nil
 function Node:handle(handler)
-  local unfollow = self.unfollow
-  local function apply(fn, owner, place)
-    self.handler, self.handler_owner, self.place = fn, owner, place
+  if handler == nil then return self.slots:clear("handler") end
+  M.check_handler(handler, self.what .. ":handle", 2)
+  local owner = M.current_owner()
+  local function apply(fn, its_owner, place)
+    self.handler, self.handler_owner, self.place = fn, its_owner, place
     install(self)
   end
-  local follow
-  if handler == nil then
-    apply(nil)
-  else
-    follow = M.follow(handler, apply, self.what .. ":handle", 2)
-  end
-  if unfollow then unfollow() end
-  self.unfollow = follow
+  self.slots:put("handler", function()
+    local unfollow = M.follow(handler, owner, apply)
+    return function(is_holder)
+      unfollow()
+      if is_holder then apply(nil) end
+    end
+  end)
 end
 
 --- Runs `fn(req, next)` around whatever answers the requests of this node, the first one added
@@ -296,8 +323,20 @@ function Node:use(fn)
   if type(fn) ~= "function" then
     error(("%s:use: a middleware is a function(req, next), not a %s"):format(self.what, type(fn)), 2)
   end
-  self.middleware[#self.middleware + 1] = fn
-  install(self)
+  scope.register(function()
+    local list = self.middleware
+    list[#list + 1] = fn
+    install(self)
+    return function()
+      for index, other in ipairs(list) do
+        if other == fn then
+          table.remove(list, index)
+          break
+        end
+      end
+      install(self)
+    end
+  end)
 end
 
 --- Calls `fn` at every `event`, in the event's coroutine: it may yield.
@@ -328,6 +367,7 @@ end
 ---@return string? message
 ---@return string? code  "ADDRESS_IN_USE", "ADDRESS", …
 function Node:start()
+  estate.make_room(self)
   local ok, message, code = self.core:start()
   if not ok then return nil, message, code end
   if not self.forget_stop then

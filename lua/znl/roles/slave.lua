@@ -67,7 +67,7 @@ local ROLE = {
 ---@return znl.Slave
 function M.new(opts)
   local self = node.open(Slave, ROLE, opts)
-  self.subscriptions, self.services = {}, {}
+  self.subscriptions = self.subscriptions or {} -- a node may outlive the script that made it
   return self
 end
 
@@ -117,12 +117,17 @@ end
 function Slave:subscribe(topic, fn)
   if type(topic) ~= "string" then error("subscribe: topic must be a text, not a " .. type(topic), 2) end
   if type(fn) ~= "function" then error("subscribe: needs a function, not a " .. type(fn), 2) end
-  self.subscriptions[topic] = fn
+  self.slots:put("topic " .. topic, function()
+    self.subscriptions[topic] = fn
+    return function(is_holder)
+      if is_holder then self.subscriptions[topic] = nil end
+    end
+  end)
 end
 
 ---@param topic string
 function Slave:unsubscribe(topic)
-  self.subscriptions[topic] = nil
+  self.slots:clear("topic " .. tostring(topic))
 end
 
 --- Answers service requests for `name`; nil removes the service. White space around the name does
@@ -132,17 +137,17 @@ end
 function Slave:service(name, handler)
   name = type(name) == "string" and name:match("^%s*(.-)%s*$") or ""
   if name == "" then error("service: name must be a text that is not empty", 2) end
-  local unfollow = self.services[name]
-  local follow
-  if handler ~= nil then
-    local native = self.core
-    local function apply(fn, owner, place) native:set_service(name, fn, owner, place) end
-    follow = node.follow(handler, apply, "service", 2)
-  else
-    self.core:set_service(name, nil)
-  end
-  if unfollow then unfollow() end
-  self.services[name] = follow
+  local key, native, owner = "service " .. name, self.core, node.current_owner()
+  if handler == nil then return self.slots:clear(key) end
+  node.check_handler(handler, "service", 2)
+  local function apply(fn, its_owner, place) native:set_service(name, fn, its_owner, place) end
+  self.slots:put(key, function()
+    local unfollow = node.follow(handler, owner, apply)
+    return function(is_holder)
+      unfollow()
+      if is_holder then native:set_service(name, nil) end
+    end
+  end)
 end
 
 ---@return boolean
