@@ -14,6 +14,7 @@ local LOOK_MS = 10
 --- Bytes that surely leave per millisecond; stopping grants a little time of its own.
 local SLOW_BYTES_PER_MS = 10000
 local LINGER_MS_MAX = 10000
+local LINGER_MS_MIN = 100
 
 local function key_of_slave(text)
   -- An id may contain "=", a reference begins with its kind: split before the kind.
@@ -97,9 +98,10 @@ local function run(opts, out)
   local sent, dropped
   sent, dropped, code = publisher:publish(opts.topic, frames)
   if sent then
-    -- A stop drops what a slow connection has not taken yet.
-    local linger_ms = math.floor(math.min(LINGER_MS_MAX, size_of(frames) * sent / SLOW_BYTES_PER_MS))
-    if linger_ms > 0 then sched.sleep(linger_ms) end
+    -- A stop drops what a slow connection has not taken yet, and a slave drops what it has not read
+    -- when the connection ends.
+    local linger_ms = LINGER_MS_MIN + size_of(frames) * sent / SLOW_BYTES_PER_MS
+    sched.sleep(math.floor(math.min(LINGER_MS_MAX, linger_ms)))
   end
   publisher:stop()
   if not sent then return nil, dropped, code end
