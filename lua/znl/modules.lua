@@ -15,6 +15,7 @@
 --- Works in any Lua state: reading, scopes and waiting are given by who makes it.
 --- SPDX-License-Identifier: MIT
 
+local runtime = require("znl.core.runtime")
 local source = require("znl.source")
 local where = require("znl.where")
 
@@ -152,6 +153,7 @@ local function go_live(self, instance)
   local old = self.live[instance.path]
   self.live[instance.path] = instance
   instance.state, instance.stage = "live", nil
+  runtime.loaded(instance.path)
   if old and old ~= instance then
     old.is_replaced = true
     supersede(self, old)

@@ -10,6 +10,7 @@
 --- SPDX-License-Identifier: MIT
 
 local here = require("znl.code")
+local runtime = require("znl.core.runtime")
 local sched = require("znl.core.sched")
 local task = require("znl.task")
 
@@ -95,6 +96,7 @@ function Version:serve()
   self.state = "serving"
   self.opts.previous, self.opts.stage = nil, nil
   self.call, self.owner = self.code.call, self.code.owner
+  runtime.loaded(self.path)
 end
 
 --- Ends what it registered. What the next version registered in its place was started before.

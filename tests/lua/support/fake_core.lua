@@ -298,6 +298,7 @@ local function modules(fake)
     return function() fake.stops[fn] = nil end
   end
   function runtime.exit() end
+  function runtime.loaded() end
 
   --- Records what a role asks of its node.
   local node = {}
