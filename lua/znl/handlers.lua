@@ -218,11 +218,11 @@ end
 --- counted for its version; everything else finds its version by itself.
 ---@return fun(req: znl.Request): ... call
 ---@return any owner
----@return function|nil origin  what the file returned, to name in messages
+---@return function|string origin  what the file returned, or words for it, to name in messages
 local function entry(self)
-  if self.router then return self.dispatch, nil end
+  if self.router then return self.dispatch, nil, "a handler of " .. self.path end
   local of = self.core.units[self.path]
-  local origin = of.current and of.current.code.parts.handle
+  local origin = of.current and of.current.code.parts.handle or of.path
   if of.limit or not of.current then return of.answer, nil, origin end
   return of.current.call, of.current.owner, origin
 end
@@ -234,10 +234,9 @@ local function swapped(self)
   for apply in pairs(self.attached) do give(self, apply, entry(self)) end
 end
 
---- Gives `apply` what to call with a request, the owner its task must run for (nil: none), and the
---- function of the file when there is just one, now and whenever that changes; nothing when the handlers
---- close.
----@param apply fun(call: (fun(req: znl.Request): ...)|nil, owner: any, origin: function|nil)
+--- Gives `apply` what to call with a request, the owner its task must run for (nil: none), and what
+--- stands for the handler in messages, now and whenever that changes; nothing when the handlers close.
+---@param apply fun(call: (fun(req: znl.Request): ...)|nil, owner: any, origin: function|string|nil)
 ---@return fun() detach
 function Handlers:attach(apply)
   if self.closed then error(self.path .. ": the handlers are closed", 2) end

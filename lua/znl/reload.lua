@@ -459,7 +459,7 @@ local function nearest_folder(path)
   local folder = source.split(path)
   for _ = 1, 64 do
     if folder == "." or folder == "/" or tree.is_folder(folder) then return folder end
-    folder = source.split((folder:gsub("/+$", "")))
+    folder = source.split(folder)
   end
   return "."
 end
@@ -468,9 +468,11 @@ end
 ---@return table<string, true|table<string, true>> folders
 ---@return table<string, table<string, true>> own
 function Reload:watched()
-  local folders, own = {}, {}
+  local folders, own, nearest = {}, {}, {}
   local function add(path)
-    local folder, name = nearest_folder(path), path:match("[^/]+$")
+    local above, name = source.split(path)
+    nearest[above] = nearest[above] or nearest_folder(path)
+    local folder = nearest[above]
     folders[folder] = true
     own[folder] = own[folder] or {}
     own[folder][name] = true
@@ -482,7 +484,7 @@ function Reload:watched()
     for path in pairs(seen) do add(path) end
   end
   local root = self.opts.is_folder and self.opts.path or source.split(self.opts.path)
-  local above, name = source.split((root:gsub("/+$", "")))
+  local above, name = source.split(root)
   -- The root itself may be replaced: "current" that points to another release.
   if name ~= "." and name ~= ".." and name ~= "" and folders[above] ~= true then folders[above] = { [name] = true } end
   return folders, own

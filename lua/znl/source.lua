@@ -8,13 +8,14 @@ local where = require("znl.where")
 
 local M = {}
 
---- Directory and name of a path: "handlers/", "echo.lua"; "." when there is no directory.
+--- Folder and name of a path: "handlers", "echo.lua"; "." when there is no folder.
 ---@param path string
----@return string directory
+---@return string folder
 ---@return string name
 function M.split(path)
-  local directory, name = path:match("^(.*/)([^/]+)$")
-  return directory or ".", name or path
+  local folder, name = path:match("^(.*/)([^/]+)$")
+  if not folder then return ".", path end
+  return (folder:gsub("(.)/+$", "%1")), name
 end
 
 --- A name inside a folder; the folder may end with a slash.

@@ -84,6 +84,8 @@ describe("a folder of handlers", function()
         { routes[1].path, routes[2].path, routes[3].path, routes[4].path })
       assert.equal(files:at("users/[id].msg.lua"), routes[4].file)
       assert.equal(4, of:counters().live_versions)
+      -- The folder, the one above it, users and (admin): each once.
+      assert.equal(4, of:counters().folders)
     end)
   end)
 

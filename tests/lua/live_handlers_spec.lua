@@ -208,11 +208,7 @@ describe("live handlers", function()
 
   it("ends timers and tasks of a version with it", function()
     local text = [[local znl = require("znl")
-      require("znl.scope").register(function()
-        local timer = require("luv").new_timer()
-        timer:start(5, 5, function() ticks[%q] = (ticks[%q] or 0) + 1 end)
-        return function() timer:close() end
-      end)
+      znl.every(5, function() ticks[%q] = (ticks[%q] or 0) + 1 end)
       znl.spawn(function() while true do znl.sleep(5) loops[%q] = (loops[%q] or 0) + 1 end end)
       return function() return %q end]]
     _G.ticks, _G.loops = {}, {}
@@ -233,6 +229,36 @@ describe("live handlers", function()
     _G.ticks, _G.loops = nil, nil
   end)
 
+  it("ends listeners and subscriptions of a version with it", function()
+    local text = [[local znl = require("znl")
+      local m = znl.node("heard")
+      m:on("push", function(_, topic) heard[#heard + 1] = %q .. topic end)
+      return { on_load = function() m:on("slave_connected", function() heard[#heard + 1] = %q end) end,
+        handle = function() return %q end }]]
+    _G.heard = {}
+    local m = start(znl.master { id = "heard", endpoint = "tcp://127.0.0.1:*" })
+    local s = slave(m, "one")
+    files:write("h.lua", (text:gsub("%%q", "'v1'")))
+    local of = open(files:at("h.lua"))
+    m:handle(of)
+    s:push("a", "")
+    until_true(function() return #_G.heard == 1 end, "v1 hears")
+    -- A version that fails while it loads hears nothing.
+    files:write("h.lua", (text:gsub("%%q", "'v2'")) .. " error('late')")
+    until_true(function() return of:counters().failures == 1 end, "v2 fails")
+    files:write("h.lua", (text:gsub("%%q", "'v3'")))
+    until_true(function() return of.generation == 2 end, "v3 serves")
+    s:push("b", "")
+    slave(m, "two")
+    until_true(function() return #_G.heard == 3 end, "v3 hears")
+    assert.same({ "v1a", "v3b", "v3" }, _G.heard)
+    of:close()
+    s:push("c", "")
+    s:request("x", { timeout_ms = 100 })
+    assert.equal(3, #_G.heard)
+    _G.heard = nil
+  end)
+
   it("frees what it replaced: 1,000 reloads, good, broken and renamed", function()
     --- What C holds of Lua. Numbers are places to be used again.
     local function registry_size()
@@ -251,7 +277,7 @@ describe("live handlers", function()
     local ballast = ("-- %s\n"):format(("x"):rep(20000))
     local text = ballast .. [[local n, znl = require("n"), require("znl")
       local t = {} for i = 1, 2000 do t[i] = { i } end
-      require("znl.scope").register(function() return function() return t end end)
+      znl.every(1000, function() return t end, { name = "beat" })
       znl.spawn(function() znl.sleep(100000) return t end)
       return { on_load = function(old) return { n = (old and old.n or 0) + 1 } end,
         handle = function(_, state) return tostring(#t + state.n + n) end, on_unload = function() end } -- %d]]

@@ -275,7 +275,7 @@ end
 function M.follow(handler, owner, apply)
   if type(handler) == "table" then
     return handler:attach(function(fn, its_owner, origin)
-      apply(fn, its_owner, fn and where.of(origin or fn))
+      apply(fn, its_owner, fn and (type(origin) == "string" and origin or where.of(origin or fn)))
     end) or function() end
   end
   apply(handler, owner, where.of(handler))
