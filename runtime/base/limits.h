@@ -45,6 +45,7 @@
 #define ZNL_PENDING_MAX 1000000u  /* what "no limit" means; the slot field of a request id */
 /* Handlers at work in one node; each holds a coroutine. */
 #define ZNL_CONCURRENCY_DEFAULT 1000u
+#define ZNL_CONSOLE_JOBS 16u /* beyond max_concurrency: an overloaded node still tells why */
 #define ZNL_CONCURRENCY_MAX 1000000u
 #define ZNL_KEYS_MAX 1000000u /* keys of one master */
 

@@ -158,6 +158,7 @@ static znl_node_box *new_box(lua_State *L, const char *type)
     memset(b, 0, sizeof *b);
     b->vm = znl_vm_of(L);
     b->self_ref = b->event_ref = b->handler_ref = b->services_ref = LUA_NOREF;
+    b->console_ref = LUA_NOREF;
     b->request_meta_ref = b->run_json_ref = b->place_ref = LUA_NOREF;
     luaL_getmetatable(L, type);
     lua_setmetatable(L, -2);
@@ -335,6 +336,19 @@ static int node_set_handler(lua_State *L)
     return 0;
 }
 
+/* set_console(self, fn): answers calls under "/-/"; nil: they find nothing */
+static int node_set_console(lua_State *L)
+{
+    znl_node_box *b = znl_node_box_check(L);
+    if (!lua_isnoneornil(L, 2))
+        luaL_checktype(L, 2, LUA_TFUNCTION);
+    lua_settop(L, 2);
+    int ref = lua_isnil(L, 2) ? LUA_NOREF : luaL_ref(L, LUA_REGISTRYINDEX);
+    luaL_unref(L, LUA_REGISTRYINDEX, b->console_ref);
+    b->console_ref = ref;
+    return 0;
+}
+
 static int node_listen(lua_State *L)
 {
     znl_node_box *b = znl_node_box_check(L);
@@ -409,8 +423,9 @@ static int node_gc(lua_State *L)
     luaL_unref(L, LUA_REGISTRYINDEX, b->request_meta_ref);
     luaL_unref(L, LUA_REGISTRYINDEX, b->run_json_ref);
     luaL_unref(L, LUA_REGISTRYINDEX, b->place_ref);
+    luaL_unref(L, LUA_REGISTRYINDEX, b->console_ref);
     b->handler_ref = b->services_ref = b->request_meta_ref = LUA_NOREF;
-    b->run_json_ref = b->place_ref = LUA_NOREF;
+    b->run_json_ref = b->place_ref = b->console_ref = LUA_NOREF;
     return 0;
 }
 
@@ -564,7 +579,8 @@ static int slave_master_id(lua_State *L)
 #define BOTH_METHODS                                                                             \
     {"start", node_start}, {"stop", node_stop}, {"running", node_running},                       \
             {"endpoint", node_endpoint}, {"set_handler", node_set_handler},                      \
-            {"listen", node_listen}, {"counters", node_counters}
+            {"set_console", node_set_console}, {"listen", node_listen},                          \
+            {"counters", node_counters}
 /* clang-format on */
 
 static const luaL_Reg master_methods[] = {

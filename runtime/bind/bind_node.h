@@ -57,7 +57,8 @@ struct znl_node_box {
     unsigned holds;
     int event_ref; /* on_event */
     int handler_ref;
-    int place_ref; /* text: file and line of the handler */
+    int console_ref; /* answers calls under "/-/" */
+    int place_ref;   /* text: file and line of the handler */
     znl_owner *handler_owner;
     int services_ref; /* name -> { function, owner or nil, place } */
     int run_json_ref; /* (handler, request): runs a call whose body is JSON */

@@ -200,10 +200,23 @@ static void push_service(lua_State *L, znl_node_box *b, znl_frame name)
     lua_rawget(L, -2);
 }
 
-/* Pushes the handler for a request, nil when there is none. */
-static void push_handler(lua_State *L, znl_node_box *b, znl_frame service, znl_owner **owner)
+/* Routes under "/-/" belong to the console; the handler never hears of them. */
+static int is_for_console(const znl_message *message)
 {
+    return message->call != NULL && message->call->route.size >= 3 &&
+            memcmp(message->call->route.data, "/-/", 3) == 0;
+}
+
+/* Pushes the handler for a request, nil when there is none. */
+static void push_handler(
+        lua_State *L, znl_node_box *b, const znl_message *message, znl_owner **owner)
+{
+    znl_frame service = message->service;
     *owner = NULL;
+    if (is_for_console(message)) {
+        lua_rawgeti(L, LUA_REGISTRYINDEX, b->console_ref);
+        return;
+    }
     if (service.size == 0) {
         lua_rawgeti(L, LUA_REGISTRYINDEX, b->handler_ref);
         *owner = b->handler_owner;
@@ -243,10 +256,12 @@ static int run_request(lua_State *L)
     znl_node_box *b = arrival->node;
     struct asker to = asker_of(message);
     znl_owner *owner;
-    push_handler(L, b, message->service, &owner);
+    push_handler(L, b, message, &owner);
     if (lua_isnil(L, -1)) {
         znl_node_box_refuse_err(b, &to, ZNL_E_NOT_FOUND,
-                message->service.size > 0 ? "unknown service" : "no handler is set");
+                is_for_console(message)             ? "the console of this node is off"
+                        : message->service.size > 0 ? "unknown service"
+                                                    : "no handler is set");
         return 0;
     }
     struct job *job = job_take(b, message);
@@ -317,7 +332,8 @@ void znl_node_box_on_request(void *user, const znl_message *message)
         znl_node_box_refuse_err(b, &to, ZNL_E_INVALID, "the call cannot be read");
         return;
     }
-    if (b->jobs < b->max_jobs && b->queue.count == 0) {
+    if ((b->jobs < b->max_jobs && b->queue.count == 0) ||
+            (is_for_console(message) && b->jobs < b->max_jobs + ZNL_CONSOLE_JOBS)) {
         start(b, message);
         return;
     }

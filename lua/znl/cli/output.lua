@@ -77,12 +77,19 @@ function Output:paint(colour, text)
   return ("\27[%sm%s\27[0m"):format(COLOURS[colour], text)
 end
 
+--- Without what a terminal would obey: texts and names may come from a peer.
+---@param text string
+---@return string
+function M.harmless(text)
+  return (text:gsub("[%z\1-\8\11-\31\127]", "?"))
+end
+
 --- Something a person should know; standard error, and not with --json.
 ---@param text string
 function Output:note(text)
   if self.json then return end
   self:clear_progress()
-  io.stderr:write(text, "\n")
+  io.stderr:write(M.harmless(text), "\n")
 end
 
 --- Shows how far long work has come, over the line shown before. Nothing without a terminal.
@@ -111,7 +118,10 @@ function Output:fail(message, code)
     self:object { error = message, code = code or "FAILED" }
   else
     io.stdout:flush()
-    io.stderr:write("znlrun ", self.tool, ": ", message, "\n")
+    -- A code of the peer says something; those that have an exit code are in the words already.
+    local suffix = code and code ~= "FAILED" and exit_code.of(code) == exit_code.FAILED
+        and (" (%s)"):format(code) or ""
+    io.stderr:write("znlrun ", self.tool, ": ", M.harmless(message .. suffix), "\n")
   end
   return exit_code.of(code)
 end

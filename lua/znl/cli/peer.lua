@@ -135,6 +135,10 @@ function Peer:wait_online(timeout_ms)
   return self:explain("no answer", "TIMEOUT", timeout_ms)
 end
 
+--- Whether the master announced that it reads routed calls.
+---@return boolean
+function Peer:reads_calls() return self.slave.core:reads_calls() end
+
 --- What a failure means here: without a sign of life a time-out means that nobody is there.
 ---@param message string
 ---@param code? string
@@ -145,6 +149,12 @@ end
 function Peer:explain(message, code, timeout_ms)
   if self.heard and code == "TIMEOUT" and timeout_ms then
     return nil, ("no answer within %d ms"):format(timeout_ms), code
+  end
+  if code == "UNSUPPORTED" and not self:reads_calls() then
+    if self.heard then
+      return nil, self.endpoint .. ": this master takes no routed calls; only those of znlrun do", code
+    end
+    code = "TIMEOUT" -- it never said whether it does
   end
   if self.heard and LOST[code] then
     return nil, ("%s: the master went silent"):format(self.endpoint), "UNREACHABLE"

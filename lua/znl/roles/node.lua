@@ -5,6 +5,7 @@
 --- Handlers, listeners, services and subscriptions belong to the object and outlive a stop.
 --- SPDX-License-Identifier: MIT
 
+local console = require("znl.console")
 local estate = require("znl.estate")
 local events = require("znl.events")
 local json = require("znl.json")
@@ -41,6 +42,7 @@ local MIB = 1024 * 1024
 ---@field max_concurrency? integer  handlers at work at once
 ---@field max_queue? integer  requests that wait for one of them to end; 0: none
 ---@field max_queue_bytes? integer
+---@field console? boolean  answer calls under "/-/": what runs here, reloads
 ---@field max_replay_nonces? integer
 ---@field max_frame_bytes? integer
 ---@field max_frames? integer  in one message
@@ -71,6 +73,7 @@ M.SPEC = {
   max_concurrency = { type = "integer", min = 1, max = 1000000, default = 1000 },
   max_queue = { type = "integer", min = 0, max = 1000000, default = 10000 },
   max_queue_bytes = { type = "integer", min = 1024, max = 1024 * MIB, default = 64 * MIB },
+  console = { type = "boolean", default = false },
   max_replay_nonces = { type = "integer", min = 1, max = 100000000, default = 16000000 },
   max_frame_bytes = { type = "integer", min = 1024, max = 1024 * MIB, default = 64 * MIB },
   max_frames = { type = "integer", min = 16, max = 65536, default = 1024 },
@@ -230,6 +233,7 @@ local function build(class, role, config, what)
   local core, message = role.create(config)
   if not core then return nil, message end
   self.core = core
+  if config.console then self.console = console.install(self, role.name, config) end
   by_id[config.id] = self
   return self
 end
@@ -292,6 +296,7 @@ end
 local function install(self)
   local fn = self.handler
   if fn and #self.middleware > 0 then fn = middleware.compose(self.middleware, fn) end
+  if fn and self.console then fn = self.console:measured(fn) end
   self.core:set_handler(fn, fn and self.handler_owner, self.place)
 end
 
@@ -308,10 +313,14 @@ function Node:handle(handler)
     install(self)
   end
   self.slots:put("handler", function()
+    self.source = handler
     local unfollow = M.follow(handler, owner, apply)
     return function(is_holder)
       unfollow()
-      if is_holder then apply(nil) end
+      if is_holder then
+        self.source = nil
+        apply(nil)
+      end
     end
   end)
 end

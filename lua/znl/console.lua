@@ -1,0 +1,135 @@
+--- znl.console: what a running node tells, and does, for the operator.
+---
+---     znl.master { id = "m", …, console = true }
+---
+--- It answers routed calls under "/-/", which only peers of our own kind can make; on an encrypted
+--- node they have thereby proved who they are, on a plain one anybody may ask. Off by default.
+---
+---   /-/stats     counters, versions, memory, tasks, slaves, latencies, limits
+---   /-/routes    the routes of the handler
+---   /-/reload    loads handlers again; { path = … } only that file
+---
+--- SPDX-License-Identifier: MIT
+
+local latency = require("znl.latency")
+local router = require("znl.router")
+local runtime = require("znl.core.runtime")
+local sched = require("znl.core.sched")
+local uv = require("luv")
+
+local M = {}
+
+--- Slaves that are listed by name; all are counted.
+local SLAVES_MAX = 500
+
+--- Options of a node that are limits, so worth showing beside what is used of them.
+local LIMITS = {
+  "max_concurrency", "max_queue", "max_pending", "max_peers", "handler_timeout_ms", "outbox_messages", "outbox_bytes",
+  "max_message_bytes", "heartbeat_ms",
+}
+
+---@class znl.Console
+---@field private node znl.Node
+---@field private role "master"|"slave"
+---@field private latency znl.Latency
+---@field private asked integer  calls so far
+local Console = {}
+Console.__index = Console
+
+local function memory()
+  local used = uv.getrusage()
+  return {
+    rss_bytes = uv.resident_set_memory(), lua_bytes = runtime.counters().lua_bytes,
+    cpu_ms = used and (used.utime.sec + used.stime.sec) * 1000 + (used.utime.usec + used.stime.usec) / 1000 or nil,
+  }
+end
+
+local function counters_of(object)
+  if type(object) ~= "table" then return nil end
+  local ok, counters = pcall(function() return object.counters and object:counters() end)
+  return ok and counters or nil
+end
+
+local ROUTES = {}
+
+ROUTES["/-/stats"] = function(self)
+  local node = self.node
+  local slaves, listed
+  if self.role == "master" then
+    local all = node:slaves()
+    slaves, listed = #all, {}
+    for index = 1, math.min(#all, SLAVES_MAX) do listed[index] = all[index] end
+  end
+  local process = memory()
+  local unix_s, unix_us = uv.gettimeofday()
+  process.pid = uv.os_getpid()
+  return {
+    id = node.id, role = self.role, endpoint = node:endpoint(), encrypted = self.encrypted,
+    uptime_ms = math.floor(sched.now_ms() - self.began_ms),
+    clock_ms = math.floor(unix_s * 1000 + unix_us / 1000),
+    versions = runtime.version, process = process, runtime = runtime.counters(),
+    scheduler = sched.counters and sched.counters() or nil,
+    counters = node:counters(), console = { asked = self.asked }, limits = self.limits, latency = self.latency:report(),
+    slave_count = slaves, slaves = listed, handlers = counters_of(node.source),
+    master_online = self.role == "slave" and node:master_online() or nil,
+  }
+end
+
+ROUTES["/-/routes"] = function(self)
+  local handler = self.node.source
+  if handler == nil then return { routes = {} } end
+  if type(handler) ~= "table" or type(handler.routes) ~= "function" then
+    return { routes = { { path = "/" } } }
+  end
+  return { routes = handler:routes() }
+end
+
+ROUTES["/-/reload"] = function(self, req)
+  local handler = self.node.source
+  if type(handler) ~= "table" or type(handler.reload) ~= "function" then
+    return nil, "console: the handler of this node is not loaded from files", "NOT_FOUND"
+  end
+  local path = type(req.data) == "table" and req.data.path or nil
+  if path ~= nil and type(path) ~= "string" then
+    return nil, "console: path must be a text", "INVALID"
+  end
+  self.node.log.info("reload asked for by the console", { from = req.from })
+  local ok, message = handler:reload(path)
+  if not ok then return nil, tostring(message), "FAILED" end
+  return { reloaded = true }
+end
+
+--- Makes the console of a node and lets it answer.
+---@param node znl.Node
+---@param role "master"|"slave"
+---@param config table  the options of the node, of which keys are not kept
+---@return znl.Console
+function M.install(node, role, config)
+  local self = setmetatable({
+    node = node, role = role, encrypted = config.encrypted or false, latency = latency.new(),
+    limits = {}, asked = 0, began_ms = sched.now_ms(), router = router.new(),
+  }, Console)
+  for _, name in ipairs(LIMITS) do self.limits[name] = config[name] end
+  for path, handler in pairs(ROUTES) do
+    self.router:route(path, function(req) return handler(self, req) end)
+  end
+  node.core:set_console(function(req)
+    self.asked = self.asked + 1
+    return self.router:dispatch(req)
+  end)
+  return self
+end
+
+--- The handler, with its time taken.
+---@param handler fun(req: znl.Request): ...
+---@return fun(req: znl.Request): ...
+function Console:measured(handler)
+  local hrtime, latencies = uv.hrtime, self.latency
+  local function finish(began, ...)
+    latencies:add((hrtime() - began) / 1000)
+    return ...
+  end
+  return function(req) return finish(hrtime(), handler(req)) end
+end
+
+return M
