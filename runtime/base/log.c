@@ -31,6 +31,7 @@ struct line {
 
 static _Atomic int the_level = ZNL_LOG_INFO;
 static _Atomic int the_format = ZNL_LOG_LOGFMT;
+static atomic_int the_fd = STDERR_FILENO;
 static atomic_ulong lost;
 /* A pipe takes 4096 bytes at once; what is longer could mix with the line of another thread. */
 static pthread_mutex_t writing = PTHREAD_MUTEX_INITIALIZER;
@@ -358,12 +359,19 @@ static void put_head(
     }
 }
 
+void znl_log_divert(int fd)
+{
+    pthread_mutex_lock(&writing);
+    atomic_store(&the_fd, fd);
+    pthread_mutex_unlock(&writing);
+}
+
 static void write_out(const char *bytes, size_t size)
 {
     int saved = errno;
     pthread_mutex_lock(&writing);
     while (size > 0) {
-        ssize_t wrote = write(STDERR_FILENO, bytes, size);
+        ssize_t wrote = write(atomic_load(&the_fd), bytes, size);
         if (wrote < 0 && errno == EINTR)
             continue;
         if (wrote <= 0) {

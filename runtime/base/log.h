@@ -41,6 +41,9 @@ int znl_log_enabled(znl_log_level level);
 void znl_log_write(znl_log_level level, const char *area, const char *message,
         const znl_log_field *fields, size_t count);
 
+/* Lines go to this descriptor from now on, borrowed; standard error again with 2. For tests. */
+void znl_log_divert(int fd);
+
 /* Lines that could not be written (full disk, closed pipe). */
 unsigned long znl_log_lost(void);
 

@@ -252,8 +252,10 @@ static void on_closed(uv_handle_t *handle)
 
 static void drop_hold(runtime *r)
 {
-    if (r->hold != NULL)
+    if (r->hold != NULL) {
+        znl_loop_idle_handle(r->vm->loop, -1);
         uv_close((uv_handle_t *)r->hold, on_closed);
+    }
     r->hold = NULL;
     r->hold_count = 0;
 }
@@ -273,6 +275,7 @@ static int runtime_hold(lua_State *L)
             return znl_lua_fail(L, znl_err_from_uv(code), "hold");
         }
         r->hold = hold;
+        znl_loop_idle_handle(r->vm->loop, 1);
     }
     r->hold_count++;
     lua_pushboolean(L, 1);

@@ -1,6 +1,7 @@
 /* bind_testing.c - znl.core.testing: a clock that stands still, and faults of sim:// links.
  *
  * For tests: the clock is that of the whole process. Layer: bind. SPDX-License-Identifier: MIT */
+#define _GNU_SOURCE /* memfd_create */
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/limits.h"
@@ -9,17 +10,24 @@
 #include "transport/link_sim.h"
 #include "vm/sched.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <math.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #define ADVANCE_MS_MAX 3600000000u /* 41 days */
 #define UNIX_MS_MAX                                                                            \
     8640000000000000.0 /* the last day of ECMAScript, for want of a better one */
+
+#define LOG_BYTES (256 * 1024) /* kept of the log of one test; the rest is lost, and counted */
 
 static const char key; /* its address names the state in the registry */
 
 typedef struct testing {
     znl_vm *vm;
     znl_wait advance; /* who waits for advance() */
+    int log_fd;       /* where the log goes meanwhile; -1: where it always goes */
 } testing;
 
 static testing *state_of(lua_State *L)
@@ -85,6 +93,8 @@ static int testing_advance(lua_State *L)
     uint32_t ms = znl_lua_checku32(L, 1, "ms", 0, ADVANCE_MS_MAX);
     check_frozen(L, "advance");
     znl_wait wait = znl_sched_park(L);
+    if (!znl_sched_waits(t->vm->sched, t->advance))
+        znl_loop_stop_advance(t->vm->loop); /* who waited for that is gone */
     int err = znl_loop_advance(t->vm->loop, ms, on_arrived, t);
     if (err != 0)
         return luaL_error(L, "testing.advance: another task is moving the clock");
@@ -178,6 +188,64 @@ static int testing_reset(lua_State *L)
     return 0;
 }
 
+/* --- the log ------------------------------------------------------------------------------ */
+
+/* A file in memory that cannot grow. */
+static int open_log(void)
+{
+    int fd = memfd_create("znlrun-log", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd >= 0 &&
+            (ftruncate(fd, LOG_BYTES) != 0 || fcntl(fd, F_ADD_SEALS, F_SEAL_GROW) != 0)) {
+        int number = errno;
+        close(fd);
+        errno = number;
+        fd = -1;
+    }
+    return fd;
+}
+
+/* divert_log(on) -> true | nil, message, code: keeps the log back, for take_log() */
+static int testing_divert_log(lua_State *L)
+{
+    testing *t = state_of(L);
+    luaL_checktype(L, 1, LUA_TBOOLEAN);
+    int on = lua_toboolean(L, 1);
+    if (on && t->log_fd < 0) {
+        t->log_fd = open_log();
+        if (t->log_fd < 0)
+            return znl_lua_fail(L, znl_err_from_errno(errno), "divert_log");
+        znl_log_divert(t->log_fd);
+    } else if (!on && t->log_fd >= 0) {
+        znl_log_divert(STDERR_FILENO);
+        close(t->log_fd);
+        t->log_fd = -1;
+    }
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
+/* take_log() -> what was written since the last call */
+static int testing_take_log(lua_State *L)
+{
+    testing *t = state_of(L);
+    off_t size = t->log_fd >= 0 ? lseek(t->log_fd, 0, SEEK_CUR) : 0;
+    luaL_Buffer buffer;
+    luaL_buffinit(L, &buffer);
+    for (off_t at = 0; at < size;) {
+        char *bytes = luaL_prepbuffer(&buffer);
+        size_t want = size - at < LUAL_BUFFERSIZE ? (size_t)(size - at) : LUAL_BUFFERSIZE;
+        ssize_t got = pread(t->log_fd, bytes, want, at);
+        if (got <= 0)
+            break;
+        luaL_addsize(&buffer, (size_t)got);
+        at += got;
+    }
+    luaL_pushresult(&buffer);
+    if (t->log_fd >= 0)
+        lseek(t->log_fd, 0, SEEK_SET);
+    return 1;
+}
+
 int luaopen_znl_core_testing(lua_State *L)
 {
     static const luaL_Reg functions[] = {
@@ -190,11 +258,13 @@ int luaopen_znl_core_testing(lua_State *L)
             {"partition", testing_partition},
             {"disconnect", testing_disconnect},
             {"reset", testing_reset},
+            {"divert_log", testing_divert_log},
+            {"take_log", testing_take_log},
             {NULL, NULL},
     };
     lua_pushlightuserdata(L, (void *)(uintptr_t)&key);
     testing *t = lua_newuserdata(L, sizeof *t);
-    *t = (testing){.vm = znl_vm_of(L)};
+    *t = (testing){.vm = znl_vm_of(L), .log_fd = -1};
     lua_rawset(L, LUA_REGISTRYINDEX);
     lua_newtable(L);
     luaL_register(L, NULL, functions);

@@ -484,6 +484,7 @@ static int open_link(znl_link **out, znl_loop *loop, const znl_link_options *opt
         return err;
     }
     link->alive.data = link;
+    znl_loop_idle_handle(loop, 1);
     link->next = s->links;
     s->links = link;
     if (!link->base.is_router)
@@ -509,6 +510,7 @@ static void close_link(znl_link *base, uint32_t linger_ms)
     znl_wheel_stop(znl_loop_wheel(link->loop), &link->arrival);
     znl_wheel_stop(znl_loop_wheel(link->loop), &link->retry);
     znl_loop_undefer(link->loop, &link->turn);
+    znl_loop_idle_handle(link->loop, -1);
     uv_close((uv_handle_t *)&link->alive, free_link);
 }
 

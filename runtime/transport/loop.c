@@ -32,7 +32,8 @@ struct znl_loop {
     int auto_advance;
     int quiet_turns;
     size_t outside;
-    uint64_t goal_ms; /* of znl_loop_advance, with `arrived` */
+    unsigned idle_handles; /* active, and nothing comes of them */
+    uint64_t goal_ms;      /* of znl_loop_advance, with `arrived` */
     void (*arrived)(void *user);
     void *arrived_user;
     znl_wheel wheel;
@@ -243,11 +244,12 @@ static void wheel_due(uv_timer_t *timer)
     (void)timer; /* waking up is enough: the next turn advances the wheel */
 }
 
-/* True while somebody wants the frozen clock moved. */
+/* True while somebody wants the frozen clock moved, or waits for that although it was thawed. */
 static int is_moving_time(const znl_loop *loop)
 {
-    return znl_clock_is_frozen() &&
-            (loop->arrived != NULL || (loop->auto_advance && loop->wheel.count > 0));
+    return loop->arrived != NULL ||
+            (loop->auto_advance && znl_clock_is_frozen() && loop->wheel.count > 0 &&
+                    loop->uv.active_handles <= loop->idle_handles);
 }
 
 static int has_work_under_way(const znl_loop *loop)
@@ -264,27 +266,28 @@ static int may_wait(const znl_loop *loop)
 }
 
 /* After each turn. A turn without work is followed by a second look: a pipe may have been written in
- * the first, and be readable in the next. */
-static void move_time(znl_loop *loop)
+ * the first, and be readable in the next. True when something may have changed. */
+static int move_time(znl_loop *loop)
 {
     uint64_t now_ms = znl_loop_now_ms(loop);
     if (!is_moving_time(loop))
-        return;
+        return 0;
     loop->quiet_turns = has_work_under_way(loop) ? 0 : loop->quiet_turns + 1;
     if (loop->quiet_turns < 2)
-        return;
+        return 0;
     loop->quiet_turns = 0;
     void (*arrived)(void *user) = loop->arrived;
-    if (arrived != NULL && now_ms >= loop->goal_ms) {
+    if (arrived != NULL && (now_ms >= loop->goal_ms || !znl_clock_is_frozen())) {
         loop->arrived = NULL;
         arrived(loop->arrived_user);
-        return;
+        return 1;
     }
     uint64_t step_ms = znl_wheel_next_ms(&loop->wheel, now_ms);
     if (arrived != NULL && step_ms > loop->goal_ms - now_ms)
         step_ms = loop->goal_ms - now_ms;
     znl_clock_advance(step_ms);
     loop->is_clock_fresh = 0;
+    return 1;
 }
 
 int znl_loop_advance(znl_loop *loop, uint64_t ms, void (*done)(void *user), void *user)
@@ -300,9 +303,19 @@ int znl_loop_advance(znl_loop *loop, uint64_t ms, void (*done)(void *user), void
     return 0;
 }
 
+void znl_loop_stop_advance(znl_loop *loop)
+{
+    loop->arrived = NULL;
+}
+
 void znl_loop_auto_advance(znl_loop *loop, int on)
 {
     loop->auto_advance = on != 0;
+}
+
+void znl_loop_idle_handle(znl_loop *loop, int change)
+{
+    loop->idle_handles += (unsigned)change;
 }
 
 void znl_loop_outside(znl_loop *loop, int change)
@@ -363,8 +376,8 @@ int znl_loop_run(znl_loop *loop)
         arm(loop);
         int is_alive = uv_run(&loop->uv, may_wait(loop) ? UV_RUN_ONCE : UV_RUN_NOWAIT);
         loop->is_clock_fresh = 0;
-        move_time(loop);
-        if (!is_alive && is_over(loop))
+        int has_moved = move_time(loop);
+        if (!is_alive && !has_moved && is_over(loop))
             break;
     }
     loop->is_clock_fresh = 0; /* time passes until the next run */

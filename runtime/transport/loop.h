@@ -53,15 +53,24 @@ void znl_loop_clock_changed(znl_loop *loop);
 /* --- a frozen clock (clock.h): the loop moves the time ------------------------------------------
  *
  * Then no timer of the wheel fires by itself. The loop goes on until it is quiet: nothing deferred,
- * no request of libuv under way (a file, a name, …), no work outside. What is on its way through a
- * socket or a pipe is not known, and not waited for. Then it moves the clock to the next deadline. */
+ * no request of libuv under way (a file, a name, …), no work outside. Then it moves the clock to the
+ * next deadline. What is on its way through a socket or a pipe is not known, and not waited for. */
 
 /* Moves the clock by `ms`, deadline by deadline, each time until the loop is quiet; then calls
- * done(user), from the loop. One at a time: ZNL_E_BUSY. ZNL_E_INVALID when the clock is not frozen. */
+ * done(user), from the loop; also when the clock is thawed before. One at a time: ZNL_E_BUSY.
+ * ZNL_E_INVALID when the clock is not frozen. */
 int znl_loop_advance(znl_loop *loop, uint64_t ms, void (*done)(void *user), void *user);
 
-/* While on, the clock also moves by itself, to the next deadline, whenever the loop is quiet. */
+/* Gives an advance up: the clock stays where it is, `done` is not called. */
+void znl_loop_stop_advance(znl_loop *loop);
+
+/* While on, the clock also moves by itself, to the next deadline, whenever the loop is quiet and no
+ * handle is open that may bring something: a socket, a process, a timer of libuv. */
 void znl_loop_auto_advance(znl_loop *loop, int on);
+
+/* Tells the loop that a handle which is open (1) or closed (-1) does not mean that anything will come
+ * of its own accord: time may pass it by. */
+void znl_loop_idle_handle(znl_loop *loop, int change);
 
 /* Tells the loop that work began (1) or ended (-1) that libuv does not know, as in another thread. */
 void znl_loop_outside(znl_loop *loop, int change);
