@@ -28,6 +28,7 @@ local M = {}
 ---@field summary string
 ---@field description? string  more than the summary, for --help
 ---@field examples? {[1]: string, [2]: string}[]  command and what it does
+---@field exit_codes? {[1]: string, [2]: string}[]  in place of those all tools share
 ---@field configure fun(parser: table)
 ---@field run fun(opts: table, out: znl.cli.Output): integer|nil, string?, string?
 ---@field hidden? boolean
@@ -57,7 +58,7 @@ local function epilog(description)
     lines[#lines + 1] = ""
   end
   lines[#lines + 1] = "Exit codes:"
-  for _, code in ipairs(exit_code.TEXT) do
+  for _, code in ipairs(description.exit_codes or exit_code.TEXT) do
     lines[#lines + 1] = ("   %-4s %s"):format(code[1], code[2])
   end
   return table.concat(lines, "\n")
