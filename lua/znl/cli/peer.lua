@@ -44,10 +44,12 @@ M.CONVERT = CONVERT
 
 --- Adds the endpoint and the options every such tool has.
 ---@param parser table
----@param defaults? {timeout_ms: integer|nil}
+---@param defaults? {timeout_ms: integer|nil, is_endpoint_optional: boolean|nil}
 function M.configure(parser, defaults)
   local timeout_ms = defaults and defaults.timeout_ms or 5000
-  parser:argument("endpoint", "Where the master is: tcp://HOST:PORT or ipc://PATH."):convert(CONVERT.endpoint)
+  local endpoint = parser:argument("endpoint", "Where the master is: tcp://HOST:PORT or ipc://PATH.")
+  endpoint:convert(CONVERT.endpoint)
+  if defaults and defaults.is_endpoint_optional then endpoint:args("?") end
   parser:option("--id", "Name to register under (default: a unique one)."):argname("<id>"):convert(CONVERT.id)
   parser:option("--key", "Key for that id, env:NAME or file:PATH; implies encryption.")
     :argname("<ref>"):convert(CONVERT.key)
