@@ -283,7 +283,7 @@ describe("scope", function()
       previous = version
     end
     previous:finish()
-    previous = nil
+    previous = nil -- luacheck: ignore 311
     eventually(function() return sched.counters().tasks <= tasks end, "dropping their tasks")
     for _ = 1, 3 do collectgarbage() end
     local count = 0
