@@ -129,13 +129,22 @@ static void read_options(lua_State *L, znl_node_options *o)
     o->master_id = field_text(L, "master_id", ZNL_ID_BYTES_MAX);
 }
 
+static void on_peer(void *user, znl_frame id, int online, const char *reason)
+{
+    znl_node_box *b = user;
+    /* An answer of a slave can still go to a master that comes back. */
+    if (b->master != NULL && !online)
+        znl_node_box_cancel_jobs(b, id);
+    znl_node_box_on_peer(user, id, online, reason);
+}
+
 static const znl_node_events events = {
         .on_request = znl_node_box_on_request,
         .on_reply = znl_node_box_on_reply,
         .on_failed = znl_node_box_on_failed,
         .on_message = znl_node_box_on_message,
         .on_raw = znl_node_box_on_raw,
-        .on_peer = znl_node_box_on_peer,
+        .on_peer = on_peer,
         .on_auth_failed = znl_node_box_on_auth_failed,
         .on_trouble = znl_node_box_on_trouble,
 };
@@ -169,6 +178,7 @@ static znl_node_box *new_box(lua_State *L, const char *type)
     luaL_getmetatable(L, ZNL_REQUEST_TYPE);
     b->request_meta_ref = luaL_ref(L, LUA_REGISTRYINDEX);
     b->max_jobs = field_u32(L, "max_concurrency", ZNL_CONCURRENCY_DEFAULT, ZNL_CONCURRENCY_MAX);
+    b->handler_timeout_ms = field_u32(L, "handler_timeout_ms", 0, ZNL_TIMEOUT_MS_MAX);
     znl_node_box_open_queue(b,
             field_u32(L, "max_queue", ZNL_QUEUE_REQUESTS_DEFAULT, ZNL_QUEUE_REQUESTS_MAX),
             field_u32(L, "max_queue_bytes", ZNL_QUEUE_BYTES_DEFAULT, ZNL_FRAME_BYTES_MAX));
@@ -280,6 +290,7 @@ static void stop(znl_node_box *b)
     else
         znl_slave_stop(b->slave);
     znl_node_box_drop_queue(b);
+    znl_node_box_cancel_jobs(b, (znl_frame){NULL, 0});
     znl_node_box_let_go(b);
 }
 
@@ -386,6 +397,7 @@ static int node_counters(lua_State *L)
     set_number(L, "refused", b->refused);
     set_number(L, "expired", b->expired);
     set_number(L, "handler_errors", b->handler_errors);
+    set_number(L, "handler_timeouts", b->handler_timeouts);
     set_number(L, "unanswered", b->unanswered);
     set_number(L, "handlers", b->jobs);
     set_number(L, "queued", b->queue.count);

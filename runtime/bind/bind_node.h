@@ -4,6 +4,7 @@
  *   bind_node_events.c  what a node reports, as calls of on_event
  *   bind_node_ask.c     requests and calls of a script, and the answers that wake it
  *   bind_node_jobs.c    requests that arrive: handlers at work, and the queue before them
+ *   bind_node_request.c a request as its handler sees it
  *   bind_node_answer.c  what goes back: results, refusals, errors
  *
  * One box per node. While the node runs, or a handler of it is at work, the registry anchors the
@@ -35,7 +36,13 @@ struct job {
     int is_capable; /* the asker reads error answers */
     int is_call;    /* the answer to it is marked */
     int is_json;
-    uint64_t deadline_ms; /* 0: not stated */
+    int is_at_work;
+    int is_answered;      /* an error went out, or nobody waits: the result is dropped */
+    int is_cancelled;     /* the asker is gone, or the node stopped */
+    uint64_t deadline_ms; /* of the asker or of the node, the earlier; 0: none */
+    int is_limited;       /* it is the node's: handler_timeout_ms */
+    znl_token *token;     /* with a deadline; NULL without */
+    znl_task_ref task;
     size_t peer_size, id_size, service_size;
     uint8_t peer[ZNL_ID_BYTES_MAX];
     uint8_t id[ZNL_TOPIC_BYTES_MAX];
@@ -63,9 +70,10 @@ struct znl_node_box {
     int services_ref; /* name -> { function, owner or nil, place } */
     int run_json_ref; /* (handler, request): runs a call whose body is JSON */
     uint32_t jobs, max_jobs;
-    znl_parcels queue; /* requests that wait for a job */
+    uint32_t handler_timeout_ms; /* 0: none */
+    znl_parcels queue;           /* requests that wait for a job */
     znl_deferred queue_due;
-    uint64_t overloaded, refused, expired, handler_errors, unanswered;
+    uint64_t overloaded, refused, expired, handler_errors, handler_timeouts, unanswered;
     struct job *free_jobs;
     struct job **made; /* every job there is, by slot */
     size_t made_count, made_capacity;
@@ -130,9 +138,6 @@ int znl_node_slave_call(lua_State *L);
 
 void znl_node_box_on_request(void *user, const znl_message *message);
 
-/* Makes the metatable of requests; leaves nothing on the stack. */
-void znl_node_box_open_request_type(lua_State *L);
-
 void znl_node_box_open_queue(znl_node_box *b, size_t max_requests, size_t max_bytes);
 
 /* Forgets what waits in the queue (the node stops). */
@@ -146,8 +151,19 @@ void znl_node_box_drop_jobs(znl_node_box *b);
 struct asker znl_node_job_asker(const struct job *job);
 const char *znl_node_job_place(lua_State *L, const struct job *job);
 
+/* Cancels the handlers at work for that peer (size 0: for all): it is gone, or the node stopped. */
+void znl_node_box_cancel_jobs(znl_node_box *b, znl_frame peer);
+
 /* Ends a job. The box may be collected after it. */
 void znl_node_job_done(struct job *job);
+
+/* --- requests ----------------------------------------------------------------------------------- */
+
+/* Makes the metatable of requests; leaves nothing on the stack. */
+void znl_node_box_open_request_type(lua_State *L);
+
+/* Pushes the request that a handler gets. */
+void znl_node_job_pushrequest(lua_State *L, const struct job *job, const znl_message *message);
 
 /* --- answers ------------------------------------------------------------------------------------ */
 

@@ -100,19 +100,29 @@ static const char *kind_of(const struct job *job)
     return job->is_service ? "service" : "handler";
 }
 
+/* Answers with an error, unless there is an answer already. */
+static void refuse(
+        znl_node_box *b, const struct job *job, znl_frame code, const char *text, size_t size)
+{
+    struct asker to = znl_node_job_asker(job);
+    if (!job->is_answered)
+        znl_node_box_refuse(b, &to, code, text, size);
+}
+
 /* The handler did what it must not: an "error" event and an error answer. */
 static void handler_failed(znl_node_box *b, const struct job *job, int err, const char *text)
 {
-    struct asker to = znl_node_job_asker(job);
-    b->handler_errors++;
+    if (err == ZNL_E_HANDLER_TIMEOUT)
+        b->handler_timeouts++;
+    else
+        b->handler_errors++;
     znl_node_box_emit_error(b, text, kind_of(job));
-    znl_node_box_refuse_err(b, &to, err, text);
+    refuse(b, job, znl_frame_text(znl_err_code(err)), text, strlen(text));
 }
 
 /* nil, message, code: the handler refuses. */
 static void handler_refused(lua_State *L, znl_node_box *b, const struct job *job)
 {
-    struct asker to = znl_node_job_asker(job);
     size_t size = 0;
     const char *text = lua_type(L, 2) == LUA_TSTRING ? lua_tolstring(L, 2, &size) : NULL;
     znl_frame code = {NULL, 0};
@@ -127,7 +137,7 @@ static void handler_refused(lua_State *L, znl_node_box *b, const struct job *job
     b->refused++;
     if (znl_frame_equal(code, znl_frame_text(znl_err_code(ZNL_E_OVERLOADED))))
         b->overloaded++;
-    znl_node_box_refuse(b, &to, code, text, size);
+    refuse(b, job, code, text, size);
 }
 
 /* What a handler returned cannot be sent: said so that its author finds it. */
@@ -157,6 +167,8 @@ static void handler_returned(lua_State *L, znl_node_box *b, const struct job *jo
         result_refused(L, b, job, err);
         return;
     }
+    if (err == 0 && job->is_answered)
+        return;
     if (err == 0)
         err = answer(b, &to, job->is_call ? &marked : NULL, frames, count);
     if (err == ZNL_E_INVALID)
@@ -173,11 +185,15 @@ void znl_node_box_handler_done(void *user, lua_State *L, int status, int nresult
 {
     struct job *job = user;
     znl_node_box *b = job->node;
-    int err = znl_sched_was_interrupted(znl_vm_of(L)->sched) ? ZNL_E_HANDLER_TIMEOUT
-                                                             : ZNL_E_HANDLER_ERROR;
-    if (status != 0) {
+    int was_interrupted = znl_sched_was_interrupted(b->vm->sched); /* before anything else */
+    if (status == ZNL_TASK_DROPPED) {
+        size_t size;
+        const char *text = lua_tolstring(L, 1, &size);
+        refuse(b, job, znl_frame_text(znl_err_code(ZNL_E_STOPPED)), text, size);
+    } else if (status != 0) {
         const char *text = lua_tostring(L, 1);
-        handler_failed(b, job, err, text != NULL ? text : "error without a message");
+        handler_failed(b, job, was_interrupted ? ZNL_E_HANDLER_TIMEOUT : ZNL_E_HANDLER_ERROR,
+                text != NULL ? text : "error without a message");
     } else if (b->node != NULL) {
         if (nresults < 3)
             lua_settop(L, 3); /* no value is one empty frame, as nil is */

@@ -4,10 +4,30 @@
 #include "base/err.h"
 #include "bind/bind_node.h"
 
-static znl_waiter park(lua_State *L)
+static znl_waiter park(lua_State *L, const char *where)
 {
-    znl_wait wait = znl_sched_park(L);
+    znl_wait wait = znl_sched_park_as(L, where);
     return (znl_waiter){wait.task, wait.ticket};
+}
+
+/* How long a request may wait: no longer than the task that asks. 0, ZNL_E_CANCELLED or
+ * ZNL_E_DEADLINE. *is_limited when that task has a deadline, which the peer should know. */
+static int limit_timeout(
+        lua_State *L, const znl_node_box *b, uint32_t *timeout_ms, int *is_limited)
+{
+    uint64_t deadline_ms = znl_sched_deadline_ms(b->vm->sched);
+    uint64_t now_ms = znl_loop_now_ms(b->vm->loop);
+    int err = znl_sched_is_task(L) ? znl_sched_is_cancelled(b->vm->sched) : 0;
+    *is_limited = deadline_ms > 0;
+    if (err != 0 || deadline_ms == 0)
+        return err;
+    if (deadline_ms <= now_ms)
+        return ZNL_E_DEADLINE;
+    /* A little later than the task's own, which then ends the wait and names the reason. */
+    uint64_t left_ms = deadline_ms - now_ms + 1;
+    if (left_ms < *timeout_ms)
+        *timeout_ms = (uint32_t)left_ms;
+    return 0;
 }
 
 /* Argument `index` as a payload; one of the wrong type is misuse and raises. */
@@ -33,7 +53,11 @@ static znl_frame check_route(lua_State *L, int index)
     return route;
 }
 
-/* request(self, slave_id, payload, timeout_ms): yields */
+/* A request that carries its deadline. */
+static const znl_call plain = {.route = {NULL, 0}};
+
+/* request(self, slave_id, payload, timeout_ms): yields. Of a task with a deadline, to a peer that
+ * reads calls, it goes as a call without route. */
 int znl_node_master_request(lua_State *L)
 {
     znl_node_box *b = znl_node_box_checkmaster(L);
@@ -42,9 +66,16 @@ int znl_node_master_request(lua_State *L)
     znl_frame none = {NULL, 0};
     znl_frame *payload;
     size_t count;
+    int is_limited;
     int err = znl_node_box_checkpayload(L, 3, b, &payload, &count);
     if (err == 0)
-        err = znl_master_request(b->master, id, none, payload, count, timeout_ms, park(L));
+        err = limit_timeout(L, b, &timeout_ms, &is_limited);
+    if (err == 0 && is_limited && znl_master_calls(b->master, id) == ZNL_CALLS_YES)
+        err = znl_master_call(
+                b->master, id, &plain, payload, count, timeout_ms, park(L, "request"));
+    else if (err == 0)
+        err = znl_master_request(
+                b->master, id, none, payload, count, timeout_ms, park(L, "request"));
     return err == 0 ? lua_yield(L, 0) : znl_lua_fail(L, err, "request");
 }
 
@@ -58,9 +89,13 @@ int znl_node_master_service_request(lua_State *L)
     znl_frame *payload;
     size_t count;
     luaL_argcheck(L, service.size > 0, 3, "service must not be empty");
+    int is_limited;
     int err = znl_node_box_checkpayload(L, 4, b, &payload, &count);
     if (err == 0)
-        err = znl_master_request(b->master, id, service, payload, count, timeout_ms, park(L));
+        err = limit_timeout(L, b, &timeout_ms, &is_limited);
+    if (err == 0)
+        err = znl_master_request(
+                b->master, id, service, payload, count, timeout_ms, park(L, "service_request"));
     return err == 0 ? lua_yield(L, 0) : znl_lua_fail(L, err, "service_request");
 }
 
@@ -73,9 +108,13 @@ int znl_node_master_call(lua_State *L)
     uint32_t timeout_ms = check_timeout(L, 5);
     znl_frame *payload;
     size_t count;
+    int is_limited;
     int err = znl_node_box_checkpayload(L, 4, b, &payload, &count);
     if (err == 0)
-        err = znl_master_call(b->master, id, &call, payload, count, timeout_ms, park(L));
+        err = limit_timeout(L, b, &timeout_ms, &is_limited);
+    if (err == 0)
+        err = znl_master_call(
+                b->master, id, &call, payload, count, timeout_ms, park(L, "call"));
     return err == 0 ? lua_yield(L, 0) : znl_lua_fail(L, err, "call");
 }
 
@@ -86,9 +125,14 @@ int znl_node_slave_request(lua_State *L)
     uint32_t timeout_ms = check_timeout(L, 3);
     znl_frame *payload;
     size_t count;
+    int is_limited;
     int err = znl_node_box_checkpayload(L, 2, b, &payload, &count);
     if (err == 0)
-        err = znl_slave_request(b->slave, payload, count, timeout_ms, park(L));
+        err = limit_timeout(L, b, &timeout_ms, &is_limited);
+    if (err == 0 && is_limited && znl_slave_calls(b->slave) == ZNL_CALLS_YES)
+        err = znl_slave_call(b->slave, &plain, payload, count, timeout_ms, park(L, "request"));
+    else if (err == 0)
+        err = znl_slave_request(b->slave, payload, count, timeout_ms, park(L, "request"));
     return err == 0 ? lua_yield(L, 0) : znl_lua_fail(L, err, "request");
 }
 
@@ -100,9 +144,12 @@ int znl_node_slave_call(lua_State *L)
     uint32_t timeout_ms = check_timeout(L, 4);
     znl_frame *payload;
     size_t count;
+    int is_limited;
     int err = znl_node_box_checkpayload(L, 3, b, &payload, &count);
     if (err == 0)
-        err = znl_slave_call(b->slave, &call, payload, count, timeout_ms, park(L));
+        err = limit_timeout(L, b, &timeout_ms, &is_limited);
+    if (err == 0)
+        err = znl_slave_call(b->slave, &call, payload, count, timeout_ms, park(L, "call"));
     return err == 0 ? lua_yield(L, 0) : znl_lua_fail(L, err, "call");
 }
 

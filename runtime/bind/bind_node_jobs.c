@@ -12,6 +12,8 @@
 
 #include <string.h>
 
+static void deadline_passed(void *user);
+
 /* --- jobs -------------------------------------------------------------------------------------- */
 
 /* A job in a new slot, NULL when memory is short. */
@@ -46,6 +48,8 @@ static struct job *job_take(znl_node_box *b, const znl_message *message)
     job->is_capable = message->is_capable;
     job->is_call = message->call != NULL;
     job->is_json = job->is_call && message->call->is_json;
+    job->is_at_work = 1;
+    job->is_answered = job->is_cancelled = job->is_limited = 0;
     job->deadline_ms = message->deadline_ms;
     job->peer_size = message->peer.size; /* lengths were checked by the node */
     job->id_size = message->subject.size;
@@ -60,9 +64,33 @@ static struct job *job_take(znl_node_box *b, const znl_message *message)
     return job;
 }
 
+/* Gives the job a deadline, the asker's or the node's. 0 or ZNL_E_NOMEM. */
+static int job_limit(struct job *job)
+{
+    znl_node_box *b = job->node;
+    if (b->handler_timeout_ms > 0) {
+        uint64_t limit_ms = znl_loop_now_ms(b->vm->loop) + b->handler_timeout_ms;
+        job->is_limited = job->deadline_ms == 0 || limit_ms < job->deadline_ms;
+        if (job->is_limited)
+            job->deadline_ms = limit_ms;
+    }
+    if (job->deadline_ms == 0)
+        return 0;
+    int err = znl_token_new(b->vm, NULL, job->deadline_ms, &job->token);
+    if (err == 0)
+        znl_token_watch(job->token, deadline_passed, job);
+    return err;
+}
+
 void znl_node_job_done(struct job *job)
 {
     znl_node_box *b = job->node;
+    if (job->token != NULL) {
+        znl_token_unwatch(job->token, job);
+        znl_token_release(job->token);
+        job->token = NULL;
+    }
+    job->is_at_work = 0;
     job->ticket += ZNL_JOB_SLOTS; /* requests that are kept no longer find it */
     job->next_free = b->free_jobs;
     b->free_jobs = job;
@@ -80,114 +108,45 @@ struct asker znl_node_job_asker(const struct job *job)
             .is_capable = job->is_capable};
 }
 
+/* The token of a job was cancelled. An asker whose own deadline it was does not wait any more. */
+static void deadline_passed(void *user)
+{
+    struct job *job = user;
+    znl_node_box *b = job->node;
+    if (znl_token_is_cancelled(job->token) != ZNL_E_DEADLINE || job->is_answered)
+        return;
+    job->is_answered = 1;
+    if (!job->is_limited) {
+        b->expired++;
+        return;
+    }
+    struct asker to = znl_node_job_asker(job);
+    b->handler_timeouts++;
+    znl_node_box_refuse_err(
+            b, &to, ZNL_E_HANDLER_TIMEOUT, "the handler took longer than handler_timeout_ms");
+}
+
+void znl_node_box_cancel_jobs(znl_node_box *b, znl_frame peer)
+{
+    const char *reason = peer.size > 0 ? "the asker went off line" : "the node stopped";
+    for (size_t i = 0; i < b->made_count; i++) {
+        struct job *job = b->made[i];
+        if (!job->is_at_work ||
+                (peer.size > 0 &&
+                        !znl_frame_equal(peer, znl_frame_of(job->peer, job->peer_size))))
+            continue;
+        job->is_cancelled = 1;
+        if (job->token != NULL)
+            znl_token_cancel_for(job->token, ZNL_E_CANCELLED, reason, strlen(reason));
+        else
+            znl_sched_cancel(b->vm->sched, job->task, reason, strlen(reason));
+    }
+}
+
 static struct asker asker_of(const znl_message *message)
 {
     return (struct asker){
             message->peer, message->subject, message->service, message->is_capable};
-}
-
-/* --- requests as a handler sees them ----------------------------------------------------------- */
-
-static void push_request(lua_State *L, const struct job *job, const znl_message *message)
-{
-    lua_createtable(L, 2, 4);
-    znl_lua_pushpayload(L, message->payload, message->payload_count);
-    lua_setfield(L, -2, "payload");
-    znl_node_box_pushframe(L, message->peer);
-    lua_setfield(L, -2, "from");
-    if (message->call != NULL && message->call->route.size > 0) {
-        znl_node_box_pushframe(L, message->call->route);
-        lua_setfield(L, -2, "route");
-    }
-    /* The rest is made when asked for, by request_index. A request that is kept keeps the box. */
-    lua_rawgeti(L, LUA_REGISTRYINDEX, job->node->self_ref);
-    lua_rawseti(L, -2, 1);
-    lua_pushnumber(L, (lua_Number)job->ticket);
-    lua_rawseti(L, -2, 2);
-    lua_rawgeti(L, LUA_REGISTRYINDEX, job->node->request_meta_ref);
-    lua_setmetatable(L, -2);
-}
-
-/* The job of the request at index 1, NULL once its handler has ended. */
-static const struct job *job_of(lua_State *L)
-{
-    if (!lua_istable(L, 1))
-        luaL_argerror(L, 1, "request expected");
-    lua_rawgeti(L, 1, 1);
-    lua_rawgeti(L, 1, 2);
-    const znl_node_box *b = znl_node_box_at(L, -2);
-    uint64_t ticket = (uint64_t)lua_tonumber(L, -1);
-    size_t slot = ticket % ZNL_JOB_SLOTS;
-    lua_pop(L, 2);
-    if (b == NULL || slot >= b->made_count || b->made[slot]->ticket != ticket)
-        return NULL;
-    return b->made[slot];
-}
-
-/* req:deadline_ms() -> monotonic instant | nil */
-static int request_deadline_ms(lua_State *L)
-{
-    const struct job *job = job_of(L);
-    if (job == NULL || job->deadline_ms == 0)
-        return 0;
-    lua_pushnumber(L, (lua_Number)job->deadline_ms);
-    return 1;
-}
-
-/* req:remaining_ms() -> milliseconds, 0 when it has passed | nil */
-static int request_remaining_ms(lua_State *L)
-{
-    const struct job *job = job_of(L);
-    if (job == NULL || job->deadline_ms == 0)
-        return 0;
-    uint64_t now_ms = znl_loop_now_ms(job->node->vm->loop);
-    lua_pushnumber(L, job->deadline_ms > now_ms ? (lua_Number)(job->deadline_ms - now_ms) : 0);
-    return 1;
-}
-
-/* req:cancelled() -> true when nobody waits for the answer any more */
-static int request_cancelled(lua_State *L)
-{
-    const struct job *job = job_of(L);
-    int is_over = job == NULL || job->node->node == NULL || !job->node->node->running ||
-            (job->deadline_ms > 0 && job->deadline_ms <= znl_loop_now_ms(job->node->vm->loop));
-    lua_pushboolean(L, is_over);
-    return 1;
-}
-
-static const luaL_Reg request_methods[] = {
-        {"deadline_ms", request_deadline_ms},
-        {"remaining_ms", request_remaining_ms},
-        {"cancelled", request_cancelled},
-        {NULL, NULL},
-};
-
-/* req.id, req.service: while the handler runs; and the methods. */
-static int request_index(lua_State *L)
-{
-    if (lua_type(L, 2) != LUA_TSTRING)
-        return 0;
-    const char *key = lua_tostring(L, 2);
-    const struct job *job = job_of(L);
-    if (job != NULL && strcmp(key, "id") == 0) {
-        lua_pushlstring(L, (const char *)job->id, job->id_size);
-    } else if (job != NULL && job->is_service && strcmp(key, "service") == 0) {
-        lua_pushlstring(L, (const char *)job->service, job->service_size);
-    } else {
-        lua_pushvalue(L, 2);
-        lua_rawget(L, lua_upvalueindex(1));
-    }
-    return 1;
-}
-
-void znl_node_box_open_request_type(lua_State *L)
-{
-    luaL_newmetatable(L, ZNL_REQUEST_TYPE);
-    lua_newtable(L);
-    luaL_register(L, NULL, request_methods);
-    lua_pushcclosure(L, request_index, 1);
-    lua_setfield(L, -2, "__index");
-    lua_pop(L, 1);
 }
 
 /* --- handlers ---------------------------------------------------------------------------------- */
@@ -249,6 +208,12 @@ struct arrival {
     const znl_message *message;
 };
 
+static void overloaded(znl_node_box *b, const struct asker *to)
+{
+    b->overloaded++;
+    znl_node_box_refuse_err(b, to, ZNL_E_OVERLOADED, znl_err_text(ZNL_E_OVERLOADED));
+}
+
 static int run_request(lua_State *L)
 {
     const struct arrival *arrival = lua_touserdata(L, 1);
@@ -266,7 +231,12 @@ static int run_request(lua_State *L)
     }
     struct job *job = job_take(b, message);
     if (job == NULL) {
-        b->overloaded++;
+        overloaded(b, &to);
+        return 0;
+    }
+    if (job_limit(job) != 0) {
+        overloaded(b, &to);
+        znl_node_job_done(job);
         return 0;
     }
     int nargs = 1;
@@ -276,10 +246,19 @@ static int run_request(lua_State *L)
         lua_insert(L, -2);
         nargs = 2;
     }
-    push_request(L, job, message);
-    if (znl_sched_spawn(L, nargs, owner, znl_node_box_handler_done, job) != 0) {
-        b->overloaded++;
-        znl_node_box_refuse_err(b, &to, ZNL_E_OVERLOADED, znl_err_text(ZNL_E_OVERLOADED));
+    znl_node_job_pushrequest(L, job, message);
+    znl_spawn how = {.kind = ZNL_TASK_FOREGROUND,
+            .owner = owner,
+            .token = job->token,
+            .done = znl_node_box_handler_done,
+            .user = job,
+            .ref = &job->task};
+    int err = znl_sched_spawn_as(L, nargs, &how);
+    if (err != 0) {
+        if (err == ZNL_E_STOPPED)
+            znl_node_box_refuse_err(b, &to, err, "the handler is being stopped");
+        else
+            overloaded(b, &to);
         znl_node_job_done(job);
     }
     return 0;
@@ -337,10 +316,8 @@ void znl_node_box_on_request(void *user, const znl_message *message)
         start(b, message);
         return;
     }
-    if (znl_parcels_put(&b->queue, message) == 0)
-        return;
-    b->overloaded++;
-    znl_node_box_refuse_err(b, &to, ZNL_E_OVERLOADED, znl_err_text(ZNL_E_OVERLOADED));
+    if (znl_parcels_put(&b->queue, message) != 0)
+        overloaded(b, &to);
 }
 
 void znl_node_box_open_queue(znl_node_box *b, size_t max_requests, size_t max_bytes)

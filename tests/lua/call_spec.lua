@@ -150,14 +150,18 @@ describe("calls", function()
     end)
 
     it("go on after a restart of either side in " .. mode .. " mode", function()
-      local port = 20000 + math.random(20000)
-      local m = master(secure { endpoint = "tcp://127.0.0.1:" .. port })
-      m:handle(function(req) return req.data end)
-      assert.is_true(m:start())
-      local s = slave(m, "one", secure { heartbeat_ms = 100 })
-      s:handle(function(req) return req.data end)
+      local function handle(req) return req.data end
+      local first = master(secure())
+      first:handle(handle)
+      assert.is_true(first:start())
+      local s = slave(first, "one", secure { heartbeat_ms = 100 })
+      s:handle(handle)
       assert.equal(1, s:call("/x", 1))
-      assert.is_true(m:restart())
+      local endpoint = first:endpoint()
+      first:stop()
+      local m = master(secure { endpoint = endpoint }) -- it knows nothing of the first one
+      m:handle(handle)
+      assert.is_true(m:start())
       until_true(function() return s:call("/x", 2, { timeout_ms = 500 }) == 2 end, "calls to the restarted master")
       assert.is_true(s:restart())
       assert.equal(3, s:call("/x", 3)) -- waits for the first acknowledgement
@@ -249,6 +253,100 @@ describe("calls", function()
     assert.is_true(s:call("/x", "third"))
     assert.same({ "first", "third" }, ran)
     assert.equal(1, m:counters().expired)
+  end)
+
+  it("carry what is left of the time through two hops", function()
+    local m = master()
+    m:handle(function(req)
+      if req.route == "/plain" then return { m:request("two", "x") } end
+      return { m:call("two", "/slow") } -- 5 s by itself
+    end)
+    assert.is_true(m:start())
+    local one, two = slave(m, "one"), slave(m, "two")
+    local left, woken = nil, znl.event()
+    two:handle(function(req)
+      left = req:remaining_ms()
+      if req.route == nil then return "done" end
+      woken:set(select(3, znl.sleep(3000)), req:cancelled())
+    end)
+    local began = znl.now_ms()
+    assert.equal("TIMEOUT", select(3, one:call("/hop", nil, { timeout_ms = 200 })))
+    assert.is_true(znl.now_ms() - began < 1500)
+    assert.is_true(left > 0 and left <= 201, tostring(left))
+    assert.same({ "DEADLINE", true }, { woken:wait(1000) })
+    assert.same({ "done" }, one:call("/plain", nil, { timeout_ms = 300 })) -- a request in a call
+    assert.is_true(left > 0 and left <= 301, tostring(left))
+    assert.equal("done", m:request("two", "x")) -- a request of a task without deadline has none
+    assert.is_nil(left)
+  end)
+
+  it("end with the deadline of the task that makes them", function()
+    local m = master()
+    assert.is_true(m:start())
+    local s = slave(m, "one")
+    s:handle(function() znl.sleep(2000) end)
+    for _, ask in ipairs {
+      function() return m:call("one", "/x") end, function() return m:request("one", "x") end,
+    } do
+      local began = znl.now_ms()
+      local _, message, code = znl.with_timeout(80, ask)
+      assert.equal("DEADLINE", code)
+      assert.is_string(message)
+      assert.is_true(znl.now_ms() - began < 1000)
+    end
+    local token = znl.token { timeout_ms = 1 }
+    znl.with(token, function()
+      znl.sleep(20)
+      assert.equal("DEADLINE", select(3, m:call("one", "/x")))
+      assert.equal("DEADLINE", select(3, m:service_request("one", "x")))
+    end)
+  end)
+
+  it("are told when a handler takes too long", function()
+    local m = master { handler_timeout_ms = 60 }
+    local codes = {}
+    m:handle(function(req)
+      if req.payload == "quick" then return "done" end
+      local code = select(3, znl.sleep(3000))
+      codes[#codes + 1] = code
+      return "too late"
+    end)
+    assert.is_true(m:start())
+    local s = slave(m, "one")
+    local began = znl.now_ms()
+    assert.equal("HANDLER_TIMEOUT", select(3, s:call("/x", nil, { timeout_ms = 2000 })))
+    assert.equal("HANDLER_TIMEOUT", select(3, s:request("slow")))
+    assert.is_true(znl.now_ms() - began < 1500)
+    assert.equal("done", s:request("quick"))
+    until_true(function() return m:counters().handlers == 0 end, "all handlers ended")
+    assert.same({ "DEADLINE", "DEADLINE" }, codes)
+    assert.equal(2, m:counters().handler_timeouts)
+    assert.equal(0, s:counters().late_replies)
+  end)
+
+  it("are cancelled when the slave goes off line and when the node stops", function()
+    local m = master()
+    local woken, seen = {}, {}
+    m:handle(function(req)
+      seen[#seen + 1] = req
+      local code = select(3, znl.sleep(3000)) or "slept"
+      woken[#woken + 1] = code
+      seen[#seen + 1] = req:cancelled()
+    end)
+    assert.is_true(m:start())
+    local one, two = slave(m, "one"), slave(m, "two")
+    znl.spawn(function() one:call("/x") end)
+    znl.spawn(function() two:request("x") end)
+    until_true(function() return m:counters().handlers == 2 end, "two handlers at work")
+    one:stop()
+    until_true(function() return #woken == 1 end, "the first is cancelled")
+    assert.equal(1, m:counters().handlers)
+    m:stop()
+    until_true(function() return #woken == 2 end, "the second is cancelled")
+    assert.same({ "CANCELLED", "CANCELLED" }, woken)
+    assert.same({ true, true }, { seen[3], seen[4] })
+    assert.is_nil(seen[1].id) -- a request that was kept
+    assert.is_true(seen[1]:cancelled())
   end)
 
   it("pass through the middleware of a node, also when the handler changes", function()

@@ -43,6 +43,7 @@ local MIB = 1024 * 1024
 ---@field max_queue? integer  requests that wait for one of them to end; 0: none
 ---@field max_queue_bytes? integer
 ---@field console? boolean  answer calls under "/-/": what runs here, reloads
+---@field handler_timeout_ms? integer  how long a handler may take; 0: as long as it likes
 ---@field max_replay_nonces? integer
 ---@field max_frame_bytes? integer
 ---@field max_frames? integer  in one message
@@ -72,6 +73,7 @@ M.SPEC = {
   start_allowance_ms = { type = "integer", min = 0, max = 86400000, default = 10000 },
   max_concurrency = { type = "integer", min = 1, max = 1000000, default = 1000 },
   max_queue = { type = "integer", min = 0, max = 1000000, default = 10000 },
+  handler_timeout_ms = { type = "integer", min = 0, max = 86400000, default = 0 },
   max_queue_bytes = { type = "integer", min = 1024, max = 1024 * MIB, default = 64 * MIB },
   console = { type = "boolean", default = false },
   max_replay_nonces = { type = "integer", min = 1, max = 100000000, default = 16000000 },
