@@ -366,6 +366,9 @@ int znl_watchdog_set(znl_vm *vm, uint32_t budget_ms)
     }
     if (w != NULL)
         return set_interval(w, budget_ms);
+#ifdef __SANITIZE_THREAD__
+    return ZNL_E_UNSUPPORTED; /* ThreadSanitizer holds signals back until the next call into C */
+#endif
     w = znl_calloc(1, sizeof *w);
     if (w == NULL)
         return ZNL_E_NOMEM;

@@ -32,7 +32,8 @@
 #define ZNL_WATCHDOG_MS_MAX 3600000u
 
 /* Watches `vm` with this budget of CPU time from now on; 0 ends it. Call it on the thread that
- * runs the vm. 0, ZNL_E_NOMEM or ZNL_E_SYSTEM (no timer to be had); then nothing is watched. */
+ * runs the vm. 0, ZNL_E_NOMEM, ZNL_E_SYSTEM (no timer to be had) or ZNL_E_UNSUPPORTED (by
+ * ThreadSanitizer); then nothing is watched. */
 int znl_watchdog_set(znl_vm *vm, uint32_t budget_ms);
 
 /* The budget; 0 when nothing is watched. */

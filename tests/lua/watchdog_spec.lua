@@ -18,7 +18,16 @@ local function run(text, options)
   return tonumber(code), printed, path
 end
 
+local runtime = require("znl.core.runtime")
+local works, why = runtime.watchdog_ms(1000)
+runtime.watchdog_ms(0)
+
 describe("the watchdog", function()
+  if not works then
+    pending("does not work here: " .. why)
+    return
+  end
+
   it("ends a script that loops, and names its line", function()
     local code, out, path = run("local n = 0\nwhile true do\n  n = n + 1\nend")
     assert.equal(1, code, out)
@@ -151,7 +160,6 @@ describe("the watchdog", function()
   end)
 
   it("refuses a budget that is none", function()
-    local runtime = require("znl.core.runtime")
     assert.has_error(function() runtime.watchdog_ms(-1) end)
     assert.has_error(function() runtime.watchdog_ms("x") end)
     local code, out = run("", "--watchdog-ms soon")
