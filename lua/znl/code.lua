@@ -3,8 +3,9 @@
 ---   new -> load -> prepare -> commit -> halt -> finish -> unload -> release
 ---             \________\_________\_____> abandon -> release
 ---
---- What a version needs of the place its code runs in. Another place offers the same methods and
---- fields: `call(req)`, `owner` (counts the requests), `parts`, `seen`, `modules_used()`.
+--- What a version needs of the place its code runs in. Another place (znl.reload takes one as
+--- `backend`) offers `new` and the same methods, and as fields `call(req)`, `owner` (counts the
+--- requests), `parts` (limits and whether there is an `on_unload`), `state` and `is_prepared`.
 --- SPDX-License-Identifier: MIT
 
 local modules = require("znl.modules")

@@ -36,6 +36,7 @@ Reload.__index = Reload
 ---@field owner any  what runs for it is no request
 ---@field log znl.Logger
 ---@field router? znl.Router  of a folder
+---@field backend? table  where versions run, see znl.code; default: in this Lua state
 ---@field swapped fun(unit: znl.Unit)  in the moment of the swap: must not yield
 ---@field look_again fun(ms: integer)  asks for another look
 ---@field is_closed fun(): boolean
@@ -291,7 +292,7 @@ local function stage_all(self, units, stage, staged)
     end
     local version
     version, message = of:stage {
-      text = text, stage = stage, owner = self.opts.owner,
+      text = text, stage = stage, owner = self.opts.owner, backend = self.opts.backend,
       load_timeout_ms = self.opts.settings.load_timeout_ms, drain_ms = self.opts.settings.drain_ms,
       on_trouble = function(_, what, trouble) self.opts.log.error(what, { file = of.path, error = trouble }) end,
     }
