@@ -32,6 +32,7 @@
     X(UNSUPPORTED, -22, "UNSUPPORTED", "the peer cannot do that")                              \
     X(CLOSED, -23, "CLOSED", "closed")                                                         \
     X(FAILED, -24, "FAILED", "the task failed")                                                \
+    X(WORKER_DIED, -25, "WORKER_DIED", "the worker thread that ran it ended")                  \
     /* Why a proof or a sealed payload is refused (spec, sections 7 and 8). */                 \
     X(MISSING_PROOF, -40, "missing_proof", "no proof")                                         \
     X(MALFORMED_PARTS, -41, "malformed_parts", "the proof is not three parts")                 \

@@ -15,6 +15,7 @@ typedef struct znl_loop znl_loop;
 typedef struct znl_sched znl_sched;
 typedef struct znl_watchdog znl_watchdog;
 typedef struct znl_sources znl_sources;
+typedef struct znl_worker znl_worker;
 
 typedef struct znl_vm {
     lua_State *L;           /* the main state: callbacks run here, tasks in coroutines of it */
@@ -22,6 +23,7 @@ typedef struct znl_vm {
     znl_loop *loop;         /* borrowed; outlives the vm */
     znl_watchdog *watchdog; /* owned; NULL: none (watchdog.h) */
     znl_sources *sources;   /* owned; of traceback.h */
+    znl_worker *worker;     /* whose thread this is, see worker.h; NULL: the main thread */
     /* Whether a chunk of this name is part of znlrun, not of a script. NULL: none is. */
     int (*is_library)(const char *source);
 } znl_vm;
