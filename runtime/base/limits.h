@@ -89,6 +89,10 @@
 #define ZNL_REPLAY_NONCES_DEFAULT 16000000u
 #define ZNL_REPLAY_NONCES_MAX 100000000u
 
+/* --- workers (worker.h) ------------------------------------------------------------------------ */
+
+#define ZNL_WORKER_QUEUE_MAX 1000000u /* calls on their way to one worker or at work there */
+
 /* --- shared dictionaries (shared.h) ------------------------------------------------------------ */
 
 #define ZNL_SHARED_DICTS_MAX 256u /* they are never freed: names must not come from a peer */

@@ -150,6 +150,7 @@ void znl_bind_open_all(lua_State *L)
             {"znl.core.heartbeat", luaopen_znl_core_heartbeat},
             {"znl.core.node", luaopen_znl_core_node},
             {"znl.core.shared", luaopen_znl_core_shared},
+            {"znl.core.workers", luaopen_znl_core_workers},
             {"znl.core.testing", luaopen_znl_core_testing},
             {NULL, NULL},
     };

@@ -68,6 +68,7 @@ int luaopen_znl_core_socket(lua_State *L);
 int luaopen_znl_core_heartbeat(lua_State *L);
 int luaopen_znl_core_node(lua_State *L);
 int luaopen_znl_core_shared(lua_State *L);
+int luaopen_znl_core_workers(lua_State *L);
 int luaopen_znl_core_testing(lua_State *L);
 
 /* Adds owners to the module table of znl.core.sched, at the top of the stack (bind_owner.c). */
@@ -82,6 +83,21 @@ void znl_bind_log_setup(znl_log_level level, znl_log_format format);
 
 /* Wraps jit.profile for the watchdog. Call protected, once. */
 void znl_bind_profile_open(lua_State *L);
+
+/* --- worker threads (bind_worker.c, bind_worker_thread.c) --------------------------------- */
+
+/* What fills a new state with modules; called protected, in the thread of the state. */
+typedef void (*znl_modules_fn)(lua_State *L);
+
+/* Gives the function that opens the modules of a worker's state: it must make `require
+ * "znl.worker"` work. Before the first worker; without, only znl.core.* is there. */
+void znl_bind_set_modules(znl_modules_fn open);
+
+/* True in the thread of a worker. */
+int znl_lua_in_worker(lua_State *L);
+
+/* Raises "what does not work in a worker thread: …" there. */
+void znl_lua_check_main(lua_State *L, const char *what);
 
 /* --- luv (bind_luv.c) --------------------------------------------------------------------- */
 

@@ -70,6 +70,13 @@ static int not_here(lua_State *L)
             lua_tostring(L, lua_upvalueindex(1)));
 }
 
+/* A handler of libuv's would take the signal from the process. */
+static int not_in_worker(lua_State *L)
+{
+    znl_lua_check_main(L, "uv.new_signal");
+    return 0; /* not reached */
+}
+
 static int open_luv(lua_State *L)
 {
     /* run and loop_close: the loop runs already. walk: it would take our handles for its own.
@@ -81,6 +88,10 @@ static int open_luv(lua_State *L)
         lua_pushstring(L, missing[i]);
         lua_pushcclosure(L, not_here, 1);
         lua_setfield(L, 1, missing[i]);
+    }
+    if (znl_lua_in_worker(L)) {
+        lua_pushcfunction(L, not_in_worker);
+        lua_setfield(L, 1, "new_signal");
     }
     /* One module, whichever name it is asked for by. */
     lua_getfield(L, LUA_REGISTRYINDEX, "_LOADED");

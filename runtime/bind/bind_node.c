@@ -187,6 +187,7 @@ static znl_node_box *new_box(lua_State *L, const char *type)
 
 static int new_master(lua_State *L)
 {
+    znl_lua_check_main(L, "a master");
     znl_node_options options;
     read_options(L, &options);
     znl_node_box *b = new_box(L, MASTER_TYPE);
@@ -213,6 +214,7 @@ static int new_master(lua_State *L)
 
 static int new_slave(lua_State *L)
 {
+    znl_lua_check_main(L, "a slave");
     znl_node_options options;
     read_options(L, &options);
     znl_node_box *b = new_box(L, SLAVE_TYPE);

@@ -204,6 +204,7 @@ static int remove_stop(lua_State *L)
  * newest first; at once when that has happened. remove() takes it back. */
 static int runtime_on_stop(lua_State *L)
 {
+    znl_lua_check_main(L, "on_stop");
     runtime *r = runtime_of(L);
     luaL_checktype(L, 1, LUA_TFUNCTION);
     lua_settop(L, 1);
@@ -233,6 +234,7 @@ static int runtime_stopping(lua_State *L)
  * return, except outside of a task. */
 static int runtime_exit(lua_State *L)
 {
+    znl_lua_check_main(L, "exit");
     runtime *r = runtime_of(L);
     uint32_t code = lua_isnoneornil(L, 1) ? 0 : znl_lua_checku32(L, 1, "code", 0, 255);
     if (r->exited != NULL)

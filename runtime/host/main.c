@@ -17,6 +17,7 @@
 #include "vm/sched.h"
 #include "vm/vm.h"
 #include "vm/watchdog.h"
+#include "vm/worker.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -576,8 +577,13 @@ static void close_app(struct app *app, int is_complete)
         _exit(app->exit_code);
     }
     znl_vm_free(app->vm);
+    if (znl_worker_stuck_count() != 0) {
+        znl_log_write(ZNL_LOG_WARN, "host", "ended while a worker was at work", NULL, 0);
+        fflush(NULL);
+        _exit(app->exit_code);
+    }
     close_handles(app);
-    int handles = znl_loop_close(app->loop);
+    int handles = znl_loop_close(app->loop) + (int)znl_worker_left_open();
     znl_shared_free_all();
     if (check == NULL || strcmp(check, "1") != 0)
         return;
@@ -606,6 +612,7 @@ static int run(const struct options *options)
     struct app app = {.options = options, .begin_exit = {.run = begin_exit}};
     znl_bind_set_version(ZNL_VERSION);
     znl_bind_log_setup(options->level, options->format);
+    znl_bind_set_modules(znl_modules_open);
     int err = open_app(&app);
     if (err != 0) {
         fprintf(stderr, "znlrun: cannot start: %s\n", znl_err_text(err));
