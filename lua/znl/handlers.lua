@@ -17,9 +17,11 @@ local reload = require("znl.reload")
 local router = require("znl.router")
 local runtime = require("znl.core.runtime")
 local sched = require("znl.core.sched")
+local source = require("znl.source")
 local task = require("znl.task")
 local tree = require("znl.tree")
 local where = require("znl.where")
+local worker_pool = require("znl.worker_pool")
 
 local M = {}
 
@@ -38,6 +40,7 @@ local SECOND_LOOK_MS = 500
 ---@field suffix? string  of a folder: handler files end in ".<suffix>.lua"
 ---@field prefix? string  of a folder: put before every route
 ---@field strict? boolean  of a folder: opening it fails when one file does not load
+---@field workers? integer  threads that run the handlers; 0: they run on the loop
 local SPEC = {
   debounce_ms = { type = "integer", min = 0, max = 60000, default = 20 },
   load_timeout_ms = { type = "integer", min = 1, max = 600000, default = 10000 },
@@ -52,7 +55,11 @@ local SPEC = {
     type = "string", min = 1, max = 256, pattern = "^/[^:*?()%[%]]*$", allowed = "a path such as /admin",
   },
   strict = { type = "boolean", default = false },
+  workers = { type = "integer", min = 0, max = 256, default = 0 },
 }
+
+--- What the workers have, after the requests of the last version, for its `on_unload`.
+local STOP_MS = 10000
 
 local EVENTS = { "added", "cut", "reload", "reload_failed", "removed", "retired" }
 
@@ -287,6 +294,9 @@ function Handlers:counters()
     counters.overloaded = counters.overloaded + of.refused
   end
   for _ in pairs(core.modules.live) do counters.modules = counters.modules + 1 end
+  if self.pool then
+    for name, value in pairs(self.pool:counters()) do counters["workers_" .. name] = value end
+  end
   return counters
 end
 
@@ -300,6 +310,7 @@ function Handlers:close()
   for apply in pairs(self.attached) do give(self, apply, nil) end
   self.attached = {}
   self.core:close()
+  if self.pool then task.background(self.owner, self.pool.stop, self.pool, self.opts.drain_ms + STOP_MS) end
 end
 
 ---@param value any
@@ -355,16 +366,26 @@ function M.open(path, opts)
     end,
   }
   self.folders = folders.new(function() on_change(self) end)
+  if opts.workers > 0 then
+    local refusal
+    self.pool, refusal = worker_pool.open {
+      count = opts.workers, name = "handlers", root = is_folder and path or (source.split(path)),
+    }
+    if not self.pool then error("znl.handlers: " .. refusal, 2) end
+  end
   self.core = reload.new {
+    backend = self.pool and self.pool.backend,
     path = path, is_folder = is_folder, settings = opts, owner = self.owner, log = self.log, router = self.router,
     swapped = function() swapped(self) end,
     look_again = function(ms) look_again(self, ms) end,
     is_closed = function() return self.closed end,
   }
+  if self.pool then self.pool:follow(self.core.modules) end
   self.forget_stop = runtime.on_stop(function()
     -- Nodes stop in tasks beside this one: let them end first, so that none goes without handler.
     sched.sleep(1)
     self:close()
+    if self.pool then self.pool:wait_stopped() end
   end)
   local trouble = look(self, {})
   local message = why_not_open(self) or (is_folder and self.generation == 0 and trouble) or nil

@@ -35,6 +35,7 @@ local tcp = require("znl.tcp")
 local timer = require("znl.timer")
 local token = require("znl.token")
 local wait_group = require("znl.wait_group")
+local workers = require("znl.workers")
 
 ---@class znl
 local M = {}
@@ -48,6 +49,7 @@ M.compose = middleware.compose
 M.retry = retry.run
 M.secret = secret.new
 M.shared = shared.open
+M.workers = workers.open
 
 M.file = file
 M.process = process

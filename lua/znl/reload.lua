@@ -34,6 +34,7 @@ Reload.__index = Reload
 ---@field is_folder boolean
 ---@field settings table  the options of znl.handlers
 ---@field owner any  what runs for it is no request
+---@field backend? table  where the code of versions runs, see znl.version
 ---@field log znl.Logger
 ---@field router? znl.Router  of a folder
 ---@field backend? table  where versions run, see znl.code; default: in this Lua state
