@@ -125,6 +125,34 @@ describe("console", function()
     assert.equal("/users/:id", slave:call("/-/routes").routes[1].path)
   end)
 
+  it("runs Lua only where eval is on", function()
+    local master, slave = pair { console = { eval = true } }
+    local function eval(code) return assert(slave:call("/-/eval", { code = code })) end
+    assert.same({ ok = true, text = "2\t\"master\"" }, eval("1 + 1, node.id"))
+    assert.same({ ok = true, text = "to the caller\n" }, eval("print('to the caller') kept = 5"))
+    assert.same({ ok = true, text = "5" }, eval("kept"))
+    assert.is_nil(rawget(_G, "kept"))
+    local failed = eval("local function f() error('on purpose') end f()")
+    assert.is_false(failed.ok)
+    assert.truthy(failed.text:find("on purpose", 1, true))
+    failed = eval("1 +")
+    assert.is_false(failed.ok)
+    assert.is_true(eval("require('znl').sleep(20) return true").ok)
+    local long = eval("('x'):rep(300000):gsub('x', '%0'):len(), print(('y'):rep(300000))")
+    assert.is_true(#long.text < 300000)
+    assert.equal("INVALID", select(3, slave:call("/-/eval", "1 + 1")))
+    assert.equal("INVALID", select(3, slave:call("/-/eval")))
+    assert.equal("TOO_BIG", select(3, slave:call("/-/eval", { code = ("-"):rep(70000) })))
+    assert.is_true(slave:call("/-/stats").eval)
+    assert.equal("master", master.id)
+
+    local plain, asker = pair { console = { eval = false } }
+    assert.equal("NOT_FOUND", select(3, asker:call("/-/eval", { code = "1" })))
+    assert.is_false(asker:call("/-/stats").eval)
+    assert.equal("master", plain.id)
+    assert.has_error(function() znl.master { id = "x", console = { evil = true } } end)
+  end)
+
   it("answers while the handlers are all at work", function()
     local master, slave = pair { console = true, max_concurrency = 1, max_queue = 0 }
     local release = znl.event()

@@ -42,7 +42,7 @@ local MIB = 1024 * 1024
 ---@field max_concurrency? integer  handlers at work at once
 ---@field max_queue? integer  requests that wait for one of them to end; 0: none
 ---@field max_queue_bytes? integer
----@field console? boolean  answer calls under "/-/": what runs here, reloads
+---@field console? boolean|znl.ConsoleOptions  answer calls under "/-/": what runs here, reloads
 ---@field handler_timeout_ms? integer  how long a handler may take; 0: as long as it likes
 ---@field max_replay_nonces? integer
 ---@field max_frame_bytes? integer
@@ -75,7 +75,10 @@ M.SPEC = {
   max_queue = { type = "integer", min = 0, max = 1000000, default = 10000 },
   handler_timeout_ms = { type = "integer", min = 0, max = 86400000, default = 0 },
   max_queue_bytes = { type = "integer", min = 1024, max = 1024 * MIB, default = 64 * MIB },
-  console = { type = "boolean", default = false },
+  console = {
+    type = "any", default = false, allowed = "true, false or { eval = … }",
+    check = function(value) return type(value) == "boolean" or type(value) == "table" end,
+  },
   max_replay_nonces = { type = "integer", min = 1, max = 100000000, default = 16000000 },
   max_frame_bytes = { type = "integer", min = 1024, max = 1024 * MIB, default = 64 * MIB },
   max_frames = { type = "integer", min = 16, max = 65536, default = 1024 },
@@ -235,7 +238,8 @@ local function build(class, role, config, what)
   local core, message = role.create(config)
   if not core then return nil, message end
   self.core = core
-  if config.console then self.console = console.install(self, role.name, config) end
+  local console_opts = config.console
+  if console_opts then self.console = console.install(self, role.name, config, console_opts) end
   by_id[config.id] = self
   return self
 end
@@ -251,6 +255,7 @@ function M.open(class, role, opts)
   local what = "znl." .. role.name
   local config = options.read(role.spec, opts, what, 3)
   check_together(config, what, 3)
+  config.console = console.read(config.console, what, 3)
   if config.auth_key ~= nil then config.auth_key = key_text(what, config.auth_key, 3) end
   if config.auth_keys ~= nil then
     local keys = {}

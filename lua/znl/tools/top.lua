@@ -44,7 +44,7 @@ end
 
 local function latency_line(label, figures)
   if figures.count == 0 then return ("%-10sno requests"):format(label) end
-  return ("%-10sp50 %.3g  p90 %.3g  p99 %.3g  max %.3g  ms"):format(
+  return ("%-10shandlers took p50 %.3g  p90 %.3g  p99 %.3g  max %.3g  ms"):format(
     label, figures.p50_ms, figures.p90_ms, figures.p99_ms, figures.max_ms)
 end
 
@@ -105,7 +105,7 @@ local function render(now, before)
       span(stats.uptime_ms)),
     "",
     rate_line(now, before),
-    latency_line("latency", stats.latency.recent),
+    latency_line("lately", stats.latency.recent),
     latency_line("ever", stats.latency.total),
     -- One of them answers this very question.
     ("%-10s%s at work, %s waiting"):format("handlers", of_limit(counters.handlers - 1, limits.max_concurrency),
@@ -166,7 +166,8 @@ local function watch(master, opts, out, view, quit, sample)
     view:draw(lines, function(line, index)
       if index == 1 then return out:paint("bold", line) end
       if index == #lines then return out:paint(trouble and "red" or "dim", line) end
-      return out:paint("dim", line:sub(1, 10)) .. line:sub(11)
+      local label = line:sub(1, 10)
+      return label:find("^%l+ +$") and out:paint("dim", label) .. line:sub(11) or line
     end)
     local how = quit:wait(opts.interval)
     if how then return how end
