@@ -12,12 +12,12 @@ local scope = require("znl.scope")
 local M = {}
 
 ---@class znl.EstateEntry
+---@field kind string
 ---@field object any
 ---@field options any
 ---@field finish fun(object: any)  ends it
----@field heir? boolean  it came from the version before
----@field displaced? znl.EstateEntry  the one of the version before whose place it takes
----@field is_displaced? boolean  ended for the sake of another, which may yet fail
+---@field is_heir? boolean  it came from the version before
+---@field is_displaced? boolean  ended for the sake of a newer one, whose version may yet fail
 
 ---@class znl.Estate
 ---@field entries table<string, znl.EstateEntry>
@@ -68,31 +68,38 @@ function M.take(kind, name, options, make, finish)
   local before = estate.previous and estate.previous.entries[key]
   if before and equal(before.options, options) then
     estate.entries[key] = {
-      object = before.object, options = before.options, finish = finish, heir = true,
+      kind = kind, object = before.object, options = before.options, finish = finish, is_heir = true,
     }
     return before.object
   end
   local object, message, code = make()
   if object == nil then return nil, message, code end
-  estate.entries[key] = {
-    object = object, options = copy(options), finish = finish, displaced = before,
-  }
+  estate.entries[key] = { kind = kind, object = object, options = copy(options), finish = finish }
   return object
 end
 
---- `object` needs what the thing it displaces holds, such as an endpoint: ends that one now. It comes
---- back if the version of `object` fails after all.
+local function is_in_the_way(estate, key, before, entry)
+  local taken = estate.entries[key]
+  if before.is_displaced or (taken and taken.is_heir) then return false end
+  return taken == entry or before.kind == entry.kind and before.options.endpoint == entry.options.endpoint
+end
+
+--- A node that is new in this version is about to start: ends those of the version before that it
+--- replaces, or whose endpoint it needs. They come back if this version fails after all.
 ---@param object any
 function M.make_room(object)
   local current = scope.current()
   local estate = current and current.estate
-  if not estate then return end
+  if not estate or not estate.previous then return end
   for _, entry in pairs(estate.entries) do
-    local before = entry.object == object and entry.displaced
-    if before and not before.is_displaced then
-      before.is_displaced = true
-      before.was_running = before.object.running ~= nil and before.object:running()
-      before.finish(before.object)
+    if entry.object == object and not entry.is_heir then
+      for key, before in pairs(estate.previous.entries) do
+        if is_in_the_way(estate, key, before, entry) then
+          before.is_displaced = true
+          before.was_running = before.object:running()
+          before.finish(before.object)
+        end
+      end
     end
   end
 end
@@ -103,23 +110,29 @@ function Estate:commit()
   self.previous = nil
   for key, before in pairs(previous and previous.entries or {}) do
     local entry = self.entries[key]
-    if not (entry and entry.heir) and not before.is_displaced then before.finish(before.object) end
+    if not (entry and entry.is_heir) and not before.is_displaced then before.finish(before.object) end
   end
-  for _, entry in pairs(self.entries) do entry.heir, entry.displaced = nil, nil end
+  for _, entry in pairs(self.entries) do entry.is_heir = nil end
 end
 
---- The version of this estate failed: what it made ends, and what made room for it comes back.
+--- The version of this estate failed: what it made ends, and what it displaced comes back.
+---@return string|nil message  what did not come back, and why
 function Estate:abandon()
-  local displaced = {}
   for _, entry in pairs(self.entries) do
-    if not entry.heir then entry.finish(entry.object) end
-    if entry.displaced and entry.displaced.is_displaced then displaced[#displaced + 1] = entry.displaced end
-  end
-  for _, before in ipairs(displaced) do
-    before.is_displaced = nil
-    if before.was_running then before.object:start() end
+    if not entry.is_heir then entry.finish(entry.object) end
   end
   self.entries = {}
+  local trouble
+  for _, before in pairs(self.previous and self.previous.entries or {}) do
+    if before.is_displaced then
+      before.is_displaced = nil
+      if before.was_running then
+        local ok, message = before.object:start()
+        if not ok then trouble = message end
+      end
+    end
+  end
+  return trouble
 end
 
 return M

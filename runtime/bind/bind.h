@@ -122,6 +122,9 @@ void znl_bind_set_version(const char *version);
 /* Text such as "libuv 1.44.2" for each library; NULL past the end. Static. */
 const char *znl_bind_library_version(unsigned index);
 
+/* Stops every repeating timer (bind_timer.c): nothing else would end them. Only while not busy. */
+void znl_timers_stop_repeating(znl_vm *vm);
+
 /* Functions registered with runtime.on_stop(). */
 size_t znl_runtime_stop_count(znl_vm *vm);
 

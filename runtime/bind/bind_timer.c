@@ -26,6 +26,8 @@
 
 typedef struct timers timers;
 
+static const char timers_key; /* its address names them in the registry */
+
 typedef struct slot {
     znl_timer timer;
     timers *timers;
@@ -225,20 +227,43 @@ static int timer_start(lua_State *L)
     return 1;
 }
 
-/* stop(number) -> true, or false when it has ended. A function that runs goes on. */
-static int timer_stop(lua_State *L)
+/* A function that runs goes on. */
+static void stop(lua_State *L, slot *s)
 {
-    slot *s = find(L, 1);
-    lua_pushboolean(L, s != NULL);
-    if (s == NULL)
-        return 1;
     if (s->is_running) {
         znl_wheel_stop(znl_loop_wheel(s->timers->vm->loop), &s->timer);
         s->is_stopped = 1; /* the end of its function frees it */
     } else {
         free_slot(L, s);
     }
+}
+
+/* stop(number) -> true, or false when it has ended */
+static int timer_stop(lua_State *L)
+{
+    slot *s = find(L, 1);
+    lua_pushboolean(L, s != NULL);
+    if (s != NULL)
+        stop(L, s);
     return 1;
+}
+
+static int stop_repeating(lua_State *L)
+{
+    lua_pushlightuserdata(L, (void *)(uintptr_t)&timers_key);
+    lua_rawget(L, LUA_REGISTRYINDEX);
+    timers *all = lua_touserdata(L, -1);
+    for (uint32_t i = 0; all != NULL && i < all->block_count * SLOTS; i++) {
+        slot *s = &all->blocks[i / SLOTS][i % SLOTS];
+        if (s->is_used && s->period_ms > 0 && !s->is_stopped)
+            stop(L, s);
+    }
+    return 0;
+}
+
+void znl_timers_stop_repeating(znl_vm *vm)
+{
+    znl_vm_protect(vm, stop_repeating, NULL, "timer");
 }
 
 /* due_ms(number) -> when it runs next, monotonic milliseconds | nil when it has ended */
@@ -295,6 +320,9 @@ int luaopen_znl_core_timer(lua_State *L)
     all->vm = znl_vm_of(L);
     luaL_getmetatable(L, TIMERS_TYPE);
     lua_setmetatable(L, -2);
+    lua_pushlightuserdata(L, (void *)(uintptr_t)&timers_key);
+    lua_pushvalue(L, -2);
+    lua_rawset(L, LUA_REGISTRYINDEX);
     lua_newtable(L);
     all->tables_ref = luaL_ref(L, LUA_REGISTRYINDEX);
     for (const luaL_Reg *f = functions; f->name != NULL; f++) {

@@ -42,6 +42,7 @@ struct options {
     const char *chunk; /* of -e, or NULL */
     int is_check;
     int is_tool; /* the script is one of ours, named by argv[script] */
+    int is_watch; /* run the script again when it changes */
     int is_level_given;
     znl_log_level level;
     znl_log_format format;
@@ -58,7 +59,7 @@ struct app {
     znl_vm *vm;
     uv_async_t *signalled; /* woken by the signal handler */
     uv_timer_t *force;     /* ends the loop when stopping takes too long */
-    znl_deferred begin_exit;
+    znl_deferred begin_exit, end_timers;
     int exit_code;
     int signo; /* of the first signal */
     int is_main_running;
@@ -85,6 +86,7 @@ static const char usage[] =
         "\n"
         "  -e, --execute CHUNK   run CHUNK instead of a file\n"
         "  -c, --check           compile only: print file:line: message for what is wrong\n"
+        "  -w, --watch           run the script again when it or a module of it changes\n"
         "  --log-level LEVEL     trace, debug, info (default), warn (default of a tool), error or off\n"
         "  --log-format FORMAT   logfmt, json or text (default: text on a terminal, else logfmt)\n"
         "  --drain-ms N          time a stopping script has to finish, 0..3600000 (default 5000)\n"
@@ -111,6 +113,7 @@ enum { OPT_LOG_LEVEL = 256, OPT_LOG_FORMAT, OPT_DRAIN_MS, OPT_WATCHDOG_MS };
 static const struct option long_options[] = {
         {"execute", required_argument, NULL, 'e'},
         {"check", no_argument, NULL, 'c'},
+        {"watch", no_argument, NULL, 'w'},
         {"log-level", required_argument, NULL, OPT_LOG_LEVEL},
         {"log-format", required_argument, NULL, OPT_LOG_FORMAT},
         {"drain-ms", required_argument, NULL, OPT_DRAIN_MS},
@@ -183,6 +186,7 @@ static void print_versions(void)
 static const char list_tools[] = "require('znl.tools').print_list()";
 
 static const char run_tool[] = "return require('znl.tools').main(...)";
+static const char run_watched[] = "require('znl.script').main(...)";
 
 /* A directory is no script: `bench` in a folder with bench/ in it is still the tool. */
 static int is_tool_name(const char *text)
@@ -224,7 +228,7 @@ static int parse(struct options *options, int argc, char **argv)
     options->argv = argv;
     for (;;) {
         int at = optind;
-        choice = getopt_long(argc, argv, "+:e:cvh", long_options, NULL);
+        choice = getopt_long(argc, argv, "+:e:cwvh", long_options, NULL);
         if (choice == -1)
             break;
         switch (choice) {
@@ -233,6 +237,9 @@ static int parse(struct options *options, int argc, char **argv)
             break;
         case 'c':
             options->is_check = 1;
+            break;
+        case 'w':
+            options->is_watch = 1;
             break;
         case OPT_LOG_LEVEL:
             if (znl_log_parse_level(optarg, &options->level) != 0)
@@ -265,6 +272,10 @@ static int parse(struct options *options, int argc, char **argv)
         }
     }
     options->script = optind;
+    if (options->is_watch &&
+            (options->chunk != NULL || options->is_check || optind == argc ||
+                    strcmp(argv[optind], "-") == 0 || is_tool_name(argv[optind])))
+        return bad_usage("--watch", NULL, "needs the file name of a script to run");
     if (options->chunk != NULL)
         return -1;
     if (optind == argc)
@@ -315,6 +326,16 @@ static void on_stopped(void *user)
     app->is_stopped = 1;
     if (app->is_exiting)
         leave_soon(app);
+    else
+        znl_loop_defer(app->loop, &app->end_timers);
+}
+
+/* What repeats would go on until drain_ms is over. */
+static void end_timers(znl_deferred *deferred)
+{
+    struct app *app =
+            (struct app *)(void *)((char *)deferred - offsetof(struct app, end_timers));
+    znl_timers_stop_repeating(app->vm);
 }
 
 static void begin_stop(struct app *app)
@@ -367,6 +388,8 @@ static int load_script(lua_State *L, const struct options *options, const char *
         return luaL_loadbuffer(L, options->chunk, strlen(options->chunk), "=(command line)");
     if (options->is_tool)
         return luaL_loadbuffer(L, run_tool, strlen(run_tool), "=znlrun");
+    if (options->is_watch)
+        return luaL_loadbuffer(L, run_watched, strlen(run_watched), "=znlrun");
     return luaL_loadfile(L, strcmp(script, "-") == 0 ? NULL : script);
 }
 
@@ -411,7 +434,8 @@ static int start_script(lua_State *L)
         app->is_over = 1;
         return 0;
     }
-    int has_name = options->chunk == NULL && !options->is_tool; /* a tool hears its own */
+    /* A tool hears its own name, and who watches a script that of the script. */
+    int has_name = options->chunk == NULL && !options->is_tool && !options->is_watch;
     int first = options->script + has_name;
     int count = options->argc - first;
     luaL_checkstack(L, count + 4, "too many arguments");
@@ -609,7 +633,8 @@ static void start_watchdog(struct app *app)
 
 static int run(const struct options *options)
 {
-    struct app app = {.options = options, .begin_exit = {.run = begin_exit}};
+    struct app app = {.options = options, .begin_exit = {.run = begin_exit},
+            .end_timers = {.run = end_timers}};
     znl_bind_set_version(ZNL_VERSION);
     znl_bind_log_setup(options->level, options->format);
     znl_bind_set_modules(znl_modules_open);

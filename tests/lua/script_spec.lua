@@ -1,0 +1,194 @@
+--- `znlrun --watch`: the real binary, a script that changes, and a slave that asks all the time.
+--- SPDX-License-Identifier: MIT
+
+local has_core, znl = pcall(require, "znl")
+local uv = has_core and require("luv")
+local folders = has_core and require("tests.lua.support.folder")
+
+local znlrun = os.getenv("ZNLRUN") or "build/znlrun"
+
+local SCRIPT = [[
+local znl = require("znl")
+local greet = require("greet")
+local kept = znl.keep("kept", function() return { runs = 0 } end)
+local master = znl.master { id = "%s", endpoint = "%s", heartbeat_ms = %d }
+master:handle(function(req)
+  if req.payload == "slow" then znl.sleep(600) end
+  return table.concat({ greet.word, "VERSION", kept.runs, req.payload }, " ")
+end)
+assert(master:start())
+kept.runs = kept.runs + 1
+%s
+]]
+
+describe("znlrun --watch", function()
+  if not has_core then
+    pending("needs znlrun")
+    return
+  end
+
+  local folder, endpoint, process, log, slave, exit_code, ended
+
+  local function script(version, more)
+    more = more or {}
+    local text = SCRIPT:format(more.id or "m", endpoint, more.heartbeat_ms or 3000, more.tail or "")
+    return (text:gsub("VERSION", version))
+  end
+
+  local function start(text)
+    folder:write("service.lua", text)
+    local err = uv.new_pipe(false)
+    log, ended, exit_code = "", znl.event(), nil
+    process = assert(uv.spawn(znlrun, {
+      args = { "--watch", folder:at("service.lua"), "an argument" }, stdio = { nil, nil, err },
+    }, function(code, signal)
+      exit_code = signal ~= 0 and 128 + signal or code
+      ended:set(true)
+    end))
+    err:read_start(function(_, piece)
+      if piece then log = log .. piece else err:close() end
+    end)
+  end
+
+  local function stop()
+    if not process then return end
+    process:kill("sigterm")
+    if not ended:wait(8000) then process:kill("sigkill") end
+    process:close()
+    process = nil
+  end
+
+  before_each(function()
+    folder = folders.new()
+    endpoint = "ipc://" .. folder:at("socket")
+    folder:write("greet.lua", 'return { word = "hello" }')
+    slave = znl.slave { id = "s", endpoint = endpoint, heartbeat_ms = 500 }
+    assert(slave:start())
+  end)
+
+  after_each(function()
+    stop()
+    slave:stop()
+    folder:remove()
+  end)
+
+  local function ask(payload) return (slave:request(payload or "x", { timeout_ms = 5000 })) end
+
+  --- Asks until the answer is the wanted one; gives back the last.
+  local function await(wanted)
+    local answer
+    for _ = 1, 200 do
+      answer = ask()
+      if answer == wanted then break end
+      znl.sleep(20)
+    end
+    assert.equal(wanted, answer)
+  end
+
+  local function await_log(text)
+    for _ = 1, 200 do
+      if log:find(text, 1, true) then return end
+      znl.sleep(20)
+    end
+    error(("%q is not in the log: %s"):format(text, log))
+  end
+
+  it("takes over with the same connections, and loses nothing", function()
+    start(script("v1"))
+    await("hello v1 1 x")
+    local offline, failed, asked, going, open = 0, 0, 0, true, 4
+    slave:on("master_offline", function() offline = offline + 1 end)
+    local done = znl.event()
+    for _ = 1, open do
+      znl.spawn(function()
+        while going do
+          asked = asked + 1
+          if not ask() then failed = failed + 1 end
+        end
+        open = open - 1
+        if open == 0 then done:set(true) end
+      end)
+    end
+    for number = 2, 11 do
+      folder:replace("service.lua", script("v" .. number))
+      await(("hello v%d %d x"):format(number, number))
+    end
+    going = false
+    assert.is_true(done:wait(5000))
+    assert.equal(0, failed)
+    assert.equal(0, offline)
+    assert.is_true(asked > 50)
+  end)
+
+  it("lets requests end on the version they began with", function()
+    start(script("v1"))
+    await("hello v1 1 x")
+    local answer, done = nil, znl.event()
+    znl.spawn(function()
+      answer = ask("slow")
+      done:set(true)
+    end)
+    znl.sleep(50)
+    folder:write("service.lua", script("v2"))
+    await("hello v2 2 x")
+    assert.is_nil(answer)
+    done:wait(5000)
+    assert.equal("hello v1 2 slow", answer) -- what is kept is one table for both
+  end)
+
+  it("runs the script again when a module changes", function()
+    start(script("v1"))
+    await("hello v1 1 x")
+    folder:write("greet.lua", 'return { word = "good day" }')
+    await("good day v1 2 x")
+  end)
+
+  it("keeps the version before when the new one fails, and says where", function()
+    start(script("v1"))
+    await("hello v1 1 x")
+    folder:write("service.lua", script("v2", { tail = 'error("boom")' }))
+    await_log("service.lua:12: boom")
+    assert.equal("hello v1 2 x", ask()) -- the failed run had counted already
+    folder:write("greet.lua", "return {")
+    folder:write("service.lua", script("v3"))
+    await_log("greet.lua:1:")
+    assert.equal("hello v1 2 x", ask())
+    folder:write("greet.lua", 'return { word = "hi" }')
+    await("hi v3 3 x")
+  end)
+
+  it("makes a node anew when its options change, and brings the old one back when that fails", function()
+    start(script("v1"))
+    await("hello v1 1 x")
+    folder:write("service.lua", script("v2", { heartbeat_ms = 2000 }))
+    await("hello v2 2 x")
+    folder:write("service.lua", script("v3", { id = "other" }))
+    await("hello v3 3 x")
+    folder:write("service.lua", script("v4", { id = "third", tail = 'error("boom")' }))
+    await_log("service.lua:12: boom")
+    await("hello v3 4 x")
+  end)
+
+  it("waits for a mend when the first version fails, and ends on SIGTERM", function()
+    start("local x = = 1")
+    await_log("service.lua:1:")
+    assert.is_nil(exit_code)
+    folder:write("service.lua", script("v1", {
+      tail = 'assert(arg[1] == "an argument" and ... == arg[1]) znl.every(50, function() end)',
+    }))
+    await("hello v1 1 x")
+    process:kill("sigterm")
+    assert.is_true(ended:wait(2000), "timers hold it up")
+    assert.equal(0, exit_code)
+  end)
+
+  it("refuses what cannot be watched", function()
+    for _, arguments in ipairs { "--watch", "--watch -", "--watch -e 'x = 1'", "--watch --check a.lua" } do
+      local pipe = io.popen(("%s %s 2>&1; echo $?"):format(znlrun, arguments))
+      local text = pipe:read("*a")
+      pipe:close()
+      assert.truthy(text:find("--watch: needs the file name of a script", 1, true), text)
+      assert.truthy(text:find("\n2\n", 1, true), text)
+    end
+  end)
+end)
