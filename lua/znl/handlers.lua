@@ -9,6 +9,7 @@
 --- its task runs for.
 --- SPDX-License-Identifier: MIT
 
+local estate = require("znl.estate")
 local events = require("znl.events")
 local folders = require("znl.folders")
 local log = require("znl.log")
@@ -336,19 +337,11 @@ local function why_not_open(self)
   return ("%s: %d of %d handler files did not load; the first: %s"):format(self.path, broken, #list, tostring(first))
 end
 
---- Loads handlers and serves them as their files change. `path` is a Lua file, or a folder whose
---- `*.msg.lua` files are served by route. Raises when there is nothing to serve: a file that does not
---- load, a folder of which nothing loads. Yields.
----@param path string
----@param opts? znl.HandlersOptions
----@return znl.Handlers
-function M.open(path, opts)
-  if type(path) ~= "string" or path == "" then
-    error("znl.handlers: path must be the name of a file or a folder", 2)
-  end
-  opts = options.read(SPEC, opts, "znl.handlers", 2)
+local function close(self) self:close() end
+
+--- Loads and watches; nil, message when there is nothing to serve.
+local function build(path, opts)
   local is_folder = tree.is_folder(path)
-  if is_folder and #path > 1 then path = path:gsub("/+$", "") end
   local self = setmetatable({
     path = path, opts = opts, generation = 0, attached = {}, closed = false, again = {}, unwatched = {},
     log = log.new("handlers"), owner = sched.owner(), closing = sched.event(),
@@ -389,10 +382,26 @@ function M.open(path, opts)
   end)
   local trouble = look(self, {})
   local message = why_not_open(self) or (is_folder and self.generation == 0 and trouble) or nil
-  if message then
-    self:close()
-    error("znl.handlers: " .. message, 2)
+  if not message then return self end
+  self:close()
+  return nil, message
+end
+
+--- Loads handlers and serves them as their files change. `path` is a Lua file, or a folder whose
+--- `*.msg.lua` files are served by route. Raises when there is nothing to serve: a file that does not
+--- load, a folder of which nothing loads. Under `znlrun --watch` it gives back those that the version of
+--- the script before opened with the same options. Yields.
+---@param path string
+---@param opts? znl.HandlersOptions
+---@return znl.Handlers
+function M.open(path, opts)
+  if type(path) ~= "string" or path == "" then
+    error("znl.handlers: path must be the name of a file or a folder", 2)
   end
+  opts = options.read(SPEC, opts, "znl.handlers", 2)
+  if #path > 1 and tree.is_folder(path) then path = path:gsub("/+$", "") end
+  local self, message = estate.take("znl.handlers", path, opts, function() return build(path, opts) end, close)
+  if not self then error("znl.handlers: " .. message, 2) end
   return self
 end
 

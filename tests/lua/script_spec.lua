@@ -72,13 +72,15 @@ describe("znlrun --watch", function()
     folder:remove()
   end)
 
-  local function ask(payload) return (slave:request(payload or "x", { timeout_ms = 5000 })) end
+  local function ask(payload, timeout_ms)
+    return (slave:request(payload or "x", { timeout_ms = timeout_ms or 5000 }))
+  end
 
   --- Asks until the answer is the wanted one; gives back the last.
   local function await(wanted)
     local answer
     for _ = 1, 200 do
-      answer = ask()
+      answer = ask("x", 500)
       if answer == wanted then break end
       znl.sleep(20)
     end
@@ -143,11 +145,30 @@ describe("znlrun --watch", function()
     await("good day v1 2 x")
   end)
 
+  it("hands handlers down with their state", function()
+    folder:write("count.lua", [[
+      return { handle = function(_, state) state.n = state.n + 1 return "n " .. state.n end,
+        on_load = function(before) return before or { n = 0 } end }]])
+    local function with_handlers(word)
+      return ([[
+        local znl = require("znl")
+        local master = znl.master { id = "m", endpoint = "%s" }
+        master:handle(znl.handlers("%s"))
+        assert(master:start())
+        znl.log.info("%s")]]):format(endpoint, folder:at("count.lua"), word)
+    end
+    start(with_handlers("first"))
+    await("n 1")
+    folder:write("service.lua", with_handlers("second"))
+    await_log("script reloaded")
+    assert.equal("n 2", ask())
+  end)
+
   it("keeps the version before when the new one fails, and says where", function()
     start(script("v1"))
     await("hello v1 1 x")
     folder:write("service.lua", script("v2", { tail = 'error("boom")' }))
-    await_log("service.lua:12: boom")
+    await_log("service.lua:11: boom")
     assert.equal("hello v1 2 x", ask()) -- the failed run had counted already
     folder:write("greet.lua", "return {")
     folder:write("service.lua", script("v3"))
@@ -165,7 +186,7 @@ describe("znlrun --watch", function()
     folder:write("service.lua", script("v3", { id = "other" }))
     await("hello v3 3 x")
     folder:write("service.lua", script("v4", { id = "third", tail = 'error("boom")' }))
-    await_log("service.lua:12: boom")
+    await_log("service.lua:11: boom")
     await("hello v3 4 x")
   end)
 

@@ -31,6 +31,7 @@ local LEVELS = { "trace", "debug", "info", "warn", "error", "off" }
 M.OPTIONS = {
   { names = { "-e", "--execute" }, value = "<chunk>", kind = "text", text = "Run the text as a script." },
   { names = { "-c", "--check" }, text = "Compile only: print file:line: message for what is wrong." },
+  { names = { "-w", "--watch" }, text = "Run the script again when it or a module of it changes." },
   {
     names = { "--log-level" }, value = "<level>", kind = "choice", choices = LEVELS,
     text = "Least level of the log: trace, debug, info (default), warn (default of a tool), error or off.",
