@@ -261,20 +261,32 @@ function M.exists(path)
   return nil, message, code
 end
 
-local function entries_of(what, path, max_entries)
-  return await.job(what, function(request)
-    local entries = {}
-    local name, kind = uv.fs_scandir_next(request)
-    while name do
+--- Not with fs_scandir: luv 1.44 never frees its requests.
+local function open_directory(path, callback) return uv.fs_opendir(path, callback, 256) end
+
+local function read_all(what, stream, max_entries)
+  local entries = {}
+  local some, message = uv.fs_readdir(stream)
+  while some do
+    for _, entry in ipairs(some) do
       if #entries == max_entries then
         return nil, ("%s: has more than %d entries"):format(what, max_entries), "LIMIT"
       end
-      entries[#entries + 1] = { name = name, type = kind }
-      name, kind = uv.fs_scandir_next(request)
+      entries[#entries + 1] = { name = entry.name, type = entry.type or "unknown" }
     end
-    table.sort(entries, function(a, b) return a.name < b.name end)
-    return entries
-  end, uv.fs_scandir, path)
+    some, message = uv.fs_readdir(stream)
+  end
+  if message then return os_error.result(what, message) end
+  table.sort(entries, function(a, b) return a.name < b.name end)
+  return entries
+end
+
+local function entries_of(what, path, max_entries)
+  return await.job(what, function(stream)
+    local entries, message, code = read_all(what, stream, max_entries)
+    uv.fs_closedir(stream)
+    return entries, message, code
+  end, open_directory, path)
 end
 
 --- What a directory holds, by name, without "." and "..". Yields.

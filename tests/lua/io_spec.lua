@@ -85,6 +85,23 @@ describe("io", function()
       assert.same({ "a.txt", "fresh", "link" }, names(folder))
     end)
 
+    it("leaves nothing of a list behind in the process", function()
+      local function held()
+        local count = 0
+        for _, value in pairs(debug.getregistry()) do
+          if type(value) == "userdata" then count = count + 1 end
+        end
+        return count
+      end
+      file.list(folder)
+      local before = held()
+      for _ = 1, 50 do
+        file.list(folder)
+        file.list(folder .. "/none")
+      end
+      assert.is_true(held() - before < 5, before .. " -> " .. held())
+    end)
+
     it("lists, makes, renames and removes", function()
       assert.is_true(file.mkdir(folder .. "/x/y/z", { parents = true }))
       assert.is_true(file.mkdir(folder .. "/x/y/z", { parents = true }))
