@@ -8,6 +8,7 @@ local command = require("znl.cli.command")
 local crypto = require("znl.core.crypto")
 local exit_code = require("znl.cli.exit_code")
 local histogram = require("znl.histogram")
+local json = require("znl.json")
 local payload = require("znl.cli.payload")
 local peer = require("znl.cli.peer")
 local probe = require("znl.cli.probe")
@@ -37,6 +38,11 @@ local function random_bytes(size)
   local MIB = 1024 * 1024 -- the most the core makes at once
   local piece = crypto.random(math.min(size, MIB))
   return size <= MIB and piece or piece:rep(math.ceil(size / MIB)):sub(1, size)
+end
+
+local function check_route(text)
+  if text:sub(1, 1) == "/" and #text <= 1024 then return text end
+  return nil, ("'%s' is no route; one begins with /"):format(text)
 end
 
 local function open_all(opts, out)
@@ -80,12 +86,27 @@ local function size_of(reply)
   return size
 end
 
+--- How one connection asks: a function that returns reply or nil, message, code.
+local function asker(master, bytes, opts)
+  local slave = master.slave
+  if opts.route then
+    local core, route, timeout_ms = slave.core, opts.route, opts.timeout
+    return function() -- the core itself: what comes is counted, not read
+      local reply, is_json, code = core:call(route, bytes, timeout_ms, true)
+      if code ~= nil then return nil, is_json, code end
+      return reply
+    end
+  end
+  local timeout = { timeout_ms = opts.timeout }
+  return function() return slave:request(bytes, timeout) end
+end
+
 --- Asks until the end. Yields.
-local function keep_asking(master, bytes, opts, result, ends)
-  local now, slave, timeout = uv.hrtime, master.slave, { timeout_ms = opts.timeout }
+local function keep_asking(ask, result, ends)
+  local now = uv.hrtime
   local asked = now()
   while asked < ends and not runtime.stopping() do
-    local reply, message, code = slave:request(bytes, timeout)
+    local reply, message, code = ask()
     local answered = now()
     if reply ~= nil then
       result.latency:add((answered - asked) / 1000)
@@ -121,7 +142,7 @@ local function report_object(out, opts, result, elapsed, payload_bytes)
   local latency = { mean = result.latency:mean_us() / 1000, max = result.latency.max_us / 1000 }
   for _, share in ipairs(SHARES) do latency[share[1]] = result.latency:percentile_us(share[2]) / 1000 end
   out:object {
-    endpoint = opts.endpoint, encrypted = opts.key ~= nil, concurrency = opts.concurrency,
+    endpoint = opts.endpoint, route = opts.route, encrypted = opts.key ~= nil, concurrency = opts.concurrency,
     connections = opts.connections, payload_bytes = payload_bytes, seconds = elapsed,
     requests = result.latency.count, rate = result.latency.count / elapsed, bytes_in = result.bytes_in,
     latency_ms = result.latency.count > 0 and latency or nil,
@@ -161,9 +182,14 @@ end
 
 local function run(opts, out)
   local text, message, code
+  if opts.route then text = "null" end
   if opts.payload then
     text, message, code = payload.read(opts.payload)
     if not text then return nil, message, code end
+  end
+  if opts.route then
+    local ok, problem = json.decode(text)
+    if not ok then return nil, "the payload of a route is JSON, and this is not: " .. problem, "USAGE" end
   end
   if opts.connections > opts.concurrency then
     return nil, "--connections must not be more than --concurrency", "USAGE"
@@ -180,7 +206,7 @@ local function run(opts, out)
   local open, done = opts.concurrency, sched.event()
   for index = 1, opts.concurrency do
     sched.spawn(function()
-      keep_asking(masters[(index - 1) % #masters + 1], bytes, opts, result, ends)
+      keep_asking(asker(masters[(index - 1) % #masters + 1], bytes, opts), result, ends)
       open = open - 1
       if open == 0 then done:set(true) end
     end)
@@ -204,6 +230,7 @@ return command.new {
   examples = {
     { "znlrun bench tcp://127.0.0.1:6003", "10 seconds, 100 requests at once" },
     { "znlrun bench tcp://db:6003 --concurrency 1 --duration 5 --json", "one after the other, for scripts" },
+    { "znlrun bench tcp://db:6003 --route /users --payload '{\"name\":\"Ann\"}'", "routed calls, to a znlrun master" },
     { "znlrun bench tcp://db:6003 --connections 4 --payload @query.json", "four slaves, a payload of yours" },
   },
   configure = function(parser)
@@ -214,10 +241,13 @@ return command.new {
       :argname("<n>"):convert(command.whole(1, 10000)):default("1"):show_default(false)
     parser:option("--duration", "Seconds, or 500ms (default 10)."):argname("<time>"):convert(seconds)
       :default("10"):show_default(false)
-    parser:mutex(
-      parser:option("--payload-bytes", "Random bytes in a request (default 32)."):argname("<n>")
-        :convert(command.whole(0, 16777216)):default("32"):show_default(false),
-      parser:option("--payload", "What to send instead. " .. payload.HELP):argname("<payload>"))
+    local by_route = parser:option("--route", "Call this route with JSON (default null) in place of plain requests."):argname("<route>")
+      :convert(check_route)
+    local by_size = parser:option("--payload-bytes", "Random bytes in a request (default 32)."):argname("<n>")
+      :convert(command.whole(0, 16777216)):default("32"):show_default(false)
+    local by_content = parser:option("--payload", "What to send instead. " .. payload.HELP):argname("<payload>")
+    parser:mutex(by_size, by_content)
+    parser:mutex(by_size, by_route)
   end,
   run = run,
 }

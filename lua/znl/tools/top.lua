@@ -10,7 +10,7 @@ local screen = require("znl.cli.screen")
 local uv = require("luv")
 
 --- What counts as an error in the line of rates: names of counters.
-local ERRORS = { "handler_errors", "unanswered" }
+local ERRORS = { "handler_errors", "handler_timeouts", "unanswered" }
 
 local function sum(counters, names)
   local total = 0
