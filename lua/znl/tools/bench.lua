@@ -230,7 +230,8 @@ return command.new {
   examples = {
     { "znlrun bench tcp://127.0.0.1:6003", "10 seconds, 100 requests at once" },
     { "znlrun bench tcp://db:6003 --concurrency 1 --duration 5 --json", "one after the other, for scripts" },
-    { "znlrun bench tcp://db:6003 --route /users --payload '{\"name\":\"Ann\"}'", "routed calls, to a znlrun master" },
+    { "znlrun bench tcp://db:6003 --route /users --payload '{\"name\":\"Ann\"}'",
+      "routed calls, to a znlrun master" },
     { "znlrun bench tcp://db:6003 --connections 4 --payload @query.json", "four slaves, a payload of yours" },
   },
   configure = function(parser)
