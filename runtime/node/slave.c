@@ -93,15 +93,25 @@ static void announce_after_silence(znl_slave *slave)
         send_bare(slave, ZNL_KIND_REGISTER);
 }
 
+/* What is known of the peer that a message sent now would reach: the connection may have ended
+ * unnoticed, while a handler held the loop. */
+static znl_calls calls_now(const znl_slave *slave)
+{
+    if (slave->calls == ZNL_CALLS_YES && znl_link_is_lost(slave->node.link))
+        return ZNL_CALLS_UNKNOWN;
+    return slave->calls;
+}
+
 /* A call or an answer to one. */
 static int send_call(znl_slave *slave, const znl_message *message)
 {
     int err = znl_node_check_outgoing(&slave->node, message);
+    znl_calls calls = calls_now(slave);
     if (err != 0)
         return err;
-    if (slave->calls == ZNL_CALLS_NO)
+    if (calls == ZNL_CALLS_NO)
         return ZNL_E_UNSUPPORTED;
-    if (slave->calls == ZNL_CALLS_UNKNOWN)
+    if (calls == ZNL_CALLS_UNKNOWN)
         return znl_parcels_put(&slave->held, message);
     announce_after_silence(slave);
     return send_or_queue(slave, message);
@@ -124,6 +134,20 @@ static int is_expired(const znl_slave *slave, const znl_message *message)
             message->deadline_ms <= znl_loop_now_ms(slave->node.loop);
 }
 
+/* A call from the outbox: as above, once it can go. ZNL_E_BUSY: not yet. */
+static int send_waiting_call(znl_slave *slave, const znl_message *message)
+{
+    int err;
+    if (calls_now(slave) == ZNL_CALLS_YES)
+        err = is_expired(slave, message) ? 0 : transmit(slave, message);
+    else
+        err = send_call(slave, message) == 0 ? 0 : ZNL_E_UNSUPPORTED;
+    if (err == 0 || err == ZNL_E_BUSY)
+        return err;
+    drop_call(slave, message, err);
+    return 0;
+}
+
 static void on_link_writable(void *user)
 {
     znl_slave *slave = user;
@@ -131,17 +155,11 @@ static void on_link_writable(void *user)
     znl_parcel *parcel;
     while ((parcel = node->outbox.first) != NULL) {
         const znl_message *message = &parcel->message;
-        int is_call = message->call != NULL;
-        int err;
-        if (is_call && slave->calls != ZNL_CALLS_YES) /* the connection is another one by now */
-            err = send_call(slave, message);
-        else
-            err = is_expired(slave, message) ? 0 : transmit(slave, message);
-        if (err == ZNL_E_BUSY && (!is_call || slave->calls == ZNL_CALLS_YES))
+        int err = message->call != NULL ? send_waiting_call(slave, message)
+                                        : transmit(slave, message);
+        if (err == ZNL_E_BUSY)
             return;
-        if (err != 0 && is_call)
-            drop_call(slave, message, err);
-        else if (err != 0)
+        if (err != 0)
             node->counters.outbox_dropped++;
         znl_parcels_pop(&node->outbox);
     }
@@ -246,11 +264,25 @@ static void on_link_dropped(void *user, int err)
     slave->node.events.on_trouble(slave->node.user, err, "message dropped");
 }
 
+/* The link connects again, perhaps to a master that was started meanwhile: both sides tell each other
+ * anew what they can do. What was under way may be lost; its deadline decides. */
+static void on_link_lost(void *user)
+{
+    znl_slave *slave = user;
+    forget_calls(slave);
+    znl_parcels_discard(&slave->node.outbox, ANNOUNCING);
+    if (slave->node.options.heartbeat_ms > 0)
+        beat(slave);
+    else
+        send_bare(slave, ZNL_KIND_REGISTER);
+}
+
 /* Connects, registers, sends the first heartbeat. */
 static int open_link(znl_slave *slave)
 {
     znl_node *node = &slave->node;
-    static const znl_link_events events = {on_link_message, on_link_writable, on_link_dropped};
+    static const znl_link_events events = {
+            on_link_message, on_link_writable, on_link_dropped, on_link_lost};
     int err = znl_node_open_link(node, 0, &events, slave);
     if (err != 0)
         return err;

@@ -48,6 +48,11 @@ void znl_link_want_writable(znl_link *link, int on)
         link->backend->want_writable(link, on);
 }
 
+int znl_link_is_lost(znl_link *link)
+{
+    return !link->is_closed && link->backend->is_lost(link);
+}
+
 const char *znl_link_endpoint(znl_link *link)
 {
     return link->backend->endpoint(link);

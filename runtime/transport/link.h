@@ -25,6 +25,9 @@ typedef struct znl_link_events {
     /* A message was thrown away: ZNL_E_TOO_BIG (bytes), ZNL_E_LIMIT (frames), ZNL_E_NOMEM. A frame
      * above max_frame_bytes over tcp or ipc is not reported: libzmq ends that connection. */
     void (*on_dropped)(void *user, int err);
+    /* DEALER: the connection ended; the link connects again by itself, perhaps to another peer. NULL:
+     * not wanted, which saves two descriptors. */
+    void (*on_lost)(void *user);
 } znl_link_events;
 
 typedef struct znl_link_options {
@@ -62,6 +65,10 @@ int znl_link_send(znl_link *link, const znl_frame *frames, size_t count);
  * once nothing is left to send. ROUTER: it comes every few milliseconds, as any peer may have
  * become writable. */
 void znl_link_want_writable(znl_link *link, int on);
+
+/* DEALER with on_lost: true when a connection has ended and on_lost is still to come. A message sent
+ * when this says no does not reach another peer than the ones before it. */
+int znl_link_is_lost(znl_link *link);
 
 /* The endpoint with the port or path that was really bound. Valid until the link is closed. */
 const char *znl_link_endpoint(znl_link *link);

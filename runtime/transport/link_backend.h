@@ -18,6 +18,7 @@ typedef struct znl_link_backend {
     /* The number of frames has been checked. */
     int (*send)(znl_link *link, const znl_frame *frames, size_t count);
     void (*want_writable)(znl_link *link, int on);
+    int (*is_lost)(znl_link *link);
     const char *(*endpoint)(znl_link *link);
 } znl_link_backend;
 

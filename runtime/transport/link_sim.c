@@ -90,6 +90,7 @@ struct sim_link {
     uint32_t max_frames;
     size_t max_frame_bytes, max_message_bytes;
     int wants_writable;
+    int is_lost; /* on_lost is due */
     size_t id_size;
     uint8_t id[ZNL_ID_BYTES_MAX];
     char endpoint[ZNL_ENDPOINT_BYTES_MAX];
@@ -243,8 +244,13 @@ static void end_wire(wire *w, uint32_t linger_to_router_ms, uint32_t linger_to_d
     znl_map_remove(&w->router->peers, &w->entry);
     dealer->wire = NULL;
     znl_free(w);
-    if (!dealer->base.is_closed)
-        retry_in(dealer, ZNL_RECONNECT_MS);
+    if (dealer->base.is_closed)
+        return;
+    retry_in(dealer, ZNL_RECONNECT_MS);
+    if (dealer->events.on_lost != NULL) {
+        dealer->is_lost = 1;
+        znl_loop_defer(dealer->loop, &dealer->turn);
+    }
 }
 
 static sim_link *find_router(const sim *s, const char *endpoint)
@@ -361,7 +367,14 @@ static void take_turn(sim_link *link)
 
 static void on_turn(znl_deferred *deferred)
 {
-    take_turn((sim_link *)(void *)((char *)deferred - offsetof(sim_link, turn)));
+    sim_link *link = (sim_link *)(void *)((char *)deferred - offsetof(sim_link, turn));
+    if (link->is_lost) {
+        link->is_lost = 0;
+        link->events.on_lost(link->user);
+        if (link->base.is_closed)
+            return;
+    }
+    take_turn(link);
 }
 
 static void on_arrival(znl_timer *timer)
@@ -424,6 +437,11 @@ static void want_writable(znl_link *base, int on)
     } else if (on) {
         znl_loop_defer(link->loop, &link->turn);
     }
+}
+
+static int is_lost(znl_link *base)
+{
+    return link_of(base)->is_lost;
 }
 
 static const char *get_endpoint(znl_link *base)
@@ -515,7 +533,7 @@ static void close_link(znl_link *base, uint32_t linger_ms)
 }
 
 const znl_link_backend znl_link_sim = {
-        open_link, close_link, send_message, want_writable, get_endpoint};
+        open_link, close_link, send_message, want_writable, is_lost, get_endpoint};
 
 /* --- faults ------------------------------------------------------------------------------------ */
 

@@ -17,6 +17,7 @@
 #include "base/err.h"
 #include "base/limits.h"
 #include "transport/endpoint.h"
+#include "transport/zmq_monitor.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -40,6 +41,7 @@ typedef struct zmq_link {
     uv_poll_t poll;
     znl_loop *loop;
     void *socket;
+    znl_zmq_monitor *monitor; /* of a DEALER whose user wants on_lost */
     znl_link_events events;
     void *user;
     znl_deferred recheck;
@@ -432,9 +434,23 @@ static void unbind(zmq_link *link)
     zmq_close(monitor);
 }
 
+static void on_lost(void *user)
+{
+    zmq_link *link = user;
+    link->events.on_lost(link->user);
+}
+
+static int is_lost(znl_link *base)
+{
+    zmq_link *link = link_of(base);
+    return link->monitor != NULL && znl_zmq_monitor_is_lost(link->monitor);
+}
+
 /* Accepts a half-built link. */
 static void discard(zmq_link *link)
 {
+    znl_zmq_monitor_close(link->monitor);
+    link->monitor = NULL;
     if (link->is_watched)
         uv_close((uv_handle_t *)&link->poll, free_link); /* takes ZMQ_FD out of epoll at once */
     if (link->socket != NULL) {
@@ -482,6 +498,8 @@ static int open_link(znl_link **out, znl_loop *loop, const znl_link_options *opt
         int number = set_options(link, options, endpoint->is_ipv6);
         err = number == 0 ? 0 : znl_err_from_errno(number);
     }
+    if (err == 0 && !link->base.is_router && events->on_lost != NULL)
+        err = znl_zmq_monitor_open(&link->monitor, loop, link->socket, on_lost, link);
     if (err == 0)
         err = attach(link, options, endpoint);
     if (err == 0)
@@ -507,4 +525,4 @@ static void close_link(znl_link *base, uint32_t linger_ms)
 }
 
 const znl_link_backend znl_link_zmq = {
-        open_link, close_link, send_message, want_writable, get_endpoint};
+        open_link, close_link, send_message, want_writable, is_lost, get_endpoint};

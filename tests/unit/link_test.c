@@ -33,6 +33,9 @@ struct end {
     size_t goal;
     size_t stop_after; /* stop the loop at this many messages */
     int echoes;
+    int hears_of_loss;
+    unsigned lost;
+    int close_when_lost;
     int close_after; /* close the own link at this many messages */
     uint8_t peer[ZNL_ID_BYTES_MAX];
     size_t peer_size;
@@ -115,7 +118,19 @@ static void on_dropped(void *user, int err)
     end->dropped_err = err;
 }
 
-static const znl_link_events events = {on_message, on_writable, on_dropped};
+static void on_lost(void *user)
+{
+    struct end *end = user;
+    end->lost++;
+    if (end->close_when_lost) {
+        znl_link_close(end->link, 0);
+        end->link = NULL;
+    }
+    znl_loop_stop(end->loop);
+}
+
+static const znl_link_events events = {on_message, on_writable, on_dropped, NULL};
+static const znl_link_events lost_events = {on_message, on_writable, on_dropped, on_lost};
 
 static znl_link_options options_of(int is_router, const char *endpoint, const char *id)
 {
@@ -135,7 +150,8 @@ static znl_link_options options_of(int is_router, const char *endpoint, const ch
 static int open_end(struct end *end, znl_loop *loop, znl_link_options options)
 {
     end->loop = loop;
-    return znl_link_open(&end->link, loop, &options, &events, end);
+    return znl_link_open(
+            &end->link, loop, &options, end->hears_of_loss ? &lost_events : &events, end);
 }
 
 static void open_router(struct end *end, znl_loop *loop, const char *endpoint)
@@ -570,6 +586,63 @@ static void peer_that_left_is_unreachable(void **state)
     close_all(loop, &router, &dealer);
 }
 
+/* Told once per connection, also when it was asked for before; then the link connects again. */
+static void lost_connections_are_told(void **state)
+{
+    znl_loop *loop = new_loop();
+    struct end router = {.stop_after = 1};
+    struct end dealer = {.goal = 1, .hears_of_loss = 1};
+    open_router(&router, loop, *state);
+    open_dealer(&dealer, loop, &router, "slave-1");
+    char endpoint[100];
+    snprintf(endpoint, sizeof endpoint, "%s", znl_link_endpoint(router.link));
+    fill(&dealer);
+    assert_true(run_for(loop, GUARD_MS));
+    assert_false(znl_link_is_lost(dealer.link));
+    znl_link_close(router.link, 0);
+    for (int i = 0; i < 500 && !znl_link_is_lost(dealer.link); i++)
+        usleep(1000); /* the loop stands still */
+    assert_true(znl_link_is_lost(dealer.link));
+    assert_int_equal(dealer.lost, 0);
+    assert_true(run_for(loop, GUARD_MS));
+    assert_int_equal(dealer.lost, 1);
+    assert_false(znl_link_is_lost(dealer.link));
+    router = (struct end){.stop_after = 1};
+    assert_int_equal(open_end(&router, loop, options_of(1, endpoint, "")), 0);
+    dealer.goal = 2;
+    fill(&dealer);
+    assert_true(run_for(loop, GUARD_MS));
+    assert_int_equal(dealer.lost, 1);
+    dealer.close_when_lost = 1;
+    znl_link_close(router.link, 0);
+    router.link = NULL;
+    assert_true(run_for(loop, GUARD_MS));
+    assert_int_equal(dealer.lost, 2);
+    close_all(loop, &router, NULL);
+}
+
+/* A link that wants to hear of lost connections takes more to open; nothing of it is left behind. */
+static void watched_open_survives_each_allocation_failing(void **state)
+{
+    (void)state;
+    for (long n = 0;; n++) {
+        struct end dealer = {.hears_of_loss = 1};
+        znl_loop *loop = NULL;
+        znl_alloc_fail_after(n);
+        int err = znl_loop_new(&loop);
+        if (err == 0)
+            err = open_end(&dealer, loop, options_of(0, "tcp://127.0.0.1:1", "slave-1"));
+        znl_alloc_fail_after(-1);
+        if (err == 0) {
+            close_all(loop, &dealer, NULL);
+            assert_true(n >= 4);
+            return;
+        }
+        assert_int_equal(err, ZNL_E_NOMEM);
+        assert_int_equal(znl_loop_close(loop), 0);
+    }
+}
+
 static void newcomer_takes_the_id_over(void **state)
 {
     const char *endpoint = *state;
@@ -972,6 +1045,8 @@ int main(void)
             cmocka_unit_test(endpoint_is_free_after_close),
             OVER_BOTH(unknown_id_is_unreachable),
             OVER_BOTH(peer_that_left_is_unreachable),
+            OVER_BOTH(lost_connections_are_told),
+            cmocka_unit_test(watched_open_survives_each_allocation_failing),
             OVER_BOTH(newcomer_takes_the_id_over),
             cmocka_unit_test(oversize_frame_is_dropped_with_its_connection),
             OVER_BOTH(excess_is_dropped_and_told),

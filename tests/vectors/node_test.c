@@ -34,6 +34,7 @@ struct znl_link {
     const znl_link_events *events;
     void *user;
     int outcome; /* of every send */
+    int is_lost;
     size_t sends;
 };
 
@@ -79,6 +80,11 @@ void znl_link_want_writable(znl_link *link, int on)
 {
     (void)link;
     (void)on;
+}
+
+int znl_link_is_lost(znl_link *link)
+{
+    return link->is_lost;
 }
 
 const char *znl_link_endpoint(znl_link *link)
@@ -410,12 +416,52 @@ static void payloads_past_the_limits_are_refused(void **state)
     znl_slave_free(slave);
 }
 
+/* A handler held the loop while the connection ended and another began: the end was not reported yet,
+ * but a call must not go to whoever is there now. */
+static void no_call_after_an_end_that_was_not_reported(void **state)
+{
+    (void)state;
+    znl_node_options options = {
+            .id = znl_frame_text("slave-1"),
+            .endpoint = "sim",
+            .heartbeat_ms = 1000,
+            .max_frame_bytes = 1024,
+            .max_frames = 64,
+            .max_message_bytes = 1024,
+            .outbox_messages = 10,
+            .outbox_bytes = 10000,
+    };
+    znl_slave *slave;
+    znl_call call = {.route = znl_frame_text("/x")};
+    znl_frame body = znl_frame_text("body");
+    const znl_waiter waiter = {NULL, 1};
+    const znl_frame ack[] = {znl_frame_text("__znl_v1__"), znl_frame_text("heartbeat_ack"),
+            znl_frame_text("__znl_v1_ext__"), znl_frame_text("call=1")};
+    assert_int_equal(znl_slave_new(&slave, &loop, &options, &events, NULL), 0);
+    assert_int_equal(znl_slave_start(slave), 0);
+    fake.events->on_message(fake.user, ack, 4);
+    fake.sends = 0;
+    assert_int_equal(znl_slave_call(slave, &call, &body, 1, 500, waiter), 0);
+    assert_int_equal(fake.sends, 1);
+    fake.is_lost = 1;
+    assert_int_equal(znl_slave_call(slave, &call, &body, 1, 500, waiter), 0);
+    assert_int_equal(fake.sends, 1);
+    fake.is_lost = 0;
+    fake.events->on_lost(fake.user);
+    assert_int_equal(fake.sends, 2); /* a heartbeat */
+    assert_int_equal(znl_slave_calls(slave), ZNL_CALLS_UNKNOWN);
+    fake.events->on_message(fake.user, ack, 4);
+    assert_int_equal(fake.sends, 3); /* the call that waited */
+    znl_slave_free(slave);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
             cmocka_unit_test(every_record_in_context),
             cmocka_unit_test(ten_thousand_identities_in_ten_places),
             cmocka_unit_test(payloads_past_the_limits_are_refused),
+            cmocka_unit_test(no_call_after_an_end_that_was_not_reported),
     };
     if (znl_random_start() != 0)
         return 1;

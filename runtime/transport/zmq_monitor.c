@@ -1,0 +1,132 @@
+/* zmq_monitor.c - see zmq_monitor.h. SPDX-License-Identifier: MIT */
+#include "transport/zmq_monitor.h"
+
+#include "base/alloc.h"
+#include "base/err.h"
+
+#include <stddef.h>
+#include <stdio.h>
+#include <zmq.h>
+
+struct znl_zmq_monitor {
+    uv_poll_t poll;
+    znl_loop *loop;
+    void *watched;
+    void *events; /* PAIR, connected to the one libzmq made */
+    void (*lost)(void *user);
+    void *user;
+    znl_deferred due; /* runs `tell` */
+    int is_watching;  /* libuv knows poll: only its close callback may free the monitor */
+    int is_lost;
+};
+
+/* Reads all events; each is two frames, of which the second names an endpoint. */
+static void look(znl_zmq_monitor *monitor)
+{
+    uint8_t frame[6 + 1]; /* u16 event, u32 value, as the machine has them */
+    int more;
+    size_t size;
+    while (zmq_recv(monitor->events, frame, sizeof frame, ZMQ_DONTWAIT) >= 0) {
+        monitor->is_lost = 1; /* it listens to nothing else */
+        do {
+            size = sizeof more;
+            if (zmq_getsockopt(monitor->events, ZMQ_RCVMORE, &more, &size) != 0)
+                more = 0;
+        } while (more && zmq_recv(monitor->events, frame, sizeof frame, ZMQ_DONTWAIT) >= 0);
+    }
+}
+
+static void tell(znl_deferred *deferred)
+{
+    znl_zmq_monitor *monitor =
+            (znl_zmq_monitor *)(void *)((char *)deferred - offsetof(znl_zmq_monitor, due));
+    look(monitor);
+    if (!monitor->is_lost)
+        return;
+    monitor->is_lost = 0;
+    monitor->lost(monitor->user); /* it may close this monitor */
+}
+
+static void on_ready(uv_poll_t *poll, int status, int events)
+{
+    (void)status; /* an error here is found by receiving */
+    (void)events;
+    tell(&((znl_zmq_monitor *)poll->data)->due);
+}
+
+int znl_zmq_monitor_is_lost(znl_zmq_monitor *monitor)
+{
+    look(monitor);
+    if (monitor->is_lost) /* what was read here wakes nobody */
+        znl_loop_defer(monitor->loop, &monitor->due);
+    return monitor->is_lost;
+}
+
+static void free_monitor(uv_handle_t *handle)
+{
+    znl_free(handle->data);
+}
+
+void znl_zmq_monitor_close(znl_zmq_monitor *monitor)
+{
+    if (monitor == NULL)
+        return;
+    znl_loop_undefer(monitor->loop, &monitor->due);
+    zmq_socket_monitor(monitor->watched, NULL, 0);
+    if (monitor->is_watching)
+        uv_close((uv_handle_t *)&monitor->poll, free_monitor);
+    if (monitor->events != NULL) {
+        zmq_close(monitor->events);
+        znl_loop_zmq_used(monitor->loop, -1);
+    }
+    if (!monitor->is_watching)
+        znl_free(monitor);
+}
+
+static int watch(znl_zmq_monitor *monitor)
+{
+    char name[64];
+    int fd = -1;
+    size_t size = sizeof fd;
+    int linger = 0;
+    snprintf(name, sizeof name, "inproc://znl-monitor-%p", (void *)monitor);
+    if (zmq_socket_monitor(monitor->watched, name, ZMQ_EVENT_DISCONNECTED) != 0)
+        return znl_err_from_errno(zmq_errno());
+    monitor->events = zmq_socket(znl_loop_zmq(monitor->loop), ZMQ_PAIR);
+    if (monitor->events == NULL)
+        return znl_err_from_errno(zmq_errno());
+    znl_loop_zmq_used(monitor->loop, 1);
+    if (zmq_setsockopt(monitor->events, ZMQ_LINGER, &linger, sizeof linger) != 0 ||
+            zmq_connect(monitor->events, name) != 0 ||
+            zmq_getsockopt(monitor->events, ZMQ_FD, &fd, &size) != 0)
+        return znl_err_from_errno(zmq_errno());
+    int rc = uv_poll_init(znl_loop_uv(monitor->loop), &monitor->poll, fd);
+    if (rc != 0)
+        return znl_err_from_uv(rc);
+    monitor->is_watching = 1;
+    rc = uv_poll_start(&monitor->poll, UV_READABLE, on_ready);
+    return rc == 0 ? 0 : znl_err_from_uv(rc);
+}
+
+int znl_zmq_monitor_open(znl_zmq_monitor **out, znl_loop *loop, void *socket,
+        void (*lost)(void *user), void *user)
+{
+    znl_zmq_monitor *monitor = znl_calloc(1, sizeof *monitor);
+    if (monitor == NULL)
+        return ZNL_E_NOMEM;
+    monitor->poll.data = monitor;
+    monitor->loop = loop;
+    monitor->watched = socket;
+    monitor->lost = lost;
+    monitor->user = user;
+    monitor->due.run = tell;
+    int err = watch(monitor);
+    if (err != 0) {
+        znl_zmq_monitor_close(monitor);
+        return err;
+    }
+    /* The descriptor signals changes: what came before it was watched must be looked for. */
+    znl_loop_defer(loop, &monitor->due);
+    *out = monitor;
+    return 0;
+}
