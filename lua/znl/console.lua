@@ -171,7 +171,7 @@ function M.install(node, role, config, opts)
   end
   if opts.eval then
     -- Here, because it brings the library, of which this is a part.
-    self.evaluation = require("znl.cli.evaluation")
+    self.evaluation = require("znl.evaluation")
     self.environment = self.evaluation.environment()
     self.environment.node = node
     self.router:route("/-/eval", function(req) return eval(self, req) end)

@@ -10,6 +10,7 @@
 #include "base/alloc.h"
 #include "base/err.h"
 #include "base/limits.h"
+#include "transport/loop.h"
 
 #include <string.h>
 
@@ -127,6 +128,7 @@ static void count_pending(struct owner *o, int change)
 {
     uint32_t before = o->pending;
     o->pending = (uint32_t)((int64_t)before + change);
+    znl_loop_outside(o->vm->loop, change);
     if (o->worker != NULL && (before == 0) != (o->pending == 0))
         znl_worker_keep_loop(o->worker, o->pending > 0);
 }

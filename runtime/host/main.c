@@ -493,8 +493,10 @@ static int check_scripts(const struct options *options)
 static void on_signal(int signo)
 {
     int saved = errno;
-    if (signal_seen != 0)
+    if (signal_seen != 0) {
+        uv_tty_reset_mode(); /* may be called from a signal handler */
         _exit(EXIT_SIGNAL + signo);
+    }
     signal_seen = signo;
     if (signal_async != NULL)
         uv_async_send(signal_async); /* may be called from a signal handler */
@@ -593,7 +595,8 @@ static void close_app(struct app *app, int is_complete)
 {
     size_t tasks = app->vm != NULL ? znl_sched_task_count(app->vm->sched) : 0;
     const char *check = getenv("ZNL_LEAK_CHECK");
-    app->is_over = 1; /* what ends from here on is no news */
+    app->is_over = 1;    /* what ends from here on is no news */
+    uv_tty_reset_mode(); /* a script may have it in raw mode */
     if (app->vm != NULL && znl_bind_luv_close(app->vm, CLOSE_WAIT_MS) != 0) {
         /* A thread still works for a script; its callback would meet a closed state. */
         znl_log_write(ZNL_LOG_WARN, "host", "ended while the thread pool was at work", NULL, 0);

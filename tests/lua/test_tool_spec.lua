@@ -201,6 +201,22 @@ end)
     has("3 passed", out)
   end)
 
+  it("waits for workers, however long they compute", function()
+    test_file([[
+      t.test("worker", function()
+        local app, began = t.handlers("handlers/cpu.lua", { handlers = { workers = 1 } }), t.clock:now_ms()
+        t.equal(app:request("x"), "computed")
+        t.equal(t.clock:now_ms(), began)
+        local answer
+        znl.spawn(function() answer = app:request("x") end)
+        t.clock:advance(1000)
+        t.equal(answer, "computed")
+      end)
+    ]], { ["handlers/cpu.lua"] = "return function() for i = 1, 1e7 do math.sin(i) end return 'computed' end" })
+    local code, out = here:run { "test" }
+    assert.equal(0, code, out)
+  end)
+
   it("runs hooks around each test of a group, outer ones first", function()
     test_file [[
       local order = {}

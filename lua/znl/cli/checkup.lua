@@ -52,7 +52,11 @@ end
 --- `message` may begin with a file and a line of its own, which then count.
 local function add(self, severity, file, line, message)
   local at_file, at_line, rest = tostring(message):match("^([^\n:]+):(%d+): ([^\n]*)")
-  if at_file and not line then file, line, message = at_file, tonumber(at_line), rest end
+  if at_file and not line then
+    message = rest
+    -- A line of a module inside the binary, where a tail call left none of the file: no place at all.
+    if uv.fs_stat(at_file) then file, line = at_file, tonumber(at_line) end
+  end
   local prefix = file .. ": "
   if message:sub(1, #prefix) == prefix then message = message:sub(#prefix + 1) end
   local problem = { file = file, line = line, severity = severity, message = message:match("^[^\n]*") }

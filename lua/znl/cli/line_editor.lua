@@ -12,6 +12,9 @@ local M = {}
 --- A longer line is refused: somebody pastes a file.
 M.CHARACTERS_MAX = 65536
 
+--- A key sends no more.
+local KEY_BYTES_MAX = 16
+
 --- What `feed` returns, in order.
 ---@class znl.cli.EditorAction
 ---@field kind "line"|"interrupt"|"eof"|"complete"|"clear"
@@ -58,6 +61,12 @@ function Editor:replace(count, text)
   for index = self.cursor + 1, #self.characters do rest[#rest + 1] = self.characters[index] end
   if #rest > M.CHARACTERS_MAX then return end
   self.characters, self.cursor = rest, cursor
+end
+
+local function insert(self, character)
+  if #self.characters >= M.CHARACTERS_MAX then return end
+  self.cursor = self.cursor + 1
+  table.insert(self.characters, self.cursor, character)
 end
 
 local function remove(self, from, to)
@@ -191,7 +200,7 @@ local function next_key(bytes)
   local first = bytes:byte()
   if first ~= 27 then
     if first < 0x80 then return bytes:sub(1, 1), 1 end
-    local size = first >= 0xF0 and 4 or first >= 0xE0 and 3 or first >= 0xC2 and 2 or 1
+    local size = first > 0xF4 and 1 or first >= 0xF0 and 4 or first >= 0xE0 and 3 or first >= 0xC2 and 2 or 1
     if #bytes < size then return nil end
     local character = bytes:sub(1, size)
     if not character:find("^[\194-\244][\128-\191]+$") then return "ignore", 1 end
@@ -199,7 +208,7 @@ local function next_key(bytes)
   end
   local kind, sequence = bytes:match("^\27([%[O])([%d;]*[%a~])")
   if kind then return SEQUENCES[sequence] or "ignore", 2 + #sequence end
-  if bytes:find("^\27[%[O]?[%d;]*$") and #bytes < 16 then return nil end
+  if bytes:find("^\27[%[O]?[%d;]*$") and #bytes < KEY_BYTES_MAX then return nil end
   return META[bytes:sub(2, 2)] or "ignore", 2
 end
 
@@ -227,7 +236,7 @@ local function press(self, key)
   if self.search and press_in_search(self, key) then return end
   local action = KEYS[key]
   if action then return action(self) end
-  if key:byte() >= 32 then self:replace(0, key) end
+  if key:byte() >= 32 then insert(self, key) end
 end
 
 --- Takes bytes of the terminal.
@@ -236,13 +245,14 @@ end
 function Editor:feed(bytes)
   local actions = {}
   bytes = self.pending .. bytes
-  while bytes ~= "" do
-    local key, size = next_key(bytes)
+  local at = 1
+  while at <= #bytes do
+    local key, size = next_key(bytes:sub(at, at + KEY_BYTES_MAX - 1))
     if not key then break end
-    bytes = bytes:sub(size + 1)
+    at = at + size
     actions[#actions + 1] = press(self, key)
   end
-  self.pending = bytes
+  self.pending = bytes:sub(at)
   return actions
 end
 

@@ -60,7 +60,6 @@ local function show_problems(out, checks)
 end
 
 local function show_routes(out, checks)
-  table.sort(checks.routes, function(a, b) return a.path < b.path end)
   local widest = 0
   for _, route in ipairs(checks.routes) do widest = math.max(widest, #route.path) end
   for _, route in ipairs(checks.routes) do
@@ -78,12 +77,15 @@ local function run(opts, out)
   local count, message = check_all(checks, paths, out)
   out:clear_progress()
   if not count then return nil, message, "USAGE" end
+  table.sort(checks.routes, function(a, b) return a.path < b.path end)
   local errors, warnings = checks:count("error"), checks:count("warning")
   if not out.json then show_routes(out, checks) end
   if not out.json and #checks.routes > 0 and #checks.problems > 0 then out:line() end
   show_problems(out, checks)
   if out.json then
-    out:object { files = count, routes = checks.routes, errors = errors, warnings = warnings }
+    out:object {
+      files = count, routes = #checks.routes > 0 and checks.routes or nil, errors = errors, warnings = warnings,
+    }
   else
     out:line(("%s%s, %s, %s"):format(#checks.routes + #checks.problems > 0 and "\n" or "",
       count_of(count, "file"), out:paint(errors > 0 and "red" or "dim", count_of(errors, "error")),

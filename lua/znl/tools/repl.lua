@@ -6,7 +6,7 @@
 
 local command = require("znl.cli.command")
 local name_completion = require("znl.cli.name_completion")
-local evaluation = require("znl.cli.evaluation")
+local evaluation = require("znl.evaluation")
 local exit_code = require("znl.cli.exit_code")
 local history = require("znl.cli.history")
 local line_editor = require("znl.cli.line_editor")
@@ -84,9 +84,11 @@ end
 
 function Remote:evaluate(text)
   local answer, message, code = self.peer.slave:call("/-/eval", { code = text }, { timeout_ms = self.timeout })
-  if type(answer) == "table" then return answer.ok and true or false, tostring(answer.text or "") end
+  if type(answer) == "table" then
+    return answer.ok and true or false, (tostring(answer.text or ""):gsub("\n$", ""))
+  end
   if code == "NOT_FOUND" or code == "UNSUPPORTED" then
-    return false, "the node does not evaluate: its console is off, or it does not allow it"
+    return false, "the node does not evaluate; it would with console = { eval = true }"
   end
   return false, ("%s (%s)"):format(tostring(message), tostring(code))
 end
@@ -201,7 +203,7 @@ end
 
 --- A line was entered. True when the prompt shall end.
 function Prompt:enter(line)
-  self.out:write("\r" .. self.editor.prompt .. line .. "\27[K\r\n")
+  self.out:write("\r" .. self.editor.prompt .. line .. "\27[K\n")
   local text = self.input and self.input .. "\n" .. line or line
   if not self.input then
     local is_command, ends = dot_command(self.session, text, function(said) self:say(said) end)
@@ -229,10 +231,10 @@ function Prompt:act(action)
   elseif action.kind == "clear" then
     self.out:write("\27[H\27[2J")
   elseif action.kind == "interrupt" then
-    self.out:write("^C\r\n")
+    self.out:write("^C\n")
     self.input, self.editor.prompt = nil, PROMPT
   elseif action.kind == "eof" then
-    self.out:write("\r\n")
+    self.out:write("\n")
     return true
   end
 end
@@ -267,7 +269,7 @@ local function run_terminal(session, opts, out)
     if not session.done then prompt:draw() end
   end
   local where = opts.endpoint and "in " .. opts.endpoint or "znlrun " .. runtime.version.znlrun
-  out:write(where .. ", .help explains\r\n" .. PASTE_ON)
+  out:write(where .. ", .help explains\n" .. PASTE_ON)
   local ok, err = xpcall(prompt.run, debug.traceback, prompt)
   out:write(PASTE_OFF)
   prompt:close()

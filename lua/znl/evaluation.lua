@@ -1,20 +1,22 @@
---- znl.cli.evaluation: runs what a person types, and says what came of it.
+--- znl.evaluation: runs what a person types, and says what came of it.
 ---
 --- An expression is shown, a statement is run; `=expr` is taken for `expr`. Globals that are set stay
 --- for the inputs that follow; locals do not.
 --- SPDX-License-Identifier: MIT
 
 local pretty = require("znl.pretty")
-local znl = require("znl")
 
 local M = {}
 
 local NAME = "=(input)"
 
---- The names an input sees: those of every script, `znl`, and what inputs before it set.
+--- The names an input sees: those of every script, `znl`, what is given here, and what inputs before
+--- it set.
+---@param more? table<string, any>
 ---@return table
-function M.environment()
-  local environment = setmetatable({ znl = znl }, { __index = _G })
+function M.environment(more)
+  local environment = setmetatable({ znl = require("znl") }, { __index = _G })
+  for name, value in pairs(more or {}) do environment[name] = value end
   environment._G = environment
   return environment
 end
