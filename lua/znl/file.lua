@@ -264,7 +264,7 @@ end
 --- Not with fs_scandir: luv 1.44 never frees its requests.
 local function open_directory(path, callback) return uv.fs_opendir(path, callback, 256) end
 
-local function read_all(what, stream, max_entries)
+local function collect_entries(what, stream, max_entries)
   local entries = {}
   local some, message = uv.fs_readdir(stream)
   while some do
@@ -283,7 +283,7 @@ end
 
 local function entries_of(what, path, max_entries)
   return await.job(what, function(stream)
-    local entries, message, code = read_all(what, stream, max_entries)
+    local entries, message, code = collect_entries(what, stream, max_entries)
     uv.fs_closedir(stream)
     return entries, message, code
   end, open_directory, path)
