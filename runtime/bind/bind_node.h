@@ -37,11 +37,12 @@ struct job {
     int is_call;    /* the answer to it is marked */
     int is_json;
     int is_at_work;
-    int is_answered;      /* an error went out, or nobody waits: the result is dropped */
-    int is_cancelled;     /* the asker is gone, or the node stopped */
-    uint64_t deadline_ms; /* of the asker or of the node, the earlier; 0: none */
-    int is_limited;       /* it is the node's: handler_timeout_ms */
-    znl_token *token;     /* with a deadline; NULL without */
+    int is_answered;           /* an error went out, or nobody waits: the result is dropped */
+    int is_cancelled;          /* the asker is gone, or the node stopped */
+    uint64_t deadline_ms;      /* of the asker or of the node, the earlier; 0: none */
+    int is_limited;            /* it is the node's: handler_timeout_ms */
+    znl_token *token;          /* with a deadline; NULL without */
+    znl_token_watcher watcher; /* of it */
     znl_task_ref task;
     size_t peer_size, id_size, service_size;
     uint8_t peer[ZNL_ID_BYTES_MAX];

@@ -12,7 +12,7 @@
 
 #include <string.h>
 
-static void deadline_passed(void *user);
+static void deadline_passed(znl_token_watcher *watcher);
 
 /* --- jobs -------------------------------------------------------------------------------------- */
 
@@ -78,7 +78,7 @@ static int job_limit(struct job *job)
         return 0;
     int err = znl_token_new(b->vm, NULL, job->deadline_ms, &job->token);
     if (err == 0)
-        znl_token_watch(job->token, deadline_passed, job);
+        znl_token_watch(job->token, &job->watcher, deadline_passed);
     return err;
 }
 
@@ -86,7 +86,7 @@ void znl_node_job_done(struct job *job)
 {
     znl_node_box *b = job->node;
     if (job->token != NULL) {
-        znl_token_unwatch(job->token, job);
+        znl_token_unwatch(&job->watcher);
         znl_token_release(job->token);
         job->token = NULL;
     }
@@ -109,9 +109,9 @@ struct asker znl_node_job_asker(const struct job *job)
 }
 
 /* The token of a job was cancelled. An asker whose own deadline it was does not wait any more. */
-static void deadline_passed(void *user)
+static void deadline_passed(znl_token_watcher *watcher)
 {
-    struct job *job = user;
+    struct job *job = (struct job *)(void *)((char *)watcher - offsetof(struct job, watcher));
     znl_node_box *b = job->node;
     if (znl_token_is_cancelled(job->token) != ZNL_E_DEADLINE || job->is_answered)
         return;

@@ -26,6 +26,7 @@ typedef struct box {
     int has_env;      /* it has an environment of its own */
     size_t functions; /* to call, of its own and below children */
     int has_fired;
+    znl_token_watcher watcher;
     znl_deferred due; /* the functions are to be called */
 } box;
 
@@ -50,9 +51,9 @@ static void anchor(lua_State *L, int idx, box *b)
 }
 
 /* The token was cancelled, or is no longer in use. May be called while Lua runs. */
-static void on_change(void *user)
+static void on_change(znl_token_watcher *watcher)
 {
-    box *b = user;
+    box *b = (box *)(void *)((char *)watcher - offsetof(box, watcher));
     if (b->functions > 0 && !b->has_fired && znl_token_is_cancelled(b->token) != 0)
         znl_loop_defer(b->vm->loop, &b->due);
     else if (b->self_ref != LUA_NOREF && !b->due.queued && !znl_token_in_use(b->token))
@@ -145,7 +146,7 @@ static void remember(lua_State *L, box *b)
     lua_pushvalue(L, -3);
     lua_rawset(L, -3);
     lua_pop(L, 1);
-    znl_token_watch(b->token, on_change, b);
+    znl_token_watch(b->token, &b->watcher, on_change);
 }
 
 void znl_lua_pushtoken(lua_State *L, znl_token *token)
@@ -400,7 +401,7 @@ static int off(lua_State *L)
     count_functions(L, 1, b, 1, 0);
     if (b->functions == 0) {
         znl_token_keep(b->token, 0);
-        on_change(b);
+        on_change(&b->watcher);
     }
     return 0;
 }
@@ -466,7 +467,7 @@ static int token_close(lua_State *L)
     if (own > 0)
         count_functions(L, 1, b, own, 0);
     znl_token_keep(b->token, 0);
-    on_change(b);
+    on_change(&b->watcher);
     return 0;
 }
 
@@ -476,7 +477,8 @@ static int token_gc(lua_State *L)
     if (b->token == NULL)
         return 0;
     znl_loop_undefer(b->vm->loop, &b->due);
-    if (znl_token_unwatch(b->token, b)) /* else a new object has taken its place */
+    znl_token_unwatch(&b->watcher);
+    if (b->functions > 0)
         znl_token_keep(b->token, 0);
     znl_token_release(b->token);
     b->token = NULL;

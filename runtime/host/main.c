@@ -41,7 +41,7 @@
 struct options {
     const char *chunk; /* of -e, or NULL */
     int is_check;
-    int is_tool; /* the script is one of ours, named by argv[script] */
+    int is_tool;  /* the script is one of ours, named by argv[script] */
     int is_watch; /* run the script again when it changes */
     int is_level_given;
     znl_log_level level;
@@ -636,7 +636,8 @@ static void start_watchdog(struct app *app)
 
 static int run(const struct options *options)
 {
-    struct app app = {.options = options, .begin_exit = {.run = begin_exit},
+    struct app app = {.options = options,
+            .begin_exit = {.run = begin_exit},
             .end_timers = {.run = end_timers}};
     znl_bind_set_version(ZNL_VERSION);
     znl_bind_log_setup(options->level, options->format);

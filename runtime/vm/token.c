@@ -30,8 +30,7 @@ struct znl_token {
     int is_kept; /* the deadline counts without tasks */
     znl_wheel *wheel;
     znl_timer timer;
-    void (*changed)(void *user);
-    void *user;
+    znl_token_watcher *watchers;
     znl_token *next_marked; /* while cancelling */
 };
 
@@ -147,8 +146,11 @@ static void rearm(znl_token *token)
 
 static void tell(const znl_token *token)
 {
-    if (token->changed != NULL)
-        token->changed(token->user);
+    for (znl_token_watcher *watcher = token->watchers; watcher != NULL;) {
+        znl_token_watcher *next = watcher->next;
+        watcher->changed(watcher);
+        watcher = next;
+    }
 }
 
 static void one_user_more(znl_token *token)
@@ -173,19 +175,26 @@ int znl_token_in_use(const znl_token *token)
     return token->users > 0 || znl_timer_running(&token->timer);
 }
 
-void znl_token_watch(znl_token *token, void (*changed)(void *user), void *user)
+void znl_token_watch(znl_token *token, znl_token_watcher *watcher,
+        void (*changed)(znl_token_watcher *watcher))
 {
-    token->changed = changed;
-    token->user = user;
+    watcher->changed = changed;
+    watcher->next = token->watchers;
+    if (watcher->next != NULL)
+        watcher->next->link = &watcher->next;
+    token->watchers = watcher;
+    watcher->link = &token->watchers;
 }
 
-int znl_token_unwatch(znl_token *token, const void *user)
+void znl_token_unwatch(znl_token_watcher *watcher)
 {
-    if (token->user != user)
-        return 0;
-    token->changed = NULL;
-    token->user = NULL;
-    return 1;
+    if (watcher->link == NULL)
+        return;
+    *watcher->link = watcher->next;
+    if (watcher->next != NULL)
+        watcher->next->link = watcher->link;
+    watcher->link = NULL;
+    watcher->next = NULL;
 }
 
 void znl_token_keep(znl_token *token, int keep)

@@ -59,11 +59,20 @@ int znl_token_is_below(const znl_token *token, const znl_token *other);
  * cancel it or see it cancelled. */
 int znl_token_in_use(const znl_token *token);
 
-/* Calls changed(user) whenever it is cancelled, or is no longer in use; it must not call Lua. There
- * is one watcher, the last. */
-void znl_token_watch(znl_token *token, void (*changed)(void *user), void *user);
-/* Takes that watcher away; returns 0 when it is another by now. */
-int znl_token_unwatch(znl_token *token, const void *user);
+/* Somebody who wants to hear of a token. Lives inside the object it serves; zeroed memory watches
+ * nothing. */
+typedef struct znl_token_watcher znl_token_watcher;
+struct znl_token_watcher {
+    znl_token_watcher *next, **link;
+    void (*changed)(znl_token_watcher *watcher);
+};
+
+/* Calls changed(watcher) whenever the token is cancelled, or is no longer in use. It must not call
+ * Lua, nor release the token. The watcher is taken back before the token is released. */
+void znl_token_watch(znl_token *token, znl_token_watcher *watcher,
+        void (*changed)(znl_token_watcher *watcher));
+/* Harmless when it watches nothing. */
+void znl_token_unwatch(znl_token_watcher *watcher);
 
 /* Whether the deadline counts though no task runs under it. */
 void znl_token_keep(znl_token *token, int keep);

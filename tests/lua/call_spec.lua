@@ -302,6 +302,21 @@ describe("calls", function()
     end)
   end)
 
+  it("are told so, too, when the handler looks at its token itself", function()
+    local m = master { handler_timeout_ms = 60 }
+    local heard = {}
+    m:handle(function()
+      znl.current_token():on_cancel(function() heard[#heard + 1] = "on_cancel" end)
+      heard[#heard + 1] = select(3, znl.sleep(3000))
+      return "too late"
+    end)
+    assert.is_true(m:start())
+    assert.equal("HANDLER_TIMEOUT", select(3, slave(m, "one"):call("/x", nil, { timeout_ms = 2000 })))
+    znl.sleep(20)
+    table.sort(heard)
+    assert.same({ "DEADLINE", "on_cancel" }, heard)
+  end)
+
   it("are told when a handler takes too long", function()
     local m = master { handler_timeout_ms = 60 }
     local codes = {}

@@ -43,9 +43,10 @@ static size_t timers(void)
     return znl_loop_wheel(tasks.loop)->count;
 }
 
-static void count_change(void *user)
+static void count_change(znl_token_watcher *watcher)
 {
-    ++*(int *)user;
+    (void)watcher;
+    changes++;
 }
 
 static int l_cancel(lua_State *L)
@@ -304,20 +305,26 @@ static void waits_have_names(void **state)
 static void watcher_hears_of_cancelling_and_of_the_last_user(void **state)
 {
     (void)state;
-    int other = 0;
+    znl_token_watcher one = {0}, two = {0};
     znl_token *token = make(NULL, 0), *child = make(token, 0);
-    znl_token_watch(token, count_change, &changes);
+    znl_token_watch(token, &one, count_change);
     start("wait()", child);
     assert_true(znl_token_in_use(token));
     assert_int_equal(changes, 0);
     znl_sched_wake(tasks.vm->sched, tasks.waits[0], NULL, NULL);
     assert_int_equal(changes, 1);
     assert_false(znl_token_in_use(token));
+    znl_token_watch(token, &two, count_change); /* beside the first */
     znl_token_cancel(token, ZNL_E_CANCELLED);
     znl_token_cancel(token, ZNL_E_CANCELLED);
-    assert_int_equal(changes, 2);
-    assert_false(znl_token_unwatch(token, &other));
-    assert_true(znl_token_unwatch(token, &changes));
+    assert_int_equal(changes, 3);
+    znl_token_unwatch(&one);
+    znl_token_unwatch(&one);
+    start("return 1", token);
+    assert_int_equal(changes, 4);
+    znl_token_unwatch(&two);
+    start("return 1", token);
+    assert_int_equal(changes, 4);
     znl_token_release(child);
     znl_token_release(token);
 }
