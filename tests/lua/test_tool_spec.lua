@@ -131,6 +131,9 @@ end)
       t.after_each(function() end)
       t.test("waits for ever", { timeout_ms = 150 }, function() znl.event():wait() end)
       t.test("waits for ever, in steps", { timeout_ms = 150 }, function() while true do znl.sleep(1000) end end)
+      t.test("exit", function() znl.exit(0) end)
+      t.test("os.exit", function() os.exit(0) end)
+      t.test("loops", function() while true do end end)
       t.test("handlers that do not load", function() t.handlers("handlers/none.lua") end)
     ]]
     local code, results, summary = run_json()
@@ -142,6 +145,9 @@ end)
       ["match of no text"] = "a text was expected, not 5", fail = "because",
       raises = "attempt to index local 'x' (a nil value)", ["in a task"] = "not equal",
       ["in a handler"] = "not equal", deferred = "deferred broke",
+      exit = "a test cannot end the process: exit was called",
+      ["os.exit"] = "a test cannot end the process: exit was called",
+      loops = "ran for 1000 ms without waiting: interrupted by the watchdog",
       ["waits for ever"] = "still running after 150 ms", ["waits for ever, in steps"] = "still running after 150 ms",
     }
     for name, message in pairs(expected) do
@@ -152,7 +158,7 @@ end)
     end
     has("handlers/none.lua", results["handlers that do not load"].message)
     assert.equal("passed", results["in after_each"].status)
-    assert.equal(17, summary.failed)
+    assert.equal(20, summary.failed)
   end)
 
   it("shows what was logged beside a failure", function()

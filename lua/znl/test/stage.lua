@@ -36,6 +36,17 @@ local function follow_clock()
   end
 end
 
+local exit, os_exit = runtime.exit, os.exit
+
+local function refuse_exit()
+  error("a test cannot end the process: exit was called", 2)
+end
+
+--- A test that left would take those after it along, and all would seem well.
+local function forbid_exit()
+  runtime.exit, znl.exit, os.exit = refuse_exit, refuse_exit, refuse_exit
+end
+
 local function watch_stops(self)
   local on_stop = runtime.on_stop
   self.on_stop = on_stop
@@ -60,6 +71,7 @@ function M.open()
   testing.auto(true)
   testing.divert_log(true)
   follow_clock()
+  forbid_exit()
   watch_stops(self)
   return self
 end
@@ -136,6 +148,7 @@ function Stage:close(limit_ms)
   if ok == nil then problem = ("cleaning up took more than %d ms"):format(limit_ms) end
   if ok == false then problem = err end
   os.time, os.date = os_time, os_date
+  runtime.exit, znl.exit, os.exit = exit, exit, os_exit
   runtime.on_stop, znl.on_stop = self.on_stop, self.on_stop
   self.scope:halt()
   self.scope.owner:cut("the test has ended")
