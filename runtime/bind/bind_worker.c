@@ -334,7 +334,9 @@ static int worker_gc(lua_State *L)
     b->owner = NULL;
     znl_worker *worker = o->worker;
     o->worker = NULL;
-    if (znl_worker_close(worker, COLLECT_WAIT_MS) != 0)
+    /* One that does not stop is waited for; with several the process would never end. */
+    uint32_t wait_ms = znl_worker_stuck_count() == 0 ? COLLECT_WAIT_MS : 0;
+    if (znl_worker_close(worker, wait_ms) != 0)
         znl_log_write(
                 ZNL_LOG_WARN, "workers", "a thread did not stop and is given up", NULL, 0);
     fail_calls(o, ZNL_E_STOPPED);
