@@ -11,6 +11,7 @@ local parser = argparse("znlrun scripts/master.lua", "Runs a ZNL master.")
 parser:option("--id", "Name of this node."):default("master-1")
 parser:option("--endpoint", "Where to bind; port * lets the system choose."):default("tcp://127.0.0.1:6003")
 parser:option("--handlers", "Lua file or folder that answers requests; reloaded on change."):argname("<path>")
+parser:option("--workers", "Threads that run the handlers; 0: on the loop."):argname("<n>"):convert(tonumber)
 parser:flag("--encrypted", "Proofs and sealed payloads; implied by a key.")
 parser:option("--key", "Key of slaves without one of their own: env:NAME or file:PATH."):argname("<ref>")
 parser:option("--auth-key", "Key of one slave; may be repeated."):argname("<id>=<ref>"):count("*")
@@ -35,7 +36,7 @@ local master = znl.master {
   heartbeat_ms = args.heartbeat,
 }
 
-if args.handlers then master:handle(znl.handlers(args.handlers)) end
+if args.handlers then master:handle(znl.handlers(args.handlers, { workers = args.workers })) end
 
 if args.log_events then
   master:on("slave_connected", function(id) znl.log.info("slave connected", { slave = id }) end)

@@ -11,6 +11,7 @@ local parser = argparse("znlrun scripts/slave.lua", "Runs a ZNL slave.")
 parser:option("--id", "Name of this node; one slave per name."):count(1)
 parser:option("--endpoint", "Where the master is."):default("tcp://127.0.0.1:6003")
 parser:option("--handlers", "Lua file or folder that answers requests; reloaded on change."):argname("<path>")
+parser:option("--workers", "Threads that run the handlers; 0: on the loop."):argname("<n>"):convert(tonumber)
 parser:option("--service", "Lua file that answers service requests; may be repeated.")
   :argname("<name>=<file>"):count("*")
 parser:flag("--encrypted", "Proofs and sealed payloads; implied by --key.")
@@ -29,7 +30,7 @@ local slave = znl.slave {
   heartbeat_ms = args.heartbeat,
 }
 
-if args.handlers then slave:handle(znl.handlers(args.handlers)) end
+if args.handlers then slave:handle(znl.handlers(args.handlers, { workers = args.workers })) end
 
 for _, pair in ipairs(args.service) do
   local name, file = pair:match("^([^=]+)=(.+)$")

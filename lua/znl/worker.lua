@@ -117,6 +117,7 @@ local function report(version, stage, before)
   return {
     seen = stage.seen, fresh = fresh, deps = names_of(version:modules_used()),
     parts = {
+      handle = ("%s:%d"):format(version.path, debug.getinfo(parts.handle, "S").linedefined),
       on_load = parts.on_load ~= nil, on_unload = parts.on_unload ~= nil,
       max_concurrency = parts.max_concurrency, max_queue = parts.max_queue,
     },
@@ -175,6 +176,8 @@ function ops.commit(_, id)
   end
   check_started(version, version:commit())
   version.was_live = true
+  -- Tracebacks may show the file's lines, unless it has changed since, and this worker is a late one.
+  if source.read(version.path) == version.text then runtime.loaded(version.path) end
   leave_stage(version)
 end
 

@@ -22,10 +22,6 @@ local M = {}
 local WorkerCode = {}
 WorkerCode.__index = WorkerCode
 
-local function unreachable()
-  error("znl.worker_code: its handler runs in the workers", 2)
-end
-
 ---@param pool znl.WorkerPool
 ---@param opts znl.CodeOptions
 ---@return znl.WorkerCode
@@ -94,11 +90,8 @@ function WorkerCode:load(previous)
     return description(self, seen)
   end)
   if not report then return nil, message end
-  local parts = report.parts
-  self.parts = {
-    handle = unreachable, max_concurrency = parts.max_concurrency, max_queue = parts.max_queue,
-    on_load = parts.on_load and unreachable or nil, on_unload = parts.on_unload and unreachable or nil,
-  }
+  -- Not the functions, which are in the workers: file and line of `handle`, and which others there are.
+  self.parts = report.parts
   note_modules(self, report)
   return true
 end
@@ -107,7 +100,7 @@ end
 ---@return true|nil ok
 ---@return string? message
 function WorkerCode:prepare()
-  self.is_prepared = self.parts.on_load ~= nil
+  self.is_prepared = self.parts.on_load
   return self.pool:call_all("prepare", self.id, self.previous_id)
 end
 

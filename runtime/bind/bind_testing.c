@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
+#include <pthread.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -246,6 +247,14 @@ static int testing_take_log(lua_State *L)
     return 1;
 }
 
+/* end_thread(): ends the thread of this worker at once, as a broken C library might */
+static int testing_end_thread(lua_State *L)
+{
+    if (!znl_lua_in_worker(L))
+        return luaL_error(L, "testing.end_thread works in a worker thread only");
+    pthread_exit(NULL);
+}
+
 int luaopen_znl_core_testing(lua_State *L)
 {
     static const luaL_Reg functions[] = {
@@ -260,6 +269,7 @@ int luaopen_znl_core_testing(lua_State *L)
             {"reset", testing_reset},
             {"divert_log", testing_divert_log},
             {"take_log", testing_take_log},
+            {"end_thread", testing_end_thread},
             {NULL, NULL},
     };
     lua_pushlightuserdata(L, (void *)(uintptr_t)&key);
