@@ -11,271 +11,36 @@
 //
 // SPDX-License-Identifier: MIT
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
 import * as crypto from "node:crypto";
-import { existsSync, readFileSync } from "node:fs";
-import { createServer } from "node:net";
-import { dirname, join } from "node:path";
-import { createInterface } from "node:readline";
+import { existsSync } from "node:fs";
 import { describe, test } from "node:test";
-import { fileURLToPath } from "node:url";
-import * as zmq from "zeromq";
+import {
+    bothCall,
+    concurrency,
+    couple,
+    ENC,
+    everyPair,
+    fails,
+    FAST,
+    flavoursOf,
+    freeEndpoint,
+    hex,
+    isOnline,
+    KEYS,
+    limit,
+    masterOptions,
+    MODES,
+    PAIRS,
+    REAL_VERSION,
+    scene,
+    slaveOptions,
+    sleep,
+    TRAITS,
+    until,
+    VECTORS,
+    vectors,
+} from "./scene.mjs";
 import * as znl from "./znl.mjs";
-
-const here = dirname(fileURLToPath(import.meta.url));
-const ZNLRUN = process.env.ZNLRUN ?? join(here, "../../build/znlrun");
-const REAL = process.env.ZNL_REAL;
-const VECTORS = process.env.ZNL_VECTORS ?? join(here, "../vectors/znl");
-const KEY = "shared-secret-01";
-const KEYS = znl.deriveKeys(KEY);
-// Quick to notice a peer, slow to give one up: machines that run tests are busy.
-const MS = { heartbeat_ms: 150, heartbeat_timeout_ms: 6000 };
-const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
-const hex = (text) => Buffer.from(text).toString("hex");
-const vectors = (name) => JSON.parse(readFileSync(join(VECTORS, `${name}.json`)));
-
-// --- peers as processes --------------------------------------------------------------------
-
-// What differs between the implementations without being wrong.
-const REAL_VERSION =
-    REAL && JSON.parse(readFileSync(join(dirname(REAL), "package.json"))).version;
-const TRAITS = {
-    lua: {
-        flavours: ["znlrun"],
-        concurrent: true,
-        strict: true,
-        codes: true,
-        boundedStop: true,
-        rejects: true,
-        services: true,
-        offline: true,
-        ghosts: false,
-    },
-    js: {
-        flavours: ["0.7.4", "0.6.0"],
-        concurrent: false,
-        strict: false,
-        codes: true,
-        boundedStop: true,
-        rejects: true,
-        services: true,
-        offline: true,
-        ghosts: false,
-    },
-    real: {
-        flavours: [REAL_VERSION],
-        concurrent: false,
-        strict: false,
-        codes: false,
-        boundedStop: REAL_VERSION === "0.6.0",
-        rejects: true,
-        services: false,
-        offline: false,
-        ghosts: true,
-    },
-};
-
-const taken = new Set();
-/** A free port of the loopback interface, never the same twice. */
-async function freeEndpoint() {
-    for (;;) {
-        const server = createServer();
-        await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
-        const { port } = server.address();
-        await new Promise((resolve) => server.close(resolve));
-        if (taken.has(port)) continue;
-        taken.add(port);
-        return `tcp://127.0.0.1:${port}`;
-    }
-}
-
-/** Waits until `probe` returns something true. */
-async function until(what, probe, ms = 8000) {
-    const deadline = Date.now() + ms;
-    for (;;) {
-        const value = await probe();
-        if (value) return value;
-        if (Date.now() > deadline) throw new Error(`waited ${ms} ms for ${what}`);
-        await sleep(10);
-    }
-}
-
-class Peer {
-    constructor(kind) {
-        this.kind = kind;
-        this.traits = TRAITS[kind];
-        this.events = [];
-        this.waiting = new Map();
-        this.next = 1;
-        this.stderr = "";
-        const env = { ...process.env };
-        delete env.ZNL_REAL;
-        if (kind === "real") env.ZNL_REAL = REAL;
-        const [file, args] =
-            kind === "lua"
-                ? [ZNLRUN, [join(here, "peer.lua")]]
-                : [process.execPath, [join(here, "peer.mjs")]];
-        this.process = spawn(file, args, { env, stdio: ["pipe", "pipe", "pipe"] });
-        this.process.stdin.on("error", () => {});
-        this.process.stderr.on("data", (data) => {
-            this.stderr += data;
-        });
-        this.ended = new Promise((resolve) =>
-            this.process.on("close", (code, signal) => {
-                this.exit = { code, signal };
-                for (const { reject } of this.waiting.values())
-                    reject(new Error(`${kind} ended (${code ?? signal}): ${this.stderr}`));
-                this.waiting.clear();
-                resolve(this.exit);
-            }),
-        );
-        createInterface({ input: this.process.stdout }).on("line", (line) => this.#line(line));
-    }
-
-    #line(line) {
-        let object;
-        try {
-            object = JSON.parse(line);
-        } catch {
-            this.stderr += `${line}\n`;
-            return;
-        }
-        if (object.ev !== undefined) {
-            this.events.push({ ...object, at: Date.now() });
-            return;
-        }
-        const { resolve, reject } = this.waiting.get(object.re) ?? {};
-        this.waiting.delete(object.re);
-        if (object.ok) resolve?.(object.value);
-        else reject?.(Object.assign(new Error(object.error), { code: object.code }));
-    }
-
-    call(cmd, fields = {}) {
-        if (this.exit)
-            return Promise.reject(new Error(`${this.kind} has ended: ${this.stderr}`));
-        const n = this.next++;
-        return new Promise((resolve, reject) => {
-            this.waiting.set(n, { resolve, reject });
-            this.process.stdin.write(`${JSON.stringify({ n, cmd, ...fields })}\n`);
-        });
-    }
-
-    all(ev, match = () => true) {
-        return this.events.filter((event) => event.ev === ev && match(event));
-    }
-
-    event(ev, match, ms) {
-        return until(
-            `event ${ev} of ${this.kind} (has ${this.events.slice(-5).map((e) => e.ev)})`,
-            () => this.all(ev, match)[0],
-            ms,
-        );
-    }
-
-    forget() {
-        this.events.length = 0;
-    }
-
-    async slaves() {
-        const ids = await this.call("slaves");
-        return Array.isArray(ids) ? ids : []; // an empty table of Lua reads as {}
-    }
-
-    request(fields) {
-        return this.call("request", { timeout_ms: 4000, ...fields });
-    }
-
-    kill(signal = "SIGKILL") {
-        this.process.kill(signal);
-        return this.ended;
-    }
-}
-
-/** Runs `body` with helpers that end every process and socket it made. */
-async function scene(body) {
-    const peers = [];
-    const sockets = [];
-    const s = {
-        async peer(kind, config) {
-            const peer = new Peer(kind);
-            peers.push(peer);
-            peer.config = { ...MS, ...config };
-            if (kind === "js" && peer.config.flavour === undefined)
-                peer.config.flavour = "0.7.4";
-            await peer.call("start", peer.config);
-            return peer;
-        },
-        raw(type, options) {
-            const socket = new zmq[type]({ linger: 0, receiveTimeout: 3000, ...options });
-            sockets.push(socket);
-            return socket;
-        },
-    };
-    try {
-        await body(s);
-        for (const peer of peers) {
-            assert.deepEqual(peer.all("unhandled"), [], `${peer.kind}: unhandled rejection`);
-            if (peer.exit) continue;
-            assert.ok(
-                !/panic|assert|Sanitizer|stack traceback/i.test(
-                    peer.expectTrouble ? "" : peer.stderr,
-                ),
-                `${peer.kind}: ${peer.stderr}`,
-            );
-        }
-    } catch (error) {
-        for (const peer of peers)
-            if (peer.stderr)
-                error.message += `\n--- ${peer.kind} stderr:\n${peer.stderr.slice(-2000)}`;
-        throw error;
-    } finally {
-        for (const socket of sockets) socket.close();
-        await Promise.all(peers.map((peer) => peer.exit ?? peer.kill()));
-    }
-}
-
-const masterOptions = (endpoint, more) => ({
-    role: "master",
-    id: "master-1",
-    endpoint,
-    ...more,
-});
-const slaveOptions = (endpoint, more) => ({ role: "slave", id: "slave-1", endpoint, ...more });
-
-const isOnline = (master, slave, id = "slave-1") =>
-    until(
-        `${id} and its master to see each other`,
-        async () =>
-            (await master.slaves()).includes(id) && (await slave.call("online")) === true,
-    );
-
-/** A master and a slave that see each other. `more` may be one table or one for each. */
-async function couple(s, pair, more = {}, moreSlave = more) {
-    const endpoint = await freeEndpoint();
-    const master = await s.peer(
-        pair.master,
-        masterOptions(endpoint, { ...pair.flavours.master, ...more }),
-    );
-    const slave = await s.peer(
-        pair.slave,
-        slaveOptions(endpoint, { ...pair.flavours.slave, ...moreSlave }),
-    );
-    await isOnline(master, slave);
-    return { endpoint, master, slave };
-}
-
-/** Expects a command to fail; checks the code where the implementation has codes. */
-async function fails(peer, promise, codes) {
-    let value;
-    try {
-        value = await promise;
-    } catch (error) {
-        if (peer.traits.codes)
-            assert.ok([codes].flat().includes(error.code), `${error.code}: ${error.message}`);
-        return error;
-    }
-    return assert.fail(`expected ${codes}, got ${JSON.stringify(value)}`);
-}
 
 // --- failure classes -----------------------------------------------------------------------
 
@@ -304,66 +69,6 @@ async function refuses(peer, expected, note) {
     const wanted = [expected].flat().map(failureClass);
     assert.ok(wanted.includes(failureClass(reason)), `${note}: ${reason}, not ${wanted}`);
 }
-
-// --- the pairs -----------------------------------------------------------------------------
-
-const haveLua = existsSync(ZNLRUN);
-const wantedPairs = (
-    process.env.ZNL_PAIRS ??
-    `js/lua,lua/js,lua/lua,js/js${REAL ? ",js/real,real/js,lua/real,real/lua" : ""}`
-).split(",");
-const SKIP_LUA = haveLua ? false : `no ${ZNLRUN}`;
-
-const PAIRS = wantedPairs.map((name) => {
-    const [master, slave] = name.split("/");
-    const skip = name.includes("lua")
-        ? SKIP_LUA
-        : name.includes("real") && !REAL
-          ? "no ZNL_REAL"
-          : false;
-    return { name, master, slave, skip };
-});
-
-/** The pair once per flavour of its JavaScript side; both sides of js/js have the same. */
-function flavoursOf(pair) {
-    const kinds = [pair.master, pair.slave];
-    const fixed = kinds.includes("real") ? REAL_VERSION : undefined;
-    const list = fixed ? [fixed] : kinds.includes("js") ? TRAITS.js.flavours : ["0.7.4"];
-    return list.map((flavour) => ({
-        ...pair,
-        flavour,
-        label: kinds.some((kind) => kind !== "lua") ? `${pair.name} ${flavour}` : pair.name,
-        flavours: {
-            master: pair.master === "js" ? { flavour } : {},
-            slave: pair.slave === "js" ? { flavour } : {},
-        },
-        push: !kinds.some((kind) => kind !== "lua") || flavour !== "0.6.0",
-    }));
-}
-
-const MODES = {
-    plain: { both: {} },
-    "encrypted, digest off": { both: { encrypted: true, auth_key: KEY, digest: false } },
-    "encrypted, digest on": { both: { encrypted: true, auth_key: KEY, digest: true } },
-    "encrypted, keys per slave": {
-        master: {
-            encrypted: true,
-            auth_keys: { "slave-1": "key of slave-1", "slave-2": "other" },
-            digest: false,
-        },
-        slave: { encrypted: true, auth_key: "key of slave-1", digest: false },
-    },
-    "encrypted, own salt": {
-        both: { encrypted: true, auth_key: "ключ ☃", kdf_salt: "my salt", digest: false },
-        since: "0.7.4",
-    },
-};
-
-/** Both sides announce calls: then errors have answers. */
-const bothCall = (pair) => pair.master === "lua" && pair.slave === "lua";
-
-const concurrency = 4;
-const limit = { timeout: 30000 };
 
 // --- the control: znl.mjs against the golden vectors ---------------------------------------
 
@@ -746,18 +451,6 @@ describe("all modes", { concurrency }, () => {
 });
 
 /** One test for every pair; encrypted unless the scenario says otherwise. */
-function everyPair(title, body, options = {}) {
-    describe(title, { concurrency }, () => {
-        for (const pair of PAIRS) {
-            const [first] = flavoursOf(pair);
-            const skip = pair.skip || options.skip?.(first);
-            test(first.label, { skip, ...limit }, () => scene((s) => body(s, first)));
-        }
-    });
-}
-
-const ENC = MODES["encrypted, digest off"].both;
-const FAST = { ...ENC, heartbeat_ms: 100, heartbeat_timeout_ms: 600 };
 
 everyPair("a timeout, and the late reply that follows", async (s, pair) => {
     const { master, slave } = await couple(s, pair, ENC);

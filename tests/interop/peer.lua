@@ -63,6 +63,11 @@ end
 
 local function script(request)
   local payload = request.payload
+  if request.route == "/refuse" or payload == "refuse" then return nil, "not you", "AUTH" end
+  if request.route == "/relay" then -- asks the peer that called, under the deadline of this call
+    return to_hex(check(ask(request.from, "relayed", 1000)))
+  end
+  if request.route then return { route = request.route, data = request.data } end
   local first = type(payload) == "table" and (payload[1] or "") or payload or ""
   local ms = first:match "^sleep:(%d+)"
   if ms then znl.sleep(tonumber(ms)) end
@@ -138,6 +143,29 @@ function commands.restart() check(node:start()) end
 
 function commands.request(cmd)
   return to_hex(check(ask(given(cmd.to), from_hex(cmd.frames), cmd.timeout_ms)))
+end
+
+function commands.call(cmd)
+  local opts = options(cmd.timeout_ms)
+  if config.role == "master" then return check(node:call(cmd.to, cmd.route, given(cmd.data), opts)) end
+  return check(node:call(cmd.route, given(cmd.data), opts))
+end
+
+--- Calls again and again until one ends with `code`; how many were answered before.
+function commands.call_until(cmd)
+  local answered, ends = 0, znl.now_ms() + cmd.timeout_ms
+  while znl.now_ms() < ends do
+    local answer, message, code
+    if config.role == "master" then
+      answer, message, code = node:call(cmd.to, cmd.route, nil, { timeout_ms = 300 })
+    else
+      answer, message, code = node:call(cmd.route, nil, { timeout_ms = 300 })
+    end
+    if code == cmd.code then return answered end
+    if answer ~= nil then answered = answered + 1 else znl.sleep(5) end
+    if cmd.strict and code then error({ code = code, message = message }, 0) end
+  end
+  error({ code = "TIMEOUT", message = "no call ended with " .. cmd.code }, 0)
 end
 
 function commands.request_many(cmd)

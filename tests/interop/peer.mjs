@@ -21,12 +21,13 @@
 //   service_request  to service frames timeout_ms         -> frames
 //   slaves -> ids; online -> boolean; counters -> table; add_key slave key;
 //   remove_key slave; exit
+//   watch            events "raw" from now on: every message as it came, without routing id
 //
 // The handler of requests ("script", or "none" for no handler) reads its first frame as text:
 //   "sleep:MS" waits, then echoes; "throw" fails; "nil" returns nothing; "back:TEXT" asks the
 //   peer that called for TEXT and returns its answer; anything else is echoed.
 //
-// Events: slave_connected id; slave_disconnected id; master_online; master_offline; auth_failed
+// Events: raw frames; slave_connected id; slave_disconnected id; master_online; master_offline; auth_failed
 //   reason kind from; push from topic frames; publish topic frames; subscribed topic frames;
 //   request frames; response frames; error message.
 //
@@ -91,7 +92,7 @@ async function openReal(options) {
             );
         },
         start: () => node.start(),
-        stop: () => node.stop(),
+    stop: () => node.stop(),
         handle: (handler) => (master ? node.ROUTER(handler) : node.DEALER(handler)),
         request: (...given) =>
             master
@@ -128,6 +129,7 @@ async function openReal(options) {
 // --- commands ------------------------------------------------------------------------------
 
 let node, config;
+let watching = false;
 const isMaster = () => config.role === "master";
 
 const ask = (to, frames, timeoutMs) =>
@@ -183,12 +185,20 @@ const commands = {
         );
         node.on("request", ({ payload }) => emit("request", { frames: toHex(payload) }));
         node.on("response", ({ payload }) => emit("response", { frames: toHex(payload) }));
+        node.on("message", (event) => {
+            if (!watching) return;
+            const frames = isMaster() ? event.frames.slice(1) : event.frames;
+            emit("raw", { frames: frames.map((frame) => Buffer.from(frame).toString("hex")) });
+        });
         node.on("error", (error) =>
             emit("error", { message: String(error?.message ?? error) }),
         );
         if (given.handler !== "none") node.handle(script);
         await node.start();
         return { flavour: node.flavour };
+    },
+    watch: () => {
+        watching = true;
     },
     stop: () => node.stop(),
     restart: () => node.start(),

@@ -482,6 +482,7 @@ class Node extends EventEmitter {
         try {
             for await (const frames of socket) {
                 try {
+                    this.emit("message", { frames });
                     await this.receive(frames);
                 } catch (error) {
                     this.emit("error", error);
