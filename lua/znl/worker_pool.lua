@@ -66,7 +66,7 @@ end
 
 local function outcome(ok, ...)
   if ok == nil then return nil, ... end -- WORKER_DIED, STOPPED, NO_MEMORY
-  if ok == false then return nil, (...), "FAILED" end
+  if ok == false then return nil, (...), select(2, ...) or "FAILED" end
   return ...
 end
 
@@ -289,11 +289,14 @@ end
 local function finish(self, version, member, ticket, ok, ...)
   leave(self, version, member)
   if ok then return ... end
+  local message, code = ...
   if ok == false then
     self.counts.errors = self.counts.errors + 1
-    error((...), 0)
+    if not code then error(message, 0) end
+    message = message:match("^[^\n]*")
+    self.log.error("a handler was interrupted", fields(self, member, { file = version.path, error = message }))
+    return nil, message, code
   end
-  local message, code = ...
   if code == "WORKER_DIED" then
     self.counts.died_requests = self.counts.died_requests + 1
     message = ("%s: worker %d died while it ran the request"):format(self.opts.name, member.index)

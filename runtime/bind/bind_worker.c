@@ -195,6 +195,12 @@ static int push_reply(lua_State *L, void *user)
     case ZNL_WORKER_ERROR:
         lua_pushboolean(L, 0);
         return 1 + znl_pack_push(L, reply->bytes, reply->size);
+    case ZNL_WORKER_INTERRUPTED: {
+        lua_pushboolean(L, 0);
+        int count = znl_pack_push(L, reply->bytes, reply->size);
+        lua_pushstring(L, znl_err_code(ZNL_E_HANDLER_TIMEOUT));
+        return 2 + count;
+    }
     case ZNL_WORKER_STOPPED:
         return znl_lua_fail(L, ZNL_E_STOPPED, "workers");
     default:
@@ -461,7 +467,8 @@ static int worker_send(lua_State *L)
     return 1;
 }
 
-/* worker:wait(ticket) -> true, results... | false, error text | nil, message, code. Yields. */
+/* worker:wait(ticket) -> true, results... | false, error text, "HANDLER_TIMEOUT"|nil | nil, message,
+ * code. Yields. */
 static int worker_wait(lua_State *L)
 {
     struct owner *o = check_owner(L);

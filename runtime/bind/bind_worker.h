@@ -1,7 +1,7 @@
 /* bind_worker.h - what the two ends of znl.core.workers share.
  *
  *     owner  -- CALL ticket values -->  worker   a task runs the function given to serve()
- *            <-- OK / ERROR / STOPPED / NO_MEMORY ticket values --
+ *            <-- OK / ERROR / INTERRUPTED / STOPPED / NOMEM ticket values --
  *            -- CANCEL ticket -->                no answer of its own
  *            <-- NOTE values --
  *
@@ -20,7 +20,8 @@ typedef enum znl_worker_message_kind {
     ZNL_WORKER_CALL,
     ZNL_WORKER_CANCEL,
     ZNL_WORKER_OK,
-    ZNL_WORKER_ERROR, /* one string: message and traceback */
+    ZNL_WORKER_ERROR,       /* one string: message and traceback */
+    ZNL_WORKER_INTERRUPTED, /* the same; by the watchdog */
     ZNL_WORKER_STOPPED,
     ZNL_WORKER_NOMEM,
     ZNL_WORKER_NOTE

@@ -144,13 +144,14 @@ static void on_done(void *user, lua_State *L, int status, int nresults)
 {
     znl_worker_message *call = user;
     znl_vm *vm = znl_vm_of(L);
+    int was_interrupted = znl_sched_was_interrupted(vm->sched); /* before anything else */
     if (status == 0) {
         answer(vm, call, ZNL_WORKER_OK, L, nresults);
     } else if (end_of(vm)->is_closing) {
         call->kind = ZNL_WORKER_STOPPED;
         send_back(vm, call);
     } else {
-        answer(vm, call, ZNL_WORKER_ERROR, L, 1);
+        answer(vm, call, was_interrupted ? ZNL_WORKER_INTERRUPTED : ZNL_WORKER_ERROR, L, 1);
     }
 }
 

@@ -453,9 +453,10 @@ describe("znl.workers", function()
         end
         return "fine"
       end]])
-    local ok, message = pcall(pool.call, pool, "v", { payload = "loop" })
-    assert.is_false(ok)
-    assert.truthy(message:find("interrupted by the watchdog", 1, true), message)
+    local result, message, code = pool:call("v", { payload = "loop" })
+    assert.is_nil(result)
+    assert.truthy(message:find("spec.lua:5: .*interrupted by the watchdog"), message)
+    assert.equal("HANDLER_TIMEOUT", code)
     assert.equal("fine", (pool:call("v", {})))
   end)
 end)
