@@ -68,12 +68,15 @@ describe("znlrun repl", function()
     pcall(ffi.cdef, [[
       int openpty(int *, int *, char *, const void *, const void *);
       int close(int);
+      int fcntl(int, int, ...);
     ]])
 
     --- Runs the prompt on a terminal of its own; returns how to type and how to wait for a text.
     local function open()
       local ends = ffi.new("int[2]")
       assert(ffi.C.openpty(ends, ends + 1, nil, nil, nil) == 0)
+      -- F_SETFD, FD_CLOEXEC: the prompt must not hold the other end of its own terminal.
+      assert(ffi.C.fcntl(ends[0], 2, ffi.cast("int", 1)) == 0)
       local pipe, ended = uv.new_pipe(false), znl.event()
       local screen, changed = "", znl.event()
       local process = assert(uv.spawn(uv.fs_realpath(os.getenv("ZNLRUN") or "build/znlrun"), {
@@ -99,11 +102,12 @@ describe("znlrun repl", function()
         end
         screen = screen:sub((select(2, screen:find(text, 1, true))) + 1)
       end
+      function prompt.hang_up() pipe:close() end
       function prompt.close()
         local code = ended:wait(10000)
         process:kill("sigkill")
         process:close()
-        pipe:close()
+        if not pipe:is_closing() then pipe:close() end
         return code
       end
       return prompt
@@ -151,6 +155,21 @@ describe("znlrun repl", function()
       has("1 + 1\ntostring(42)\n", text)
       has("for i = 1, 2 do\\nprint('line', i)\\nend\n", text)
       assert.equal(384, bit.band(uv.fs_stat(here:at("znlrun/repl_history")).mode, 511))
+    end)
+
+    it("ends when its terminal is gone, and remembers", function()
+      for _, busy in ipairs { "", "znl.event():wait()\r" } do
+        local prompt = open()
+        prompt.await("> ")
+        prompt.type("'remembered'\r")
+        prompt.await('"remembered"\r\n')
+        prompt.type(busy)
+        znl.sleep(50)
+        prompt.hang_up()
+        assert.truthy(prompt.close())
+        assert.truthy(uv.fs_stat(here:at("znlrun/repl_history")))
+        os.remove(here:at("znlrun/repl_history"))
+      end
     end)
 
     it("ends with .exit, nodes and all", function()

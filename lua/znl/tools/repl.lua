@@ -259,6 +259,11 @@ function Prompt:run()
   end
 end
 
+--- A failed write is a table, which `znl.cli.command` knows.
+local function trace(err)
+  return type(err) == "table" and err or debug.traceback(tostring(err), 2)
+end
+
 local function run_terminal(session, opts, out)
   local prompt, message = open_prompt(session, out)
   if not prompt then return nil, message end
@@ -270,10 +275,10 @@ local function run_terminal(session, opts, out)
   end
   local where = opts.endpoint and "in " .. opts.endpoint or "znlrun " .. runtime.version.znlrun
   out:write(where .. ", .help explains\n" .. PASTE_ON)
-  local ok, err = xpcall(prompt.run, debug.traceback, prompt)
-  out:write(PASTE_OFF)
+  local ok, err = xpcall(prompt.run, trace, prompt)
   prompt:close()
   if not ok then error(err, 0) end
+  out:write(PASTE_OFF)
   return exit_code.OK
 end
 
