@@ -5,23 +5,28 @@
 --- SPDX-License-Identifier: MIT
 
 local ffi = require("ffi")
-ffi.cdef [[ int usleep(unsigned int us); ]]
+ffi.cdef [[
+  int usleep(unsigned int us);
+  int setenv(const char *name, const char *value, int overwrite);
+]]
 
 local USAGE = [[
 usage: scripts/bench [options]
   --rounds N       rounds of each comparison; medians are printed (default 5)
   --seconds S      measured time of each run (default 2)
-  --only LIST      of rpc,publish,push,startup,slaves (default all)
+  --only LIST      of rpc,publish,push,startup,slaves,reload,workers,tasks (default all)
   --sizes LIST     payload bytes of rpc (default 32,1024)
   --in-flight LIST requests open at once (default 1,100,1000)
   --slaves N       connections of the slaves test (default 1000)
+  --reloads N      edits of the reload test (default 1000)
   --no-pin         do not give server and client a core each
   --raw-only       only the yardstick
   --verbose        each run on standard error]]
 
 local opts = {
-  build = "build", rounds = 5, seconds = 2, only = "rpc,publish,push,startup,slaves",
-  sizes = "32,1024", in_flight = "1,100,1000", slaves = 1000, pin = true,
+  build = "build", rounds = 5, seconds = 2, only = "rpc,publish,push,startup,slaves,reload,workers,tasks",
+  sizes = "32,1024", in_flight = "1,100,1000", slaves = 1000, reloads = 1000,
+  pin = true,
 }
 do
   local i = 1
@@ -371,13 +376,69 @@ local function slaves()
   end
 end
 
-local tests = { rpc = rpc, publish = publish, push = push, startup = startup, slaves = slaves }
+--- --- scripting ------------------------------------------------------------------------------
+
+--- Runs one of our scripts to its end and returns the figures of its last line.
+local function script_run(name, ...)
+  local line = ("%s --log-level off %s%s %s"):format(znlrun, here, name, table.concat({ ... }, " "))
+  local out = command(line .. " 2>" .. work .. "/script.err")
+  local values = fields(out:match("[^\n]*$"))
+  if not next(values) then
+    io.stderr:write(("scripts/bench: %s\n%s\n%s"):format(line, out, read(work .. "/script.err") or ""))
+    os.exit(1)
+  end
+  note("%s", out)
+  return values
+end
+
+local function say_all(prefix, values)
+  local names = {}
+  for name in pairs(values) do names[#names + 1] = name end
+  table.sort(names)
+  for _, name in ipairs(names) do say(prefix .. name, values[name], "") end
+end
+
+local function reload()
+  for _, mode in ipairs { "plain", "encrypted" } do
+    say_all(("reload.%s."):format(mode), script_run("reload.lua", mode, opts.reloads))
+  end
+end
+
+--- The same rounds of work for all: calibrated once.
+local function workers()
+  local rounds
+  for _, count in ipairs { 0, 1, 2 } do
+    local seen = {}
+    for _ = 1, opts.rounds do
+      ffi.C.setenv("ZNL_BENCH_ROUNDS", rounds or "", 1)
+      local values = script_run("workers.lua", count, 50, opts.seconds)
+      rounds = rounds or ("%d"):format(values.rounds)
+      for name, value in pairs(values) do
+        seen[name] = seen[name] or {}
+        table.insert(seen[name], value)
+      end
+    end
+    for name, list_of in pairs(seen) do seen[name] = median(list_of) end
+    say_all(("workers.%d."):format(count), seen)
+  end
+end
+
+local function tasks()
+  for _, what in ipairs { "sleep", "timers" } do
+    say_all("tasks." .. what .. ".", script_run("tasks.lua", what))
+  end
+end
+
+local tests = {
+  rpc = rpc, publish = publish, push = push, startup = startup, slaves = slaves,
+  reload = reload, workers = workers, tasks = tasks,
+}
 for _, name in ipairs(list(opts.only)) do
   if not tests[name] then
     io.stderr:write(USAGE, "\n")
     os.exit(2)
   end
-  local needs_znlrun = name == "publish" or name == "push"
+  local needs_znlrun = name ~= "rpc" and name ~= "startup" and name ~= "slaves"
   if not (needs_znlrun and opts.raw_only) then tests[name]() end
 end
 os.execute("rm -rf " .. work)
