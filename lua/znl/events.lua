@@ -7,7 +7,7 @@
 --- version goes into service until it is replaced, in a background task of it.
 --- SPDX-License-Identifier: MIT
 
-local scope = require("znl.scope")
+local scope = require("znl.versions.scope")
 local where = require("znl.where")
 
 local M = {}

@@ -90,7 +90,7 @@ void znl_bind_profile_open(lua_State *L);
 typedef void (*znl_modules_fn)(lua_State *L);
 
 /* Gives the function that opens the modules of a worker's state: it must make `require
- * "znl.worker"` work. Before the first worker; without, only znl.core.* is there. */
+ * "znl.workers.worker"` work. Before the first worker; without, only znl.core.* is there. */
 void znl_bind_set_modules(znl_modules_fn open);
 
 /* True in the thread of a worker. */

@@ -71,7 +71,7 @@ static int open_state(lua_State *L)
     forbid(L, "os", "exit"); /* would end the process under the other threads */
     lua_pop(L, 1);
     lua_getglobal(L, "require");
-    lua_pushliteral(L, "znl.worker");
+    lua_pushliteral(L, "znl.workers.worker");
     lua_call(L, 1, 0);
     return 0;
 }

@@ -186,7 +186,7 @@ static void print_versions(void)
 static const char list_tools[] = "require('znl.tools').print_list()";
 
 static const char run_tool[] = "return require('znl.tools').main(...)";
-static const char run_watched[] = "require('znl.script').main(...)";
+static const char run_watched[] = "require('znl.versions.script').main(...)";
 
 /* A directory is no script: `bench` in a folder with bench/ in it is still the tool. */
 static int is_tool_name(const char *text)

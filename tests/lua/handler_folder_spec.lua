@@ -48,7 +48,7 @@ describe("a folder of handlers", function()
 
   before_each(function()
     fake = fake_core.new()
-    handlers = fake:require("znl.handlers")
+    handlers = fake:require("znl.versions.handlers")
     sched = fake.modules["znl.core.sched"]
     files = folder.new()
     _G.trail = {}
@@ -678,7 +678,7 @@ describe("a folder of handlers", function()
     end)
 
     it("gives a module its own globals and a scope that lives as long as it is in use", function()
-      local scope = fake:require("znl.scope")
+      local scope = fake:require("znl.versions.scope")
       package.loaded["test.scope"] = scope
       files:write("lib/m.lua", [[leaked = true
         package.loaded["test.scope"].register(function()
@@ -709,7 +709,7 @@ describe("a folder of handlers", function()
     files:write("single.lua", text:format("v1", "v1"))
     fake:run(function()
       opened = handlers.open(files:at("single.lua"))
-      local routes = fake:require("znl.router").new()
+      local routes = fake:require("znl.routing.router").new()
       routes:mount("/one", opened)
       routes:route("/two", opened)
       for _, route in ipairs { "/one", "/two" } do

@@ -38,7 +38,7 @@ describe("handlers", function()
 
   before_each(function()
     fake = fake_core.new()
-    handlers = fake:require("znl.handlers")
+    handlers = fake:require("znl.versions.handlers")
     path = os.tmpname()
     name = path:match("[^/]+$")
     _G.trail = {}

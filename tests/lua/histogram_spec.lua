@@ -1,8 +1,8 @@
 --- Latencies in steps. SPDX-License-Identifier: MIT
 
-local histogram = require("znl.histogram")
+local histogram = require("znl.console.histogram")
 
-describe("znl.histogram", function()
+describe("znl.console.histogram", function()
   it("is empty at first", function()
     local h = histogram.new()
     assert.equal(0, h:percentile_us(0.5))

@@ -10,7 +10,7 @@ describe("io", function()
   end
 
   local file, process, tcp = znl.file, znl.process, znl.tcp
-  local await = require("znl.await")
+  local await = require("znl.tasks.await")
   local uv = require("luv")
   local folder
 

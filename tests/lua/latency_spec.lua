@@ -1,8 +1,8 @@
 --- How long requests took, lately and ever. SPDX-License-Identifier: MIT
 
-local has_core, latency = pcall(require, "znl.latency")
+local has_core, latency = pcall(require, "znl.console.latency")
 
-describe("znl.latency", function()
+describe("znl.console.latency", function()
   if not has_core then
     pending("needs znlrun")
     return

@@ -1,8 +1,8 @@
 -- SPDX-License-Identifier: MIT
 local cjson = require("cjson")
-local middleware = require("znl.middleware")
-local retry = require("znl.retry")
-local schema = require("znl.schema")
+local middleware = require("znl.routing.middleware")
+local retry = require("znl.roles.retry")
+local schema = require("znl.routing.schema")
 
 local function failure(fn, ...)
   local ok, message = pcall(fn, ...)

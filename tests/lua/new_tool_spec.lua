@@ -9,9 +9,9 @@ describe("znlrun new", function()
   end
 
   local json = require("cjson")
-  local process = require("znl.process")
+  local process = require("znl.system.process")
   local project = require("support.project")
-  local source = require("znl.source")
+  local source = require("znl.versions.source")
   local uv = require("luv")
   local here
 

@@ -1,9 +1,9 @@
 -- SPDX-License-Identifier: MIT
 local cjson = require("cjson")
-local middleware = require("znl.middleware")
-local regexp = require("znl.regexp")
-local route_file = require("znl.route_file")
-local router = require("znl.router")
+local middleware = require("znl.routing.middleware")
+local regexp = require("znl.routing.regexp")
+local route_file = require("znl.routing.route_file")
+local router = require("znl.routing.router")
 
 local VECTORS = os.getenv("ZNL_VECTORS") or "tests/vectors"
 

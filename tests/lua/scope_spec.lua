@@ -2,7 +2,7 @@
 local znl = require("znl")
 local eventually = require("tests.lua.support.eventually")
 local events = require("znl.events")
-local scope = require("znl.scope")
+local scope = require("znl.versions.scope")
 local sched = require("znl.core.sched")
 local log_lines = require("tests.lua.support.log_lines")
 
@@ -156,7 +156,7 @@ describe("scope", function()
     log_lines.during(function(lines)
       local stop
       made:commit()
-      local task = require("znl.task").background(made.owner, function()
+      local task = require("znl.tasks.task").background(made.owner, function()
         sched.become(made.owner)
         znl.sleep(2)
         stop = register("late")

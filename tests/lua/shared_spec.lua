@@ -3,7 +3,7 @@
 
 local znl = require("znl")
 
-describe("znl.shared", function()
+describe("znl.workers.shared", function()
   local dictionary, count = nil, 0
 
   before_each(function()

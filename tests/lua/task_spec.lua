@@ -94,12 +94,12 @@ describe("tasks", function()
   it("dropped with their owner tell who waits", function()
     log_lines.during(function(lines)
       local owner = sched.owner()
-      local task = require("znl.task").background(owner, function() znl.sleep(60000) end)
+      local task = require("znl.tasks.task").background(owner, function() znl.sleep(60000) end)
       owner:cut("replaced")
       assert.same({ nil, "replaced", "STOPPED" }, { task:wait(1000) })
       assert.same({}, lines) -- no failure of the script
       assert.same({ nil, "spawn: stopped", "STOPPED" },
-        { require("znl.task").background(owner, function() end) })
+        { require("znl.tasks.task").background(owner, function() end) })
     end)
   end)
 

@@ -113,7 +113,7 @@ describe("znl.core.testing", function()
   end)
 
   it("does not pass over a process, a file or a timer of luv", function()
-    local process, file, uv = require("znl.process"), require("znl.file"), require("luv")
+    local process, file, uv = require("znl.system.process"), require("znl.system.file"), require("luv")
     testing.auto(true)
     local began = sched.now_ms()
     assert.equal(0, assert(process.run { "sleep", "0.05", timeout_ms = 10 * 1000 }).code)

@@ -2,7 +2,7 @@
 local znl = require("znl")
 local eventually = require("tests.lua.support.eventually")
 local core = require("znl.core.timer")
-local scope = require("znl.scope")
+local scope = require("znl.versions.scope")
 
 --- A stand-in for a version of a handler file.
 local function version(name, previous)

@@ -1,8 +1,8 @@
 -- SPDX-License-Identifier: MIT
 local folder = require("support.folder")
-local snapshot = require("znl.snapshot")
-local source = require("znl.source")
-local tree = require("znl.tree")
+local snapshot = require("znl.versions.snapshot")
+local source = require("znl.versions.source")
+local tree = require("znl.versions.tree")
 local uv = require("luv")
 
 describe("tree", function()

@@ -25,7 +25,7 @@ const char *__lsan_default_suppressions(void)
     return "leak:run_thread\n";
 }
 
-/* What `require "znl.worker"` finds in the thread. */
+/* What `require "znl.workers.worker"` finds in the thread. */
 static const char inside[] =
         "local workers, sched = require('znl.core.workers'), require('znl.core.sched')\n"
         "local cancelled = {}\n"

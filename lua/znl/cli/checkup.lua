@@ -4,14 +4,14 @@
 --- given up afterwards, so that what it registers never starts. Its `on_load` is not called.
 --- SPDX-License-Identifier: MIT
 
-local code = require("znl.code")
+local code = require("znl.versions.code")
 local global_names = require("znl.cli.global_names")
-local modules = require("znl.modules")
+local modules = require("znl.versions.modules")
 local options = require("znl.options")
-local route_file = require("znl.route_file")
-local scope = require("znl.scope")
+local route_file = require("znl.routing.route_file")
+local scope = require("znl.versions.scope")
 local sched = require("znl.core.sched")
-local source = require("znl.source")
+local source = require("znl.versions.source")
 local uv = require("luv")
 
 local M = {}

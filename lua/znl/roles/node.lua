@@ -6,17 +6,17 @@
 --- SPDX-License-Identifier: MIT
 
 local console = require("znl.console")
-local estate = require("znl.estate")
+local estate = require("znl.versions.estate")
 local events = require("znl.events")
 local json = require("znl.json")
 local log = require("znl.log")
-local middleware = require("znl.middleware")
+local middleware = require("znl.routing.middleware")
 local options = require("znl.options")
 local refusals = require("znl.roles.refusals")
 local runtime = require("znl.core.runtime")
-local scope = require("znl.scope")
+local scope = require("znl.versions.scope")
 local secret = require("znl.secret")
-local slots = require("znl.slots")
+local slots = require("znl.versions.slots")
 local where = require("znl.where")
 
 local M = {}

@@ -6,7 +6,7 @@
 --- SPDX-License-Identifier: MIT
 
 local runtime = require("znl.core.runtime")
-local scope = require("znl.scope")
+local scope = require("znl.versions.scope")
 local sched = require("znl.core.sched")
 local testing = require("znl.core.testing")
 local uv = require("luv")

@@ -4,8 +4,8 @@
 local checkup = require("znl.cli.checkup")
 local command = require("znl.cli.command")
 local exit_code = require("znl.cli.exit_code")
-local source = require("znl.source")
-local tree = require("znl.tree")
+local source = require("znl.versions.source")
+local tree = require("znl.versions.tree")
 local uv = require("luv")
 
 local ENDING = ".msg.lua"

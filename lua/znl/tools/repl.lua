@@ -6,7 +6,7 @@
 
 local command = require("znl.cli.command")
 local name_completion = require("znl.cli.name_completion")
-local evaluation = require("znl.evaluation")
+local evaluation = require("znl.console.evaluation")
 local exit_code = require("znl.cli.exit_code")
 local history = require("znl.cli.history")
 local line_editor = require("znl.cli.line_editor")

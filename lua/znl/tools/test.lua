@@ -4,10 +4,10 @@
 local command = require("znl.cli.command")
 local exit_code = require("znl.cli.exit_code")
 local runtime = require("znl.core.runtime")
-local source = require("znl.source")
+local source = require("znl.versions.source")
 local stage = require("znl.test.stage")
 local suite = require("znl.test.suite")
-local tree = require("znl.tree")
+local tree = require("znl.versions.tree")
 local uv = require("luv")
 
 local ENDING = "_test.lua"

@@ -1,7 +1,7 @@
 --- Stands in for znl.core.*, so that the library is tested without a loop, a network or a clock.
 ---
 ---   local fake = fake_core.new()
----   local handlers = fake:require("znl.handlers")   -- a copy that uses the fakes
+---   local handlers = fake:require("znl.versions.handlers")   -- a copy that uses the fakes
 ---   fake:run(function() ... end)                    -- the body may wait; time passes by itself
 --- SPDX-License-Identifier: MIT
 

@@ -1,7 +1,7 @@
 --- A project folder in which a test runs the real binary. SPDX-License-Identifier: MIT
 
 local folder = require("support.folder")
-local process = require("znl.process")
+local process = require("znl.system.process")
 local uv = require("luv")
 
 local M = {}
