@@ -1,6 +1,7 @@
 /* bind_node_ask.c - requests and calls of a script, and the answers that wake it.
  *
  * Layer: bind. SPDX-License-Identifier: MIT */
+#include "base/clock.h"
 #include "base/err.h"
 #include "bind/bind_node.h"
 
@@ -16,7 +17,7 @@ static int limit_timeout(
         lua_State *L, const znl_node_box *b, uint32_t *timeout_ms, int *is_limited)
 {
     uint64_t deadline_ms = znl_sched_deadline_ms(b->vm->sched);
-    uint64_t now_ms = znl_loop_now_ms(b->vm->loop);
+    uint64_t now_ms = znl_clock_mono_ms();
     int err = znl_sched_is_task(L) ? znl_sched_is_cancelled(b->vm->sched) : 0;
     *is_limited = deadline_ms > 0;
     if (err != 0 || deadline_ms == 0)

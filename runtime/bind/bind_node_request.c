@@ -2,6 +2,7 @@
  * the job behind it.
  *
  * Layer: bind. SPDX-License-Identifier: MIT */
+#include "base/clock.h"
 #include "bind/bind_node.h"
 
 #include <string.h>
@@ -58,7 +59,7 @@ static int request_remaining_ms(lua_State *L)
     const struct job *job = job_of(L);
     if (job == NULL || job->deadline_ms == 0)
         return 0;
-    uint64_t now_ms = znl_loop_now_ms(job->node->vm->loop);
+    uint64_t now_ms = znl_clock_mono_ms();
     lua_pushnumber(L, job->deadline_ms > now_ms ? (lua_Number)(job->deadline_ms - now_ms) : 0);
     return 1;
 }

@@ -2,6 +2,7 @@
 #include "node/master.h"
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/err.h"
 
 #define PROBE_MS 100u /* after an unproven unregister: time for the connection to close */
@@ -337,7 +338,7 @@ int znl_master_start(znl_master *master)
     node->running = 1;
     if (node->options.heartbeat_ms > 0)
         znl_wheel_start(wheel_of(master), &master->sweep,
-                znl_loop_now_ms(node->loop) + node->options.heartbeat_ms, sweep);
+                znl_clock_mono_ms() + node->options.heartbeat_ms, sweep);
     return 0;
 }
 
@@ -439,7 +440,7 @@ int znl_master_request(znl_master *master, znl_frame id, znl_frame service,
         err = znl_node_wrap(&message, calls_of(master, id, hash), &wrapper);
     if (err != 0)
         return err;
-    uint64_t deadline_ms = znl_loop_now_ms(master->node.loop) + timeout_ms;
+    uint64_t deadline_ms = znl_clock_mono_ms() + timeout_ms;
     return ask(master, &message, keys, hash, deadline_ms, waiter);
 }
 
@@ -461,7 +462,7 @@ int znl_master_call(znl_master *master, znl_frame id, const znl_call *call,
             .payload = payload,
             .payload_count = count,
             .call = call,
-            .deadline_ms = znl_loop_now_ms(master->node.loop) + timeout_ms};
+            .deadline_ms = znl_clock_mono_ms() + timeout_ms};
     int err = keys_for(master, id, hash, &keys);
     return err == 0 ? ask(master, &message, keys, hash, message.deadline_ms, waiter) : err;
 }

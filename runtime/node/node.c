@@ -4,6 +4,7 @@
 #include "codec/frames.h"
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/random.h"
 #include "security/envelope.h"
@@ -148,7 +149,7 @@ static int mark(znl_node *node, const znl_message *message, const znl_frame **pa
     if (err != 0)
         return err;
     if (!call.is_answer && message->deadline_ms > 0) {
-        uint64_t now_ms = znl_loop_now_ms(node->loop);
+        uint64_t now_ms = znl_clock_mono_ms();
         uint64_t left_ms = message->deadline_ms > now_ms ? message->deadline_ms - now_ms : 1;
         call.timeout_ms = left_ms < UINT32_MAX ? (uint32_t)left_ms : UINT32_MAX;
     }
@@ -195,7 +196,7 @@ static int sign(znl_node *node, znl_keys *keys, const struct claimed *what, uint
             .kind = znl_frame_text(what->kind),
             .node_id = node->options.id,
             .subject = what->subject,
-            .timestamp_ms = znl_loop_unix_ms(node->loop),
+            .timestamp_ms = znl_clock_unix_ms(),
             .nonce = znl_frame_of(nonce, sizeof nonce),
             .digest = znl_frame_of(digest, sizeof digest),
     };

@@ -222,7 +222,7 @@ static uint32_t ack_timeout_ms(const znl_slave *slave)
 static void beat_in(znl_slave *slave, uint32_t delay_ms, znl_timer_fn fire)
 {
     znl_wheel_start(znl_loop_wheel(slave->node.loop), &slave->beat,
-            znl_loop_now_ms(slave->node.loop) + delay_ms, fire);
+            znl_clock_mono_ms() + delay_ms, fire);
 }
 
 static void ack_missing(znl_timer *timer)
@@ -497,7 +497,7 @@ int znl_slave_request(znl_slave *slave, const znl_frame *payload, size_t count,
         err = znl_node_wrap(&message, slave->calls, &wrapper);
     if (err != 0)
         return err;
-    return ask(slave, &message, znl_loop_now_ms(slave->node.loop) + timeout_ms, waiter);
+    return ask(slave, &message, znl_clock_mono_ms() + timeout_ms, waiter);
 }
 
 int znl_slave_call(znl_slave *slave, const znl_call *call, const znl_frame *payload,
@@ -507,7 +507,7 @@ int znl_slave_call(znl_slave *slave, const znl_call *call, const znl_frame *payl
             .payload = payload,
             .payload_count = count,
             .call = call,
-            .deadline_ms = znl_loop_now_ms(slave->node.loop) + timeout_ms};
+            .deadline_ms = znl_clock_mono_ms() + timeout_ms};
     int err = usable(slave);
     return err == 0 ? ask(slave, &message, message.deadline_ms, waiter) : err;
 }

@@ -67,7 +67,17 @@ describe("live", function()
   for _, mode in ipairs { "plain", "encrypted" } do
     local encrypted = mode == "encrypted"
 
-    it("asks both ways, publishes, pushes and serves in " .. mode .. " mode", function()
+    it("gives a request its whole time, however long the coroutine has computed before", function()
+    local of = master()
+    of:handle(function(req) return req.payload end)
+    of:start()
+    local asker = slave(of, "asker")
+    local ends = znl.now_ms() + 300
+    while znl.now_ms() < ends do end
+    assert.equal("x", asker:request("x", { timeout_ms = 200 }))
+  end)
+
+  it("asks both ways, publishes, pushes and serves in " .. mode .. " mode", function()
       local m = master { encrypted = encrypted, auth_keys = encrypted and { one = "key 1" } or nil }
       local pushed, published = znl.event(), znl.event()
       m:on("push", function(from, topic, payload) pushed:set(from, topic, payload) end)

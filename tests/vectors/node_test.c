@@ -12,6 +12,7 @@
 
 #include <cmocka.h>
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/random.h"
 #include "node/master.h"
@@ -26,8 +27,6 @@
 
 struct znl_loop {
     znl_wheel wheel;
-    uint64_t now_ms;
-    int64_t unix_ms;
 };
 
 struct znl_link {
@@ -48,12 +47,14 @@ znl_wheel *znl_loop_wheel(znl_loop *l)
 
 uint64_t znl_loop_now_ms(znl_loop *l)
 {
-    return l->now_ms;
+    (void)l;
+    return znl_clock_mono_ms();
 }
 
 int64_t znl_loop_unix_ms(znl_loop *l)
 {
-    return l->unix_ms;
+    (void)l;
+    return znl_clock_unix_ms();
 }
 
 int znl_link_open(znl_link **out, znl_loop *l, const znl_link_options *options,
@@ -222,7 +223,7 @@ static void begin_session(struct node_under_test *t, const cJSON *record)
     const cJSON *entry;
     end_session(t);
     snprintf(t->session, sizeof t->session, "%s", text_of(record, "session"));
-    loop.unix_ms = (int64_t)number_of(record, "now");
+    znl_clock_freeze((int64_t)number_of(record, "now"));
     znl_node_options options = {
             .id = znl_frame_text(text_of(record, "receiver_id")),
             .endpoint = "sim",
@@ -262,8 +263,8 @@ static const char *feed(struct node_under_test *t, const cJSON *record)
     znl_frame frames[32];
     size_t count = 0;
     const cJSON *item;
-    loop.unix_ms = (int64_t)number_of(record, "now");
-    loop.now_ms++;
+    znl_clock_advance(1);
+    znl_clock_freeze((int64_t)number_of(record, "now"));
     if (t->master != NULL)
         frames[count++] = unhex(text_of(record, "routing_id_hex"));
     cJSON_ArrayForEach(item, hex) frames[count++] = unhex(item->valuestring);
@@ -308,8 +309,8 @@ static void every_record_in_context(void **state)
         if (strcmp(name, "unregister needs no proof") == 0) {
             assert_string_equal(got, "accepted"); /* a hint: the connection is probed */
             fake.outcome = ZNL_E_UNREACHABLE;
-            loop.now_ms += 150;
-            znl_wheel_advance(&loop.wheel, loop.now_ms);
+            znl_clock_advance(150);
+            znl_wheel_advance(&loop.wheel, znl_clock_mono_ms());
             fake.outcome = 0;
             got = result;
         } else if (strcmp(name, "plain master: register again connects again") == 0) {
@@ -364,8 +365,8 @@ static void ten_thousand_identities_in_ten_places(void **state)
     fake.events->on_message(fake.user, frames, 3);
     assert_int_equal(fake.sends, 11);
     for (int i = 0; i < 5; i++) {
-        loop.now_ms += 1000;
-        znl_wheel_advance(&loop.wheel, loop.now_ms);
+        znl_clock_advance(1000);
+        znl_wheel_advance(&loop.wheel, znl_clock_mono_ms());
     }
     assert_int_equal(znl_presence_count(presence), 0);
     frames[0] = znl_frame_text("id-9999");
@@ -465,6 +466,7 @@ int main(void)
     };
     if (znl_random_start() != 0)
         return 1;
-    znl_wheel_init(&loop.wheel, 0);
+    znl_clock_freeze(-1);
+    znl_wheel_init(&loop.wheel, znl_clock_mono_ms());
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
