@@ -470,9 +470,11 @@ static int master_slaves(lua_State *L)
     lua_createtable(L, (int)znl_presence_count(presence), 0);
     for (znl_presence_entry *entry = znl_presence_oldest(presence); entry != NULL;
             entry = znl_presence_newer(entry)) {
-        lua_createtable(L, 0, 3);
+        lua_createtable(L, 0, 4);
         znl_node_box_pushframe(L, entry->map.key);
         lua_setfield(L, -2, "id");
+        lua_pushboolean(L, znl_master_calls(b->master, entry->map.key) == ZNL_CALLS_YES);
+        lua_setfield(L, -2, "calls");
         set_number(L, "since_ms", (uint64_t)((int64_t)entry->since_ms + to_unix_ms));
         set_number(L, "last_seen_ms", (uint64_t)((int64_t)entry->last_seen_ms + to_unix_ms));
         lua_rawseti(L, -2, ++i);

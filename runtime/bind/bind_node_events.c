@@ -55,6 +55,8 @@ static void push_event_table(lua_State *L, const struct event *event)
         set_text(L, "kind", znl_frame_text(znl_kind_name(message->kind)));
         set_text(L, has_topic ? "topic" : "id", message->subject);
         set_text(L, "service", message->service);
+        if (message->call != NULL)
+            set_text(L, "route", message->call->route);
         znl_lua_pushpayload(L, message->payload, message->payload_count);
         lua_setfield(L, -2, "payload");
     }

@@ -120,7 +120,7 @@ function Master:publish(topic, payload)
 end
 
 --- Who is on line, the one heard of longest ago first. Times are milliseconds since 1970.
----@return {id: string, since_ms: number, last_seen_ms: number}[]
+---@return {id: string, since_ms: number, last_seen_ms: number, calls: boolean}[]  calls: it can be called
 function Master:slaves() return self.core:slaves() end
 
 ---@param slave_id string
