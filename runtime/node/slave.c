@@ -264,13 +264,19 @@ static void on_link_dropped(void *user, int err)
     slave->node.events.on_trouble(slave->node.user, err, "message dropped");
 }
 
-/* The link connects again, perhaps to a master that was started meanwhile: both sides tell each other
- * anew what they can do. What was under way may be lost; its deadline decides. */
+/* The link connects again, perhaps to a master that was started meanwhile. What was under way may be
+ * lost; its deadline decides. */
 static void on_link_lost(void *user)
 {
     znl_slave *slave = user;
     forget_calls(slave);
     znl_parcels_discard(&slave->node.outbox, ANNOUNCING);
+}
+
+/* Both sides tell each other anew what they can do, at once. */
+static void on_link_joined(void *user)
+{
+    znl_slave *slave = user;
     if (slave->node.options.heartbeat_ms > 0)
         beat(slave);
     else
@@ -282,7 +288,7 @@ static int open_link(znl_slave *slave)
 {
     znl_node *node = &slave->node;
     static const znl_link_events events = {
-            on_link_message, on_link_writable, on_link_dropped, on_link_lost};
+            on_link_message, on_link_writable, on_link_dropped, on_link_lost, on_link_joined};
     int err = znl_node_open_link(node, 0, &events, slave);
     if (err != 0)
         return err;

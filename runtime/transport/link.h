@@ -25,9 +25,11 @@ typedef struct znl_link_events {
     /* A message was thrown away: ZNL_E_TOO_BIG (bytes), ZNL_E_LIMIT (frames), ZNL_E_NOMEM. A frame
      * above max_frame_bytes over tcp or ipc is not reported: libzmq ends that connection. */
     void (*on_dropped)(void *user, int err);
-    /* DEALER: the connection ended; the link connects again by itself, perhaps to another peer. NULL:
-     * not wanted, which saves two descriptors. */
+    /* DEALER: the connection ended; the link connects again by itself, perhaps to another peer. What is
+     * sent meanwhile may get lost, until on_joined: the next connection has begun. Both NULL: not
+     * wanted, which saves two descriptors. */
     void (*on_lost)(void *user);
+    void (*on_joined)(void *user);
 } znl_link_events;
 
 typedef struct znl_link_options {

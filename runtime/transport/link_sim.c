@@ -90,7 +90,8 @@ struct sim_link {
     uint32_t max_frames;
     size_t max_frame_bytes, max_message_bytes;
     int wants_writable;
-    int is_lost; /* on_lost is due */
+    int is_lost;  /* on_lost is due */
+    int is_apart; /* after it, until on_joined */
     size_t id_size;
     uint8_t id[ZNL_ID_BYTES_MAX];
     char endpoint[ZNL_ENDPOINT_BYTES_MAX];
@@ -353,6 +354,12 @@ static void take_turn(sim_link *link)
     uint64_t now_ms = znl_loop_now_ms(link->loop);
     if (!link->base.is_router && link->wire == NULL && !znl_timer_running(&link->retry))
         join(link);
+    if (link->is_apart && link->wire != NULL) {
+        link->is_apart = 0;
+        link->events.on_joined(link->user);
+        if (link->base.is_closed)
+            return;
+    }
     for (unsigned budget = TURN_MESSAGES; budget > 0; budget--) {
         if (link->queue.first == NULL || link->queue.first->due_ms > now_ms)
             break;
@@ -370,6 +377,7 @@ static void on_turn(znl_deferred *deferred)
     sim_link *link = (sim_link *)(void *)((char *)deferred - offsetof(sim_link, turn));
     if (link->is_lost) {
         link->is_lost = 0;
+        link->is_apart = 1;
         link->events.on_lost(link->user);
         if (link->base.is_closed)
             return;

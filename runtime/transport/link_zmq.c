@@ -440,6 +440,12 @@ static void on_lost(void *user)
     link->events.on_lost(link->user);
 }
 
+static void on_joined(void *user)
+{
+    zmq_link *link = user;
+    link->events.on_joined(link->user);
+}
+
 static int is_lost(znl_link *base)
 {
     zmq_link *link = link_of(base);
@@ -499,7 +505,8 @@ static int open_link(znl_link **out, znl_loop *loop, const znl_link_options *opt
         err = number == 0 ? 0 : znl_err_from_errno(number);
     }
     if (err == 0 && !link->base.is_router && events->on_lost != NULL)
-        err = znl_zmq_monitor_open(&link->monitor, loop, link->socket, on_lost, link);
+        err = znl_zmq_monitor_open(
+                &link->monitor, loop, link->socket, on_lost, on_joined, link);
     if (err == 0)
         err = attach(link, options, endpoint);
     if (err == 0)

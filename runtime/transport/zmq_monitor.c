@@ -6,6 +6,7 @@
 
 #include <stddef.h>
 #include <stdio.h>
+#include <string.h>
 #include <zmq.h>
 
 struct znl_zmq_monitor {
@@ -14,20 +15,31 @@ struct znl_zmq_monitor {
     void *watched;
     void *events; /* PAIR, connected to the one libzmq made */
     void (*lost)(void *user);
+    void (*joined)(void *user);
     void *user;
     znl_deferred due; /* runs `tell` */
     int is_watching;  /* libuv knows poll: only its close callback may free the monitor */
-    int is_lost;
+    int is_lost;      /* lost() is due, before joined() */
+    int is_joined;    /* joined() is due */
+    int is_apart;     /* between the two */
 };
 
 /* Reads all events; each is two frames, of which the second names an endpoint. */
 static void look(znl_zmq_monitor *monitor)
 {
-    uint8_t frame[6 + 1]; /* u16 event, u32 value, as the machine has them */
+    uint8_t frame[6]; /* u16 event, u32 value, as the machine has them */
+    uint16_t event;
     int more;
     size_t size;
     while (zmq_recv(monitor->events, frame, sizeof frame, ZMQ_DONTWAIT) >= 0) {
-        monitor->is_lost = 1; /* it listens to nothing else */
+        memcpy(&event, frame, sizeof event);
+        if (event == ZMQ_EVENT_DISCONNECTED) {
+            monitor->is_lost = monitor->is_apart = 1;
+            monitor->is_joined = 0;
+        } else if (event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED && monitor->is_apart) {
+            monitor->is_joined = 1;
+            monitor->is_apart = 0;
+        }
         do {
             size = sizeof more;
             if (zmq_getsockopt(monitor->events, ZMQ_RCVMORE, &more, &size) != 0)
@@ -41,10 +53,15 @@ static void tell(znl_deferred *deferred)
     znl_zmq_monitor *monitor =
             (znl_zmq_monitor *)(void *)((char *)deferred - offsetof(znl_zmq_monitor, due));
     look(monitor);
-    if (!monitor->is_lost)
-        return;
-    monitor->is_lost = 0;
-    monitor->lost(monitor->user); /* it may close this monitor */
+    if (monitor->is_lost) {
+        monitor->is_lost = 0;
+        if (monitor->is_joined)
+            znl_loop_defer(monitor->loop, &monitor->due);
+        monitor->lost(monitor->user); /* it may close this monitor */
+    } else if (monitor->is_joined) {
+        monitor->is_joined = 0;
+        monitor->joined(monitor->user); /* the same */
+    }
 }
 
 static void on_ready(uv_poll_t *poll, int status, int events)
@@ -90,7 +107,8 @@ static int watch(znl_zmq_monitor *monitor)
     size_t size = sizeof fd;
     int linger = 0;
     snprintf(name, sizeof name, "inproc://znl-monitor-%p", (void *)monitor);
-    if (zmq_socket_monitor(monitor->watched, name, ZMQ_EVENT_DISCONNECTED) != 0)
+    if (zmq_socket_monitor(monitor->watched, name,
+                ZMQ_EVENT_DISCONNECTED | ZMQ_EVENT_HANDSHAKE_SUCCEEDED) != 0)
         return znl_err_from_errno(zmq_errno());
     monitor->events = zmq_socket(znl_loop_zmq(monitor->loop), ZMQ_PAIR);
     if (monitor->events == NULL)
@@ -109,7 +127,7 @@ static int watch(znl_zmq_monitor *monitor)
 }
 
 int znl_zmq_monitor_open(znl_zmq_monitor **out, znl_loop *loop, void *socket,
-        void (*lost)(void *user), void *user)
+        void (*lost)(void *user), void (*joined)(void *user), void *user)
 {
     znl_zmq_monitor *monitor = znl_calloc(1, sizeof *monitor);
     if (monitor == NULL)
@@ -118,6 +136,7 @@ int znl_zmq_monitor_open(znl_zmq_monitor **out, znl_loop *loop, void *socket,
     monitor->loop = loop;
     monitor->watched = socket;
     monitor->lost = lost;
+    monitor->joined = joined;
     monitor->user = user;
     monitor->due.run = tell;
     int err = watch(monitor);

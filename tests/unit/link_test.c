@@ -34,7 +34,7 @@ struct end {
     size_t stop_after; /* stop the loop at this many messages */
     int echoes;
     int hears_of_loss;
-    unsigned lost;
+    unsigned lost, joined;
     int close_when_lost;
     int close_after; /* close the own link at this many messages */
     uint8_t peer[ZNL_ID_BYTES_MAX];
@@ -129,8 +129,15 @@ static void on_lost(void *user)
     znl_loop_stop(end->loop);
 }
 
-static const znl_link_events events = {on_message, on_writable, on_dropped, NULL};
-static const znl_link_events lost_events = {on_message, on_writable, on_dropped, on_lost};
+static void on_joined(void *user)
+{
+    struct end *end = user;
+    assert_int_equal(end->lost, ++end->joined);
+}
+
+static const znl_link_events events = {on_message, on_writable, on_dropped, NULL, NULL};
+static const znl_link_events lost_events = {
+        on_message, on_writable, on_dropped, on_lost, on_joined};
 
 static znl_link_options options_of(int is_router, const char *endpoint, const char *id)
 {
@@ -612,7 +619,10 @@ static void lost_connections_are_told(void **state)
     dealer.goal = 2;
     fill(&dealer);
     assert_true(run_for(loop, GUARD_MS));
+    for (int i = 0; i < 500 && dealer.joined == 0; i++)
+        run_for(loop, 2);
     assert_int_equal(dealer.lost, 1);
+    assert_int_equal(dealer.joined, 1);
     dealer.close_when_lost = 1;
     znl_link_close(router.link, 0);
     router.link = NULL;

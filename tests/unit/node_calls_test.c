@@ -164,7 +164,8 @@ static void on_link_writable(void *user)
 
 static void raw_open(int is_router)
 {
-    static const znl_link_events link_events = {on_link_message, on_link_writable, NULL, NULL};
+    static const znl_link_events link_events = {
+            on_link_message, on_link_writable, NULL, NULL, NULL};
     const znl_link_options options = {
             .is_router = is_router,
             .endpoint = NAME,
