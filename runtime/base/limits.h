@@ -109,6 +109,7 @@
 
 #define ZNL_BATCH_MESSAGES 64u /* messages taken from one socket before its sends are flushed */
 #define ZNL_BATCH_ROUNDS 16u   /* rounds before the other sockets and timers have a turn */
+#define ZNL_BATCH_MS 2u /* the same in time: handlers that compute must not starve the others */
 #define ZNL_TASK_POOL_MAX 4096u /* finished coroutines kept for reuse */
 
 #endif

@@ -14,6 +14,7 @@
 #include "transport/link_backend.h"
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/limits.h"
 #include "transport/endpoint.h"
@@ -35,6 +36,7 @@
 #define LISTEN_BACKLOG 4096 /* all slaves reconnect at once when a master restarts */
 #define LARGE_BYTES 65536u  /* frames for which running out of memory is a real possibility */
 #define DRAIN_MESSAGES (ZNL_BATCH_MESSAGES * ZNL_BATCH_ROUNDS)
+#define CLOCK_MESSAGES 16u /* between two looks at the clock */
 
 typedef struct zmq_link {
     znl_link base; /* first */
@@ -181,12 +183,17 @@ static void offer_writing(zmq_link *link)
         link->events.on_writable(link->user);
 }
 
+/* Handlers run from here, so the budget is also one of time. */
 static void drain(zmq_link *link)
 {
     unsigned budget = DRAIN_MESSAGES;
+    uint64_t ends_ms = znl_clock_mono_ms() + ZNL_BATCH_MS;
     link->is_draining = 1;
-    while (budget > 0 && take_message(link))
+    while (budget > 0 && take_message(link)) {
         budget--;
+        if (budget % CLOCK_MESSAGES == 0 && znl_clock_mono_ms() >= ends_ms)
+            budget = 0;
+    }
     link->is_draining = 0;
     if (link->base.is_closed)
         return;

@@ -4,8 +4,9 @@
 ---   znlrun workers.lua WORKERS [HEAVY_US [SECONDS [IN_FLIGHT]]]   prints the result
 ---
 --- One process serves two masters: one with the heavy handler, run by WORKERS threads (0: on the
---- loop), one with a light handler on the loop. A second process keeps IN_FLIGHT heavy requests open
---- and a third sends light ones, 4 at a time; both check the answers.
+--- loop), one with a light handler on the loop. A second process keeps IN_FLIGHT heavy requests open;
+--- a third sends a light one every LIGHT_PAUSE_MS, which takes next to nothing of the processor from
+--- them. Both check the answers.
 --- SPDX-License-Identifier: MIT
 
 package.path = arg[0]:match("^(.-)[^/]*$") .. "?.lua;" .. package.path
@@ -14,8 +15,9 @@ local uv = require("luv")
 local znl = require("znl")
 
 local WARM_UP_US = 500000
+local LIGHT_PAUSE_MS = 2
 
-local function client_main(endpoint, id, seconds, in_flight)
+local function client_main(endpoint, id, seconds, in_flight, pause_ms)
   local slave = znl.slave { id = id, endpoint = endpoint, max_pending = in_flight + 1 }
   assert(slave:start())
   assert(slave:request("first"))
@@ -31,6 +33,7 @@ local function client_main(endpoint, id, seconds, in_flight)
         local answered = measure.now_us()
         if reply ~= "x" then errors = errors + 1 end
         if asked >= starts and answered < ends then latency:add(answered - asked) end
+        if pause_ms > 0 then znl.sleep(pause_ms) end
       end
       open = open - 1
       if open > 0 then return end
@@ -44,7 +47,7 @@ local function client_main(endpoint, id, seconds, in_flight)
 end
 
 if arg[1] == "client" then
-  client_main(arg[2], arg[3], tonumber(arg[4]), tonumber(arg[5]))
+  client_main(arg[2], arg[3], tonumber(arg[4]), tonumber(arg[5]), tonumber(arg[6]))
   return
 end
 
@@ -84,11 +87,11 @@ local light = znl.master { id = "light", endpoint = "tcp://127.0.0.1:*" }
 light:handle(function(req) return req.payload end)
 assert(light:start())
 
-local function client(endpoint, id, open)
+local function client(endpoint, id, open, pause_ms)
   local out, text, ended = uv.new_pipe(false), "", znl.event()
   local process
   process = assert(uv.spawn(uv.exepath(), {
-    args = { arg[0], "client", endpoint, id, tostring(seconds), tostring(open) },
+    args = { arg[0], "client", endpoint, id, tostring(seconds), tostring(open), tostring(pause_ms) },
     stdio = { nil, out, 2 },
   }, function() process:close() end))
   out:read_start(function(_, data)
@@ -106,7 +109,8 @@ local function client(endpoint, id, open)
   end
 end
 
-local of_heavy, of_light = client(heavy:endpoint(), "c-heavy", in_flight), client(light:endpoint(), "c-light", 4)
+local of_heavy = client(heavy:endpoint(), "c-heavy", in_flight, 0)
+local of_light = client(light:endpoint(), "c-light", 1, LIGHT_PAUSE_MS)
 local h, l = of_heavy(), of_light()
 measure.report {
   { "workers", workers }, { "rounds", rounds }, { "heavy_rate", h.rate, "%.0f" }, { "heavy_p50_us", h.p50_us, "%.0f" },
