@@ -195,12 +195,14 @@ void znl_node_box_handler_done(void *user, lua_State *L, int status, int nresult
         handler_failed(b, job, was_interrupted ? ZNL_E_HANDLER_TIMEOUT : ZNL_E_HANDLER_ERROR,
                 text != NULL ? text : "error without a message");
     } else if (b->node != NULL) {
-        if (nresults < 3)
-            lua_settop(L, 3); /* no value is one empty frame, as nil is */
-        if (lua_isnil(L, 1) && !lua_isnil(L, 2))
+        if (nresults == 0)
+            lua_pushnil(L); /* no value is one empty frame, as nil is */
+        if (nresults > 1 && lua_isnil(L, 1) && !lua_isnil(L, 2)) {
+            lua_settop(L, 3);
             handler_refused(L, b, job);
-        else
+        } else {
             handler_returned(L, b, job);
+        }
     }
     znl_node_job_done(job);
 }

@@ -9,7 +9,7 @@
 
 void znl_node_job_pushrequest(lua_State *L, const struct job *job, const znl_message *message)
 {
-    lua_createtable(L, 2, 4);
+    lua_createtable(L, 0, message->call != NULL ? 8 : 4);
     znl_lua_pushpayload(L, message->payload, message->payload_count);
     lua_setfield(L, -2, "payload");
     znl_node_box_pushframe(L, message->peer);
