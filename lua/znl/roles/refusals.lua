@@ -16,7 +16,7 @@ local ENTRIES_MAX = 1000
 --- What usually causes a reason, and the cure (spec, section 18).
 local CAUSES = {
   missing_proof = "the peer is plain and this node encrypted: set encrypted = true on both",
-  proof_in_plain = "the peer is encrypted and this node plain: set encrypted = true on both",
+  unexpected_proof = "the peer is encrypted and this node plain: set encrypted = true on both",
   bad_signature = "the keys differ, or kdf_salt does",
   gcm_failed = "the keys differ, or the message was changed on its way",
   bad_envelope = "the payload is not sealed: is the peer encrypted?",

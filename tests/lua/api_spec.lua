@@ -1,0 +1,131 @@
+--- The documents against the library: what a script can use is in docs/LUA_API.md, and nothing else.
+--- SPDX-License-Identifier: MIT
+local znl = require("znl")
+
+local function read(path)
+  local file = assert(io.open(path))
+  local text = file:read("*a")
+  file:close()
+  return text
+end
+
+local REFERENCE = read("docs/LUA_API.md")
+
+--- The words between backticks and in examples.
+local function words_of(text, words)
+  for span in text:gmatch("`+[^`]+`+") do
+    for word in span:gmatch("[%w_]+") do words[word] = true end
+  end
+  return words
+end
+
+local WORDS = words_of(REFERENCE, {})
+
+--- Methods of tasks and timers for the library itself.
+local INTERNAL = { ended = true, on_end = true, undo = true }
+
+--- What is in the tables but not among the words.
+local function missing(words, ...)
+  local list = {}
+  for _, names in ipairs { ... } do
+    for name in pairs(names) do
+      if not words[name] and not INTERNAL[name] and not name:find("^__") then list[#list + 1] = name end
+    end
+  end
+  table.sort(list)
+  return table.concat(list, " ")
+end
+
+local function is_spec(value)
+  for name, rule in pairs(value) do
+    if type(name) ~= "string" or type(rule) ~= "table" or type(rule.type) ~= "string" then return false end
+  end
+  return next(value) ~= nil
+end
+
+--- Adds the names of all options that functions within `value` read: their specs are upvalues.
+local function add_options(value, names, seen)
+  if type(value) ~= "table" and type(value) ~= "function" or seen[value] then return end
+  seen[value] = true
+  if type(value) == "table" then
+    local take = is_spec(value)
+    for name, inner in pairs(value) do
+      if take then names[name] = true else add_options(inner, names, seen) end
+    end
+    return
+  end
+  local index = 1
+  while debug.getupvalue(value, index) do
+    add_options(select(2, debug.getupvalue(value, index)), names, seen)
+    index = index + 1
+  end
+end
+
+local function options_below(folder)
+  local names, seen, list = {}, {}, io.popen("find " .. folder .. " -name '*.lua'")
+  for path in list:lines() do
+    local name = path:gsub("^lua/", ""):gsub("%.lua$", ""):gsub("/init$", ""):gsub("/", ".")
+    if read(path):find("options.read(", 1, true) then add_options(require(name), names, seen) end
+  end
+  list:close()
+  return names
+end
+
+--- Rows of the table under a heading: what stands between backticks in the first column.
+local function first_column(heading)
+  local _, from = REFERENCE:find("\n" .. heading .. "\n", 1, true)
+  assert(from, heading)
+  local names = {}
+  for row in REFERENCE:sub(from, (REFERENCE:find("\n## ", from, true))):gmatch("\n| ([^|]*)") do
+    for name in row:gmatch("`([^`]+)`") do names[name] = true end
+  end
+  return names
+end
+
+describe("docs/LUA_API.md", function()
+  local master = znl.master { id = "api-m", endpoint = "sim://*", encrypted = true, auth_key = "key of the test" }
+  local slave = znl.slave { id = "api-s", endpoint = "sim://api" }
+
+  it("names every member of znl, of nodes and of other objects", function()
+    local nodes = getmetatable(master).__index
+    assert.equal("", missing(WORDS, znl, znl.file, znl.process, znl.dns, znl.tcp, znl.middleware, znl.log))
+    assert.equal("", missing(WORDS, nodes, getmetatable(slave).__index, getmetatable(nodes).__index))
+    for _, object in ipairs {
+      znl.router(), znl.channel(), znl.wait_group(), znl.semaphore(1), znl.token(), znl.event(),
+      znl.spawn(function() end), znl.timer(0, function() end), znl.shared("api"),
+    } do
+      assert.equal("", missing(WORDS, getmetatable(object).__index))
+    end
+  end)
+
+  it("names every option", function()
+    -- For tests of the library: a clock, a source of chance, somebody to log to.
+    words_of(read("docs/TESTING.md"), WORDS)
+    local names = options_below("lua/znl")
+    names.clock_ms, names.random, names.logger = nil, nil, nil
+    assert.is_true(names.max_queue and names.per_second and names.recursive)
+    assert.equal("", missing(WORDS, names))
+  end)
+
+  it("names every code, here or among the reasons of auth_failed", function()
+    local names = {}
+    for code in read("runtime/base/err.h"):gmatch('X%([%w_]+, %-%d+, "([%w_]+)"') do names[code] = true end
+    assert.is_true(names.TIMEOUT and names.replay)
+    assert.equal("", missing(words_of(read("docs/PROTOCOLS.md"), words_of(REFERENCE, {})), names))
+  end)
+
+  it("names every counter of a node, and no other", function()
+    local counters = {}
+    for _, node in ipairs { master, slave } do
+      for name in pairs(node:counters()) do counters[name] = true end
+    end
+    assert.equal("", missing(first_column("## Counters"), counters))
+    assert.equal("", missing(counters, first_column("## Counters")))
+  end)
+
+  it("names no function of znl that is not there", function()
+    for name in REFERENCE:gmatch("`znl%.([%l_]+)[({`]") do
+      assert.is_true(pcall(function() return znl[name] end) or name == "test" or name == "scope", name)
+    end
+  end)
+end)
