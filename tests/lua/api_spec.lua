@@ -129,3 +129,48 @@ describe("docs/LUA_API.md", function()
     end
   end)
 end)
+
+describe("the documents", function()
+  local PAGES = {}
+  for path in io.popen("find docs README.md CHANGELOG.md CONTRIBUTING.md runtime/codec -name '*.md'"):lines() do
+    PAGES[path] = read(path)
+  end
+
+  it("have examples that compile", function()
+    local count = 0
+    for path, text in pairs(PAGES) do
+      for indent, code in text:gmatch("\n( *)```lua\n(.-)\n *```") do
+        local chunk, message = loadstring(code, "=" .. path)
+        assert(chunk, ("%s\n%s%s"):format(message, indent, code))
+        count = count + 1
+      end
+    end
+    assert.is_true(count > 50, count)
+  end)
+
+  --- The anchor of a heading, as hosts of repositories make it.
+  local function anchor(heading)
+    return (heading:lower():gsub("[^%w%s_-]", ""):gsub(" ", "-"))
+  end
+
+  it("have links that lead somewhere", function()
+    local count = 0
+    for path, text in pairs(PAGES) do
+      for target in text:gsub("\n```.-\n```", ""):gmatch("%]%(([^)%s]+)%)") do
+        if not target:find("^%a+:") then
+          local file, mark = target:match("^([^#]*)#?(.*)$")
+          local full = file == "" and path or (path:match("^(.*/)") or "") .. file
+          full = full:gsub("[^/]+/%.%./", "")
+          assert(io.open(full), path .. ": " .. target):close()
+          local found = mark == ""
+          for heading in ("\n" .. (PAGES[full] or "")):gmatch("\n#+ ([^\n]+)") do
+            found = found or anchor(heading) == mark
+          end
+          assert.is_true(found, path .. ": " .. target)
+          count = count + 1
+        end
+      end
+    end
+    assert.is_true(count > 50, count)
+  end)
+end)

@@ -30,7 +30,7 @@ ExecStart={{znlrun}} service.lua
 EnvironmentFile=-/etc/{{name}}.env
 Restart=on-failure
 RestartSec=1
-# SIGTERM lets requests under way finish: 5 s (--drain-ms), then a little time to end.
+# SIGTERM gives on_stop functions 5 s (--drain-ms), then a little time to end.
 TimeoutStopSec=10
 LimitNOFILE=65536
 # Keys are locked in memory.
