@@ -108,7 +108,8 @@ int znl_call_read(const znl_frame *payload, size_t count, int is_answer, znl_cal
         call.route = rest;
     }
     if (call.is_error) {
-        if (body != 2 || !znl_call_is_code(payload[ZNL_CALL_LEAD]))
+        if (body != 2 || !znl_call_is_code(payload[ZNL_CALL_LEAD]) ||
+                payload[ZNL_CALL_LEAD + 1].size > ZNL_ERROR_TEXT_BYTES_MAX)
             return ZNL_E_PROTO;
     } else if (call.is_json && body != 1) {
         return ZNL_E_PROTO;

@@ -156,18 +156,23 @@ static int touch(znl_master *master, znl_frame id, uint64_t hash, znl_keys *keys
 }
 
 /* A register or heartbeat: what the slave can do is known, and it hears back, before any script
- * learns of it and may call it. A register is answered only if it said that the slave knows. */
-static void greet(znl_master *master, znl_frame id, znl_keys *keys, const znl_control *control,
-        struct peer *peer)
+ * learns of it and may call it. A register is answered only if it said that the slave knows.
+ * Reports trouble: the slave may be gone after it. */
+static void greet(znl_master *master, znl_frame id, uint64_t hash, znl_keys *keys,
+        const znl_control *control)
 {
     znl_node *node = &master->node;
     int is_heartbeat = control->kind == ZNL_KIND_HEARTBEAT;
-    peer->calls = znl_node_read_extension(node, keys, control, id);
+    znl_calls calls = znl_node_read_extension(node, keys, control, id);
+    znl_presence_entry *entry = znl_presence_find(master->presence, id, hash);
+    if (entry == NULL)
+        return;
+    peer_of(entry)->calls = calls;
     if (is_heartbeat)
         node->counters.heartbeats++;
-    if (!is_heartbeat && peer->calls != ZNL_CALLS_YES)
+    if (!is_heartbeat && calls != ZNL_CALLS_YES)
         return;
-    int err = acknowledge(master, id, keys, peer->calls);
+    int err = acknowledge(master, id, keys, calls);
     if (err == ZNL_E_BUSY)
         node->events.on_trouble(node->user, err, "heartbeat_ack not sent, queue full");
 }
@@ -214,8 +219,12 @@ static void on_link_message(void *user, const znl_frame *frames, size_t count)
     if (touch(master, id, hash, keys, &entry, &is_new) != 0)
         goto done;
     int is_greeting = control.kind == ZNL_KIND_HEARTBEAT || control.kind == ZNL_KIND_REGISTER;
-    if (is_greeting)
-        greet(master, id, keys, &control, peer_of(entry));
+    if (is_greeting) {
+        greet(master, id, hash, keys, &control);
+        entry = znl_presence_find(master->presence, id, hash);
+        if (entry == NULL) /* a script removed the slave, or stopped the node */
+            goto done;
+    }
     int is_capable = peer_of(entry)->calls == ZNL_CALLS_YES;
     if (is_new)
         node->events.on_peer(node->user, id, 1, "message");

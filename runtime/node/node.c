@@ -444,6 +444,10 @@ void znl_node_deliver(znl_node *node, znl_message *message, uint64_t peer_hash)
         unwrap(node, message, &call);
     if (is_event || (node->observe_kinds >> message->kind & 1))
         node->events.on_message(node->user, message);
+    if (!node->running) { /* the observer stopped it: nobody answers any more, or waits */
+        znl_buffer_trim(&node->opened, KEEP_SCRATCH_BYTES);
+        return;
+    }
     if (message->kind == ZNL_KIND_REQUEST || message->kind == ZNL_KIND_SERVICE_REQUEST) {
         node->counters.requests_in++;
         node->events.on_request(node->user, message);

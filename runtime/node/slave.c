@@ -370,8 +370,11 @@ static void on_link_message(void *user, const znl_frame *frames, size_t count)
     }
     if (control.kind == ZNL_KIND_HEARTBEAT_ACK) {
         node->counters.acks++;
-        slave->calls = znl_node_read_extension(
+        znl_calls calls = znl_node_read_extension(
                 node, slave->keys, &control, znl_slave_master_id(slave));
+        if (!node->running) /* a script that heard of a forged one stopped it */
+            return;
+        slave->calls = calls;
         sign_of_life(slave);
         if (node->running)
             send_held(slave);

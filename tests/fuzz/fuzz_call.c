@@ -46,6 +46,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     FUZZ_HOLDS(znl_call_is_route(call.route));
     FUZZ_HOLDS(!is_answer || (call.route.size == 0 && call.timeout_ms == 0));
     FUZZ_HOLDS(!call.is_error || (is_answer && count == 4 && znl_call_is_code(payload[2])));
+    FUZZ_HOLDS(!call.is_error || payload[3].size <= ZNL_ERROR_TEXT_BYTES_MAX);
     FUZZ_HOLDS(call.is_error || !call.is_json || count == 3);
     uint8_t scratch[ZNL_CALL_HEADER_BYTES_MAX];
     znl_frame lead[ZNL_CALL_LEAD];

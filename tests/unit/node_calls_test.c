@@ -81,10 +81,15 @@ static void on_failed(void *user, znl_waiter who, int err)
     heard.err = err;
 }
 
+/* What a script does when it hears of something; NULL: nothing. */
+static void (*react)(void);
+
 static void on_message(void *user, const znl_message *message)
 {
     (void)user;
     (void)message;
+    if (react != NULL)
+        react();
 }
 
 static void on_raw(void *user, znl_frame peer, const znl_frame *frames, size_t count)
@@ -110,6 +115,8 @@ static void on_auth_failed(void *user, znl_frame peer, znl_kind kind, int reason
     (void)kind;
     heard.refusals++;
     heard.reason = reason;
+    if (react != NULL)
+        react();
 }
 
 static void on_trouble(void *user, int err, const char *text)
@@ -234,6 +241,7 @@ static void expect_no_calls(void)
 static void forget(void)
 {
     raw.count = 0;
+    react = NULL;
     memset(&heard, 0, sizeof heard);
 }
 
@@ -316,16 +324,28 @@ static int with_encrypted_master(void **state)
     return 0;
 }
 
-static int with_slave(void **state)
+static int open_slave(int encrypted)
 {
-    (void)state;
     open_loop();
-    znl_node_options options = options_of("one", 0);
+    znl_node_options options = options_of("one", encrypted);
+    assert_int_equal(znl_keys_derive(&keys, TEXT(KEY), znl_frame_of(NULL, 0)), 0);
     raw_open(1);
     assert_int_equal(znl_slave_new(&slave, loop, &options, &events, NULL), 0);
     assert_int_equal(znl_slave_start(slave), 0);
     pass(0);
     return 0;
+}
+
+static int with_slave(void **state)
+{
+    (void)state;
+    return open_slave(0);
+}
+
+static int with_encrypted_slave(void **state)
+{
+    (void)state;
+    return open_slave(1);
 }
 
 static int end(void **state)
@@ -556,6 +576,88 @@ static void extension_needs_its_own_proof(void **state)
     assert_int_equal(znl_master_calls(master, TEXT("one")), ZNL_CALLS_NO);
 }
 
+static void remove_one(void)
+{
+    assert_int_equal(znl_master_remove_key(master, TEXT("one")), 0);
+}
+
+static void stop_master(void)
+{
+    znl_master_stop(master);
+}
+
+/* A heartbeat that is good, with an extension that is not. */
+static void say_forged(void)
+{
+    static uint8_t a[ZNL_PROOF_BYTES_MAX];
+    const znl_frame none = {NULL, 0};
+    znl_frame frames[] = {TEXT("__znl_v1__"), TEXT("heartbeat"), TEXT("__znl_v1_auth__"),
+            prove("heartbeat", "one", none, NULL, 0, a), TEXT(EXT), TEXT("call=1")};
+    raw_send(frames, 6);
+    pass(0);
+}
+
+static void who_reports_a_forged_extension_may_be_removed_for_it(void **state)
+{
+    (void)state;
+    assert_int_equal(znl_master_set_key(master, TEXT("one"), TEXT(KEY)), 0);
+    say_forged();
+    assert_int_equal(heard.refusals, 1);
+    assert_int_equal(raw.count, 1);
+    forget();
+    react = remove_one;
+    say_forged();
+    assert_int_equal(heard.refusals, 1);
+    assert_int_equal(znl_presence_count(znl_master_presence(master)), 0);
+    assert_int_equal(raw.count, 0); /* who was removed is not greeted */
+}
+
+static void a_forged_extension_may_stop_the_master(void **state)
+{
+    (void)state;
+    react = stop_master;
+    say_forged();
+    assert_int_equal(heard.refusals, 1);
+    assert_int_equal(heard.peers, 0); /* a node that has stopped says no more */
+}
+
+static void a_node_that_stops_before_a_request_does_not_hand_it_on(void **state)
+{
+    (void)state;
+    znl_master_node(master)->observe_kinds = 1u << ZNL_KIND_REQUEST;
+    say("__znl_v1__|req|id-1|body");
+    assert_int_equal(heard.requests, 1);
+    forget();
+    react = stop_master;
+    say("__znl_v1__|req|id-2|body");
+    assert_int_equal(heard.requests, 0);
+}
+
+static void say_error(size_t size)
+{
+    static char text[ZNL_ERROR_TEXT_BYTES_MAX + 1];
+    const uint8_t header[] = {1, 2};
+    assert_int_equal(master_call(), 0);
+    pass(0);
+    znl_frame answer[] = {TEXT("__znl_v1__"), TEXT("res"), znl_frame_of(raw.id, raw.id_size),
+            TEXT(CALL), znl_frame_of(header, sizeof header), TEXT("CODE"),
+            znl_frame_of(text, size)};
+    raw_send(answer, 7);
+    pass(0);
+}
+
+static void the_text_of_an_error_is_bounded(void **state)
+{
+    (void)state;
+    say("__znl_v1__|heartbeat|" EXT "|call=1");
+    say_error(ZNL_ERROR_TEXT_BYTES_MAX);
+    assert_int_equal(heard.replies, 1);
+    assert_int_equal(heard.is_error, 1);
+    say_error(ZNL_ERROR_TEXT_BYTES_MAX + 1);
+    assert_int_equal(heard.replies, 1);
+    assert_int_equal(heard.err, ZNL_E_PROTO);
+}
+
 /* --- a slave ----------------------------------------------------------------------------------- */
 
 static int slave_call(void)
@@ -686,6 +788,26 @@ static void after_a_silence_it_says_so_again_before_a_call(void **state)
     assert_non_null(strstr(raw.text[2], CALL));
 }
 
+static void stop_slave(void)
+{
+    znl_slave_stop(slave);
+}
+
+static void a_forged_extension_may_stop_the_slave(void **state)
+{
+    (void)state;
+    static uint8_t a[ZNL_PROOF_BYTES_MAX];
+    const znl_frame none = {NULL, 0};
+    znl_frame frames[] = {TEXT("__znl_v1__"), TEXT("heartbeat_ack"), TEXT("__znl_v1_auth__"),
+            prove("heartbeat_ack", "master", none, NULL, 0, a), TEXT(EXT), TEXT("call=1")};
+    react = stop_slave;
+    raw_send(frames, 6);
+    pass(0);
+    assert_int_equal(heard.refusals, 1);
+    assert_int_equal(heard.peers, 0); /* it does not come on line after it stopped */
+    assert_int_equal(znl_slave_calls(slave), ZNL_CALLS_UNKNOWN);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -697,6 +819,14 @@ int main(void)
                     master_wraps_what_looks_like_a_call, with_master, end),
             cmocka_unit_test_setup_teardown(
                     extension_needs_its_own_proof, with_encrypted_master, end),
+            cmocka_unit_test_setup_teardown(
+                    who_reports_a_forged_extension_may_be_removed_for_it, with_encrypted_master,
+                    end),
+            cmocka_unit_test_setup_teardown(
+                    a_forged_extension_may_stop_the_master, with_encrypted_master, end),
+            cmocka_unit_test_setup_teardown(
+                    a_node_that_stops_before_a_request_does_not_hand_it_on, with_master, end),
+            cmocka_unit_test_setup_teardown(the_text_of_an_error_is_bounded, with_master, end),
             cmocka_unit_test_setup_teardown(slave_says_what_it_can_do, with_slave, end),
             cmocka_unit_test_setup_teardown(
                     calls_wait_for_the_first_acknowledgement, with_slave, end),
@@ -708,6 +838,8 @@ int main(void)
             cmocka_unit_test_setup_teardown(a_new_connection_begins_anew, with_slave, end),
             cmocka_unit_test_setup_teardown(
                     after_a_silence_it_says_so_again_before_a_call, with_slave, end),
+            cmocka_unit_test_setup_teardown(
+                    a_forged_extension_may_stop_the_slave, with_encrypted_slave, end),
     };
     if (znl_random_start() != 0)
         return 1;
