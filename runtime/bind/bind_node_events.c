@@ -95,14 +95,18 @@ static void run_late(znl_deferred *deferred)
 {
     znl_node_box *b =
             (znl_node_box *)(void *)((char *)deferred - offsetof(znl_node_box, late_due));
+    /* All there are, and none that come meanwhile: one per turn would fall behind peers whose
+     * messages come a thousand per turn. */
     struct late_event *late = b->late;
-    if (late == NULL)
-        return;
-    b->late = late->next;
-    if (b->late != NULL)
-        znl_loop_defer(b->vm->loop, &b->late_due);
-    znl_vm_protect(b->vm, run_event, &late->event, "node.on_event");
-    znl_free(late);
+    b->late = NULL;
+    b->holds++;
+    while (late != NULL) {
+        struct late_event *next = late->next;
+        znl_vm_protect(b->vm, run_event, &late->event, "node.on_event");
+        znl_free(late);
+        b->holds--;
+        late = next;
+    }
     znl_node_box_let_go(b); /* the last thing: the box may be collected after it */
 }
 
