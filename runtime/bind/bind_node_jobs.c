@@ -206,6 +206,7 @@ const char *znl_node_job_place(lua_State *L, const struct job *job)
 struct arrival {
     znl_node_box *node;
     const znl_message *message;
+    struct job *job; /* until a task has it */
 };
 
 static void overloaded(znl_node_box *b, const struct asker *to)
@@ -216,7 +217,7 @@ static void overloaded(znl_node_box *b, const struct asker *to)
 
 static int run_request(lua_State *L)
 {
-    const struct arrival *arrival = lua_touserdata(L, 1);
+    struct arrival *arrival = lua_touserdata(L, 1);
     const znl_message *message = arrival->message;
     znl_node_box *b = arrival->node;
     struct asker to = asker_of(message);
@@ -234,11 +235,9 @@ static int run_request(lua_State *L)
         overloaded(b, &to);
         return 0;
     }
-    if (job_limit(job) != 0) {
-        overloaded(b, &to);
-        znl_node_job_done(job);
-        return 0;
-    }
+    arrival->job = job;
+    if (job_limit(job) != 0)
+        return luaL_error(L, "%s", znl_err_text(ZNL_E_NOMEM));
     int nargs = 1;
     if (job->is_json && b->run_json_ref != LUA_NOREF) {
         /* A function of the library decodes, runs the handler, and encodes. */
@@ -253,6 +252,7 @@ static int run_request(lua_State *L)
             .done = znl_node_box_handler_done,
             .user = job,
             .ref = &job->task};
+    arrival->job = NULL; /* a task that ended at once has given it back by now */
     int err = znl_sched_spawn_as(L, nargs, &how);
     if (err != 0) {
         if (err == ZNL_E_STOPPED)
@@ -266,8 +266,13 @@ static int run_request(lua_State *L)
 
 static void start(znl_node_box *b, const znl_message *message)
 {
-    struct arrival arrival = {b, message};
-    znl_vm_protect(b->vm, run_request, &arrival, "node.on_request");
+    struct arrival arrival = {b, message, NULL};
+    struct asker to = asker_of(message);
+    if (znl_vm_protect(b->vm, run_request, &arrival, "node.on_request") == 0 ||
+            arrival.job == NULL)
+        return;
+    overloaded(b, &to); /* out of memory before there was a task */
+    znl_node_job_done(arrival.job);
 }
 
 /* --- the queue --------------------------------------------------------------------------------- */

@@ -35,7 +35,9 @@ static const struct job *job_of(lua_State *L)
     lua_rawgeti(L, 1, 1);
     lua_rawgeti(L, 1, 2);
     const znl_node_box *b = znl_node_box_at(L, -2);
-    uint64_t ticket = (uint64_t)lua_tonumber(L, -1);
+    lua_Number number = lua_tonumber(L, -1); /* a script may have written anything there */
+    uint64_t ticket = number >= 0 && number < 9007199254740992.0 ? (uint64_t)number
+                                                                 : UINT64_MAX;
     size_t slot = ticket % ZNL_JOB_SLOTS;
     lua_pop(L, 2);
     if (b == NULL || slot >= b->made_count || b->made[slot]->ticket != ticket)

@@ -386,6 +386,39 @@ describe("calls", function()
     assert.has_error(function() m:use("x") end)
   end)
 
+  it("that fail by the thousand are reported as fast as they fail", function()
+    local m = master { max_pending = 0 }
+    local failed = 0
+    m:on("error", function() failed = failed + 1 end)
+    m:handle(function() error("no") end)
+    assert.is_true(m:start())
+    local s = slave(m, "one", { max_pending = 0 })
+    local behind, group = 0, znl.wait_group()
+    for _ = 1, 3000 do
+      group:go(function()
+        s:call("/x", 1, { timeout_ms = 20000 })
+        local counters = m:counters()
+        behind = math.max(behind, counters.handler_errors - failed)
+      end)
+    end
+    group:wait()
+    until_true(function() return failed == 3000 end, "every error reported")
+    -- What one turn of the loop takes from a socket, and some that came while those were reported.
+    assert.is_true(behind <= 2100, behind .. " errors behind")
+  end)
+
+  it("may have a number of their own overwritten", function()
+    local m = master()
+    m:handle(function(req)
+      req[2] = -1
+      local before = req:cancelled()
+      req[2] = 0 / 0
+      return { before, req:cancelled(), req.id == nil }
+    end)
+    assert.is_true(m:start())
+    assert.same({ true, true, true }, slave(m, "one"):call("/x"))
+  end)
+
   it("reach the routes of a router", function()
     local m = master()
     local router = znl.router()
