@@ -5,7 +5,8 @@
  * nobody can cancel any more goes with all that hangs on it. The object is anchored only while
  * the token is in use without it: while a task runs under it, or its deadline is on the wheel.
  *
- *     environment: [1..n] functions (false: taken back) and [-n..-1] the owners they run for,
+ *     environment: [1..n] functions, and for each that was taken back the number of the next such
+ *                  place (0: none), the first of them in free; [-n..-1] the owners they run for;
  *                  parents = {...}, children = {[object] = true}
  *
  * Layer: bind. SPDX-License-Identifier: MIT */
@@ -382,21 +383,50 @@ static void count_functions(lua_State *L, int idx, box *b, size_t change, int is
     lua_settop(L, parents - 2);
 }
 
-/* upvalues: token, number of the function */
+/* Frees a place in the environment at idx, for the next function. */
+static void free_place(lua_State *L, int idx, int number)
+{
+    lua_pushnil(L);
+    lua_rawseti(L, idx, -number);
+    lua_getfield(L, idx, "free");
+    if (lua_isnil(L, -1)) {
+        lua_pop(L, 1);
+        lua_pushinteger(L, 0);
+    }
+    lua_rawseti(L, idx, number);
+    lua_pushinteger(L, number);
+    lua_setfield(L, idx, "free");
+}
+
+/* A place for a function in the environment at idx: a token that lives long is watched often. */
+static int take_place(lua_State *L, int idx)
+{
+    lua_getfield(L, idx, "free");
+    int number = (int)lua_tointeger(L, -1);
+    lua_pop(L, 1);
+    if (number == 0)
+        return (int)lua_objlen(L, idx) + 1;
+    lua_rawgeti(L, idx, number);
+    lua_setfield(L, idx, "free");
+    return number;
+}
+
+/* upvalues: token, number of the function, 0 once it was taken back */
 static int off(lua_State *L)
 {
     lua_settop(L, 0);
     lua_pushvalue(L, lua_upvalueindex(1));
     box *b = lua_touserdata(L, 1);
     int number = (int)lua_tointeger(L, lua_upvalueindex(2));
-    if (b->token == NULL) /* the state closes */
+    lua_pushinteger(L, 0);
+    lua_replace(L, lua_upvalueindex(2)); /* the place may be another function's soon */
+    if (number == 0 || b->token == NULL) /* NULL: the state closes */
         return 0;
     lua_getfenv(L, 1);
     lua_rawgeti(L, 2, number);
-    if (!lua_isfunction(L, 3))
+    if (!lua_isfunction(L, 3)) /* token:close() */
         return 0;
-    lua_pushboolean(L, 0);
-    lua_rawseti(L, 2, number);
+    free_place(L, 2, number);
     lua_settop(L, 1);
     count_functions(L, 1, b, 1, 0);
     if (b->functions == 0) {
@@ -429,7 +459,7 @@ static int token_on_cancel(lua_State *L)
         return 1;
     }
     push_env(L, 1, b);
-    int number = (int)lua_objlen(L, 3) + 1;
+    int number = take_place(L, 3);
     lua_pushvalue(L, 1);
     lua_pushinteger(L, number);
     lua_pushcclosure(L, off, 2); /* 4 */
@@ -464,6 +494,8 @@ static int token_close(lua_State *L)
         lua_rawseti(L, 2, i);
         lua_pop(L, 1);
     }
+    lua_pushnil(L);
+    lua_setfield(L, 2, "free"); /* functions that take one back may be around for any place */
     if (own > 0)
         count_functions(L, 1, b, own, 0);
     znl_token_keep(b->token, 0);

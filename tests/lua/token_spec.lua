@@ -25,6 +25,33 @@ describe("token", function()
     assert.is_true(token:cancelled())
   end)
 
+  it("that lives long can be watched any number of times", function()
+    local token, heard = znl.token(), {}
+    local function nothing() end
+    token:on_cancel(function() heard[#heard + 1] = "first" end)
+    local offs = {}
+    local function watch(times)
+      for i = 1, times do
+        offs[i % 7 + 1] = token:on_cancel(nothing)
+        local off = offs[(i * 3) % 7 + 1]
+        if off then
+          off()
+          off() -- taken back already: not somebody else's
+        end
+      end
+      collectgarbage()
+      collectgarbage()
+      return collectgarbage("count")
+    end
+    local before = watch(1000)
+    assert.is_true(watch(100000) - before < 100)
+    token:on_cancel(function() heard[#heard + 1] = "last" end)
+    token:cancel()
+    eventually(function() return #heard == 2 end)
+    table.sort(heard)
+    assert.same({ "first", "last" }, heard)
+  end)
+
   it("reaches every kind of wait", function()
     local token = znl.token()
     local group = znl.wait_group()
