@@ -386,7 +386,7 @@ static int workers_start(lua_State *L)
     o->note_ref = ref_argument(L, 3);
     o->end_ref = ref_argument(L, 4);
     o->self_ref = ref_argument(L, lua_gettop(L));
-    /* Twice: for notes and cancels beside the calls. */
+    /* Twice: for notes, which take at most half (znl_worker_offer), and cancels beside the calls. */
     int err = znl_worker_start(&o->worker, o->vm->loop, name, 2 * queue, &hooks, o);
     if (err != 0) {
         luaL_unref(L, LUA_REGISTRYINDEX, o->self_ref);

@@ -249,7 +249,7 @@ int znl_worker_thread_note(lua_State *L)
         znl_worker_push_refusal(L, "workers.note", refused);
         return lua_error(L);
     }
-    if (err == 0 && (err = znl_worker_reply(znl_vm_of(L)->worker, message)) != 0)
+    if (err == 0 && (err = znl_worker_offer(znl_vm_of(L)->worker, message)) != 0)
         znl_free(message);
     if (err != 0)
         return znl_lua_fail(L, err, "workers.note");

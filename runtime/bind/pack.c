@@ -72,6 +72,8 @@ static int measure_table(lua_State *L, int idx, int depth, struct measure *out)
 static int measure(lua_State *L, int idx, int depth, struct measure *out)
 {
     int type = lua_type(L, idx);
+    if (out->size > UINT32_MAX) /* tables that share tables grow beyond all bounds: end early */
+        return ZNL_E_TOO_BIG;
     switch (type) {
     case LUA_TNIL:
     case LUA_TBOOLEAN:

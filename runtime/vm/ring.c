@@ -56,6 +56,13 @@ int znl_ring_push(znl_ring *ring, void *item)
     return 0;
 }
 
+size_t znl_ring_room(znl_ring *ring)
+{
+    ring->seen_popped = atomic_load_explicit(&ring->popped, memory_order_acquire);
+    return ring->mask + 1 -
+            (atomic_load_explicit(&ring->pushed, memory_order_relaxed) - ring->seen_popped);
+}
+
 void *znl_ring_pop(znl_ring *ring)
 {
     size_t at = atomic_load_explicit(&ring->popped, memory_order_relaxed);

@@ -22,6 +22,9 @@ void znl_ring_free(znl_ring *ring);
 /* The pushing thread: 0, or ZNL_E_BUSY when it is full. `item` must not be NULL. */
 int znl_ring_push(znl_ring *ring, void *item);
 
+/* The pushing thread: how many more it takes, at least. */
+size_t znl_ring_room(znl_ring *ring);
+
 /* The popping thread: the oldest item, or NULL. */
 void *znl_ring_pop(znl_ring *ring);
 

@@ -32,6 +32,7 @@ struct znl_worker {
     void *user;
     void *data;
     znl_ring *to_worker, *to_owner;
+    uint32_t queue; /* items that each takes, at least */
     struct gate worker_gate, owner_gate;
     atomic_int holders; /* the owner, the thread, and the owner's loop while it delivers */
     atomic_int is_stopping, has_ended;
@@ -287,6 +288,13 @@ int znl_worker_reply(znl_worker *worker, void *item)
     return err;
 }
 
+int znl_worker_offer(znl_worker *worker, void *item)
+{
+    if (znl_ring_room(worker->to_owner) <= worker->queue / 2)
+        return ZNL_E_BUSY;
+    return znl_worker_reply(worker, item);
+}
+
 void znl_worker_set_data(znl_worker *worker, void *data)
 {
     worker->data = data;
@@ -383,6 +391,7 @@ int znl_worker_start(znl_worker **out, znl_loop *loop, const char *name, uint32_
     init_locks(worker);
     worker->hooks = hooks;
     worker->user = user;
+    worker->queue = queue;
     snprintf(worker->name, sizeof worker->name, "%s", name);
     atomic_store(&worker->holders, 1);
     atomic_store(&worker->worker_gate.is_awake, 1); /* until the thread is up */

@@ -66,6 +66,9 @@ int znl_worker_close(znl_worker *worker, uint32_t wait_ms);
 /* Worker: hands `item` to the owner. 0 or ZNL_E_BUSY; then it stays with the caller. */
 int znl_worker_reply(znl_worker *worker, void *item);
 
+/* The same for what the owner did not ask for: half of the queue is kept free for replies. */
+int znl_worker_offer(znl_worker *worker, void *item);
+
 /* Worker: what keeps the state's own data, for hooks. */
 void znl_worker_set_data(znl_worker *worker, void *data);
 void *znl_worker_data(const znl_worker *worker);

@@ -388,6 +388,23 @@ describe("znl.workers", function()
     assert.equal("NOT_FOUND", select(3, pool:call("v", {})))
   end)
 
+  it("answers also after notes that nobody had the time to read", function()
+    open({ count = 1 }, [[
+      local core = require("znl.core.workers")
+      local note = { path = "none.lua", deps = {}, versions = {}, modules = {} }
+      return function()
+        local sent = 0
+        for _ = 1, 20000 do sent = sent + (core.note("late", note) and 1 or 0) end
+        return tostring(sent)
+      end]])
+    local sent
+    local task = znl.spawn(function() sent = pool:call("v", {}) end)
+    local until_clock = os.clock() + 0.3 -- this thread reads nothing meanwhile
+    while os.clock() < until_clock do end
+    assert.is_true(task:wait(5000) ~= nil or sent ~= nil)
+    assert.is_true(tonumber(sent) > 0 and tonumber(sent) < 20000, sent)
+  end)
+
   it("stops with work under way, and leaves nothing behind", function()
     local script = os.tmpname()
     write(script, [[

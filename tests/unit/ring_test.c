@@ -25,8 +25,10 @@ static void gives_items_in_order_and_refuses_when_full(void **state)
         for (int i = 0; i < 8; i++)
             assert_int_equal(znl_ring_push(ring, &items[i]), 0);
         assert_int_equal(znl_ring_push(ring, &items[8]), ZNL_E_BUSY);
+        assert_int_equal(znl_ring_room(ring), 0);
         assert_false(znl_ring_is_empty(ring));
         assert_ptr_equal(znl_ring_pop(ring), &items[0]);
+        assert_int_equal(znl_ring_room(ring), 1);
         assert_int_equal(znl_ring_push(ring, &items[8]), 0);
         for (int i = 1; i <= 8; i++)
             assert_ptr_equal(znl_ring_pop(ring), &items[i]);

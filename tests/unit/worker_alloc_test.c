@@ -104,7 +104,7 @@ static void open_modules(lua_State *L)
     lua_getglobal(L, "package");
     lua_getfield(L, -1, "preload");
     lua_pushcfunction(L, preload_inside);
-    lua_setfield(L, -2, "znl.worker");
+    lua_setfield(L, -2, "znl.workers.worker");
     lua_pop(L, 2);
 }
 
