@@ -175,8 +175,9 @@ static void offer_writing(zmq_link *link)
 {
     int ready = 0;
     size_t size = sizeof ready;
-    if (zmq_getsockopt(link->socket, ZMQ_EVENTS, &ready, &size) != 0)
-        return;
+    while (zmq_getsockopt(link->socket, ZMQ_EVENTS, &ready, &size) != 0)
+        if (zmq_errno() != EINTR) /* that would leave no later occasion to look */
+            return;
     if (ready & ZMQ_POLLIN)
         znl_loop_defer(link->loop, &link->recheck);
     if (ready & ZMQ_POLLOUT)

@@ -4,6 +4,7 @@
 #include "base/alloc.h"
 #include "base/err.h"
 
+#include <errno.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
@@ -24,6 +25,16 @@ struct znl_zmq_monitor {
     int is_apart;     /* between the two */
 };
 
+/* Receives a frame; -1 when there is none. */
+static int receive(znl_zmq_monitor *monitor, void *frame, size_t size)
+{
+    int got;
+    do /* a signal must not leave an event behind: nothing wakes for it again */
+        got = zmq_recv(monitor->events, frame, size, ZMQ_DONTWAIT);
+    while (got < 0 && zmq_errno() == EINTR);
+    return got;
+}
+
 /* Reads all events; each is two frames, of which the second names an endpoint. */
 static void look(znl_zmq_monitor *monitor)
 {
@@ -31,7 +42,7 @@ static void look(znl_zmq_monitor *monitor)
     uint16_t event;
     int more;
     size_t size;
-    while (zmq_recv(monitor->events, frame, sizeof frame, ZMQ_DONTWAIT) >= 0) {
+    while (receive(monitor, frame, sizeof frame) >= 0) {
         memcpy(&event, frame, sizeof event);
         if (event == ZMQ_EVENT_DISCONNECTED) {
             monitor->is_lost = monitor->is_apart = 1;
@@ -44,7 +55,7 @@ static void look(znl_zmq_monitor *monitor)
             size = sizeof more;
             if (zmq_getsockopt(monitor->events, ZMQ_RCVMORE, &more, &size) != 0)
                 more = 0;
-        } while (more && zmq_recv(monitor->events, frame, sizeof frame, ZMQ_DONTWAIT) >= 0);
+        } while (more && receive(monitor, frame, sizeof frame) >= 0);
     }
 }
 
