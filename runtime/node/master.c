@@ -480,7 +480,8 @@ int znl_master_reply(znl_master *master, znl_frame id, znl_frame request_id,
         const znl_call *call, const znl_frame *payload, size_t count)
 {
     znl_node *node = &master->node;
-    uint64_t hash = znl_map_hash(id);
+    int is_marked = call != NULL || znl_call_is_marked(payload, count);
+    uint64_t hash = is_marked || node->options.encrypted ? znl_map_hash(id) : 0;
     znl_keys *keys;
     znl_call wrapper;
     znl_message message = {.kind = ZNL_KIND_RESPONSE,
@@ -492,7 +493,7 @@ int znl_master_reply(znl_master *master, znl_frame id, znl_frame request_id,
     if (!node->running)
         return ZNL_E_STOPPED;
     int err = keys_for(master, id, hash, &keys);
-    if (err == 0 && (call != NULL || znl_call_is_marked(payload, count)))
+    if (err == 0 && is_marked)
         err = znl_node_wrap(&message, calls_of(master, id, hash), &wrapper);
     if (err == 0)
         err = znl_node_check_outgoing(node, &message);

@@ -69,7 +69,7 @@ static zmq_link *link_of(znl_link *base)
 /* --- receiving --------------------------------------------------------------------------------- */
 
 /* Makes room for more parts; the first `count` are in use. A zmq_msg_t may not be copied, so they
- * are moved. 0 or ZNL_E_NOMEM, which changes nothing. */
+ * are moved, and what is small moves with it. 0 or ZNL_E_NOMEM, which changes nothing. */
 static int grow(zmq_link *link, size_t capacity, size_t count)
 {
     zmq_msg_t *parts = znl_calloc(capacity, sizeof *parts);
@@ -83,6 +83,7 @@ static int grow(zmq_link *link, size_t capacity, size_t count)
         zmq_msg_init(&parts[i]);
         zmq_msg_move(&parts[i], &link->parts[i]);
         zmq_msg_close(&link->parts[i]);
+        frames[i] = znl_frame_of(zmq_msg_data(&parts[i]), link->frames[i].size);
     }
     znl_free(link->parts);
     znl_free(link->frames);
@@ -98,21 +99,23 @@ static void close_parts(zmq_link *link, size_t count)
         zmq_msg_close(&link->parts[i]);
 }
 
+/* The size of the part, INT_MAX standing for more, or -1 when there is none. */
 static int receive_part(zmq_link *link, zmq_msg_t *part)
 {
+    int size;
     zmq_msg_init(part);
-    for (;;) {
-        if (zmq_msg_recv(part, link->socket, ZMQ_DONTWAIT) >= 0)
-            return 1;
-        if (zmq_errno() != EINTR)
-            break;
-    }
+    do {
+        size = zmq_msg_recv(part, link->socket, ZMQ_DONTWAIT);
+        if (size >= 0)
+            return size;
+    } while (zmq_errno() == EINTR);
     zmq_msg_close(part);
-    return 0;
+    return -1;
 }
 
-/* Receives one message: 0 when there is none, else 1. Then *err is 0 and the first *count parts are
- * in use, or *err says why it was thrown away and none is. libzmq hands out whole messages only. */
+/* Receives one message: 0 when there is none, else 1. Then *err is 0 and the first *count parts and
+ * frames are in use, or *err says why it was thrown away and none is. libzmq hands out whole
+ * messages only. */
 static int receive(zmq_link *link, size_t *count, int *err)
 {
     size_t used = 0;
@@ -129,12 +132,13 @@ static int receive(zmq_link *link, size_t *count, int *err)
             used = 0;
         }
         zmq_msg_t *part = &link->parts[used];
-        if (!receive_part(link, part)) {
+        int received = receive_part(link, part);
+        if (received < 0) {
             close_parts(link, used);
             return 0;
         }
-        used++;
-        size_t size = zmq_msg_size(part);
+        size_t size = received < INT_MAX ? (size_t)received : zmq_msg_size(part);
+        link->frames[used++] = znl_frame_of(zmq_msg_data(part), size);
         has_more = zmq_msg_more(part);
         if (*err == 0 &&
                 (size > link->max_frame_bytes || size > link->max_message_bytes - total))
@@ -158,9 +162,6 @@ static int take_message(zmq_link *link)
     if (!receive(link, &count, &err))
         return 0;
     if (err == 0) {
-        for (size_t i = 0; i < count; i++)
-            link->frames[i] = znl_frame_of(
-                    zmq_msg_data(&link->parts[i]), zmq_msg_size(&link->parts[i]));
         link->events.on_message(link->user, link->frames, count);
         close_parts(link, count);
     } else if (link->events.on_dropped != NULL) {
