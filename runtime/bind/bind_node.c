@@ -167,7 +167,7 @@ static znl_node_box *new_box(lua_State *L, const char *type)
     memset(b, 0, sizeof *b);
     b->vm = znl_vm_of(L);
     b->self_ref = b->event_ref = b->handler_ref = b->services_ref = LUA_NOREF;
-    b->console_ref = LUA_NOREF;
+    b->console_ref = b->payload_ref = b->from_ref = LUA_NOREF;
     b->request_meta_ref = b->run_json_ref = b->place_ref = LUA_NOREF;
     luaL_getmetatable(L, type);
     lua_setmetatable(L, -2);
@@ -177,6 +177,10 @@ static znl_node_box *new_box(lua_State *L, const char *type)
     b->services_ref = luaL_ref(L, LUA_REGISTRYINDEX);
     luaL_getmetatable(L, ZNL_REQUEST_TYPE);
     b->request_meta_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_pushliteral(L, "payload");
+    b->payload_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_pushliteral(L, "from");
+    b->from_ref = luaL_ref(L, LUA_REGISTRYINDEX);
     b->max_jobs = field_u32(L, "max_concurrency", ZNL_CONCURRENCY_DEFAULT, ZNL_CONCURRENCY_MAX);
     b->handler_timeout_ms = field_u32(L, "handler_timeout_ms", 0, ZNL_TIMEOUT_MS_MAX);
     znl_node_box_open_queue(b,
@@ -438,6 +442,9 @@ static int node_gc(lua_State *L)
     luaL_unref(L, LUA_REGISTRYINDEX, b->run_json_ref);
     luaL_unref(L, LUA_REGISTRYINDEX, b->place_ref);
     luaL_unref(L, LUA_REGISTRYINDEX, b->console_ref);
+    luaL_unref(L, LUA_REGISTRYINDEX, b->payload_ref);
+    luaL_unref(L, LUA_REGISTRYINDEX, b->from_ref);
+    b->payload_ref = b->from_ref = LUA_NOREF;
     b->handler_ref = b->services_ref = b->request_meta_ref = LUA_NOREF;
     b->run_json_ref = b->place_ref = b->console_ref = LUA_NOREF;
     return 0;

@@ -79,6 +79,7 @@ struct znl_node_box {
     struct job **made; /* every job there is, by slot */
     size_t made_count, made_capacity;
     int request_meta_ref;
+    int payload_ref, from_ref;           /* these words, keys of every request */
     struct late_event *late, *late_last; /* raised while Lua ran, first to last */
     znl_deferred late_due;
     znl_buffer frames; /* scratch: array of znl_frame */

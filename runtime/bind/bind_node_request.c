@@ -9,21 +9,25 @@
 
 void znl_node_job_pushrequest(lua_State *L, const struct job *job, const znl_message *message)
 {
-    lua_createtable(L, 0, message->call != NULL ? 8 : 4);
+    const znl_node_box *b = job->node;
+    lua_createtable(L, 2, message->call != NULL ? 8 : 2);
+    /* Not lua_setfield(), which would hash the word for each request. */
+    lua_rawgeti(L, LUA_REGISTRYINDEX, b->payload_ref);
     znl_lua_pushpayload(L, message->payload, message->payload_count);
-    lua_setfield(L, -2, "payload");
+    lua_rawset(L, -3);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, b->from_ref);
     znl_node_box_pushframe(L, message->peer);
-    lua_setfield(L, -2, "from");
+    lua_rawset(L, -3);
     if (message->call != NULL && message->call->route.size > 0) {
         znl_node_box_pushframe(L, message->call->route);
         lua_setfield(L, -2, "route");
     }
     /* The rest is made when asked for, by request_index. A request that is kept keeps the box. */
-    lua_rawgeti(L, LUA_REGISTRYINDEX, job->node->self_ref);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, b->self_ref);
     lua_rawseti(L, -2, 1);
     lua_pushnumber(L, (lua_Number)job->ticket);
     lua_rawseti(L, -2, 2);
-    lua_rawgeti(L, LUA_REGISTRYINDEX, job->node->request_meta_ref);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, b->request_meta_ref);
     lua_setmetatable(L, -2);
 }
 
