@@ -83,9 +83,14 @@ M.sleep = sched.sleep
 ---@type fun(): number
 M.now_ms = sched.now_ms
 
---- Something to wait for: `e:wait(timeout_ms)` yields until `e:set(...)` was called and returns its
---- values; nil, message, "TIMEOUT" when it was not in time.
----@type fun(): table
+---@class znl.Event
+---@field wait fun(self, timeout_ms?: integer): ...  the values of `set`; nil, message, "TIMEOUT"|"CANCELLED"|"DEADLINE"
+---@field set fun(self, ...): boolean  wakes all who wait; false when it was set already
+---@field clear fun(self)  later waits wait again
+---@field is_set fun(self): boolean
+
+--- Something to wait for.
+---@type fun(): znl.Event
 M.event = sched.event
 
 --- Calls `fn` in a coroutine when the process is told to end; returns how to take that back. What a

@@ -66,12 +66,22 @@ local EVENTS = { "added", "cut", "reload", "reload_failed", "removed", "retired"
 
 ---@class znl.Request
 ---@field payload string|string[]  one frame is a string, several are an array
----@field from string  the id of the sender
+---@field from string  the id of the sender; on a slave in plain mode ""
 ---@field id string  the request id, while the handler runs
----@field service? string  of a service request
+---@field service? string  of a service request, while the handler runs
+---@field route? string  of a call: "/users/7?all=1"
+---@field params? table<string, string>  what a router took from the route
+---@field data? any  of a call with JSON: the value
+---@field user? any  what `znl.middleware.auth` found
+---@field deadline_ms fun(self): number|nil  when the caller stops waiting, as `znl.now_ms()`; nil: nobody said
+---@field remaining_ms fun(self): number|nil  milliseconds until then, at least 0
+---@field cancelled fun(self): boolean  nobody waits for the answer any more
 
 ---@alias znl.Payload string|string[]|nil
----@alias znl.Handler fun(req: znl.Request, state: any): znl.Payload
+
+--- Returns the payload of the answer, of a call with JSON any value that JSON can carry; or nil,
+--- message, code: it refuses.
+---@alias znl.Handler fun(req: znl.Request, state: any): any, string?, string?
 
 --- What a handler file returns, unless it is just the function `handle`.
 ---@class znl.HandlerTable
