@@ -154,6 +154,49 @@ describe("docs/CORE_API.md", function()
   end)
 end)
 
+describe("runtime/codec/WIRE.md", function()
+  it("has an example with the bytes that are sent and read", function()
+    local example, lines = read("runtime/codec/WIRE.md"):match("### An example\n(.*)"), {}
+    for line in example:gmatch("\n    ([%x ]+)") do
+      local hex = line:match("^[%x ]-%f[ ]   ") or line
+      lines[#lines + 1] = (hex:gsub(" ", ""):gsub("%x%x", function(pair) return string.char(tonumber(pair, 16)) end))
+    end
+    -- register 1..4, heartbeat_ack 5..8, request 9..14, response 15..20, error 21..23
+    assert.equal(23, #lines)
+    local function frames(from, to) return { unpack(lines, from, to) } end
+
+    local seen = {}
+    local server = assert(znl.core.socket.router { endpoint = "sim://*" })
+    server:on_message(function(message)
+      local peer = table.remove(message, 1)
+      if message[2] == "register" then
+        seen.register = message
+        assert(server:send { peer, unpack(frames(5, 8)) })
+      elseif message[2] == "req" then
+        local refused = { lines[15], lines[16], "", lines[18], lines[21], lines[22], lines[23] }
+        local answer = seen.request and refused or frames(15, 20)
+        seen.request = seen.request or { unpack(message) }
+        answer[3] = message[3]
+        assert(server:send { peer, unpack(answer) })
+      end
+    end)
+    local caller = znl.slave { id = "slave-1", endpoint = server:endpoint(), heartbeat_ms = 0 }
+    assert(caller:start())
+    local data = caller:call("/users", { name = "Ada" }, { timeout_ms = 1000 })
+    local nothing, message, code = caller:call("/users", { name = "Ada" }, { timeout_ms = 1000 })
+    caller:stop()
+    server:close()
+
+    assert.same(frames(1, 4), seen.register)
+    seen.request[3] = lines[11] -- its id
+    -- What is left of the timeout may be less by the time it is sent.
+    local header = lines[13]:sub(1, 2) .. seen.request[5]:sub(3, 6) .. lines[13]:sub(7)
+    assert.same({ lines[9], lines[10], lines[11], lines[12], header, lines[14] }, seen.request)
+    assert.same({ id = 7 }, data)
+    assert.same({ "nil", "no such route", "NOT_FOUND" }, { tostring(nothing), message, code })
+  end)
+end)
+
 describe("the documents", function()
   local PAGES = {}
   for path in io.popen("find docs README.md CHANGELOG.md CONTRIBUTING.md runtime/codec -name '*.md'"):lines() do
