@@ -11,6 +11,7 @@
 #include <string.h>
 
 #define CLOSE_WAIT_MS 2000u /* for what the Lua code left in libuv's thread pool */
+#define LARGE_BYTES 1024u   /* of a call: worth giving back early */
 
 struct end {
     int handle_ref, cancel_ref; /* what serve() was given */
@@ -172,8 +173,9 @@ static int run_call(lua_State *L)
     lua_rawgeti(L, LUA_REGISTRYINDEX, end->handle_ref);
     lua_pushnumber(L, (lua_Number)call->ticket);
     int count = znl_pack_push(L, call->bytes, call->size);
-    /* The values have been read: the handler may run for long, and need not hold them twice. */
-    znl_worker_message *emptied = znl_realloc(call, sizeof *call);
+    /* The values have been read: the handler may run for long, and need not hold large ones twice. */
+    znl_worker_message *emptied = call->size > LARGE_BYTES ? znl_realloc(call, sizeof *call)
+                                                           : NULL;
     if (emptied != NULL)
         call = emptied;
     call->size = 0;
