@@ -57,6 +57,7 @@ struct asker {
 };
 
 struct znl_node_box {
+    const void *metatable; /* of the userdata: what tells it from others */
     znl_vm *vm;
     znl_node *node; /* NULL when closed */
     znl_master *master;

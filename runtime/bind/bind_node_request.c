@@ -87,21 +87,27 @@ static const luaL_Reg request_methods[] = {
         {NULL, NULL},
 };
 
-/* req.id, req.service: while the handler runs; and the methods. */
+/* The methods; req.id, req.service: while the handler runs. Other keys, such as the route a request may
+ * not have, are asked for often and end soon. */
 static int request_index(lua_State *L)
 {
     if (lua_type(L, 2) != LUA_TSTRING)
         return 0;
+    lua_pushvalue(L, 2);
+    lua_rawget(L, lua_upvalueindex(1));
+    if (!lua_isnil(L, -1))
+        return 1;
     const char *key = lua_tostring(L, 2);
+    int is_id = strcmp(key, "id") == 0;
+    if (!is_id && strcmp(key, "service") != 0)
+        return 0;
     const struct job *job = job_of(L);
-    if (job != NULL && strcmp(key, "id") == 0) {
+    if (job == NULL || (!is_id && !job->is_service))
+        return 0;
+    if (is_id)
         lua_pushlstring(L, (const char *)job->id, job->id_size);
-    } else if (job != NULL && job->is_service && strcmp(key, "service") == 0) {
+    else
         lua_pushlstring(L, (const char *)job->service, job->service_size);
-    } else {
-        lua_pushvalue(L, 2);
-        lua_rawget(L, lua_upvalueindex(1));
-    }
     return 1;
 }
 
