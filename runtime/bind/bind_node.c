@@ -328,12 +328,14 @@ static znl_owner *check_handler(lua_State *L, int index)
     lua_settop(L, index + 2);
     if (!lua_isnil(L, index))
         luaL_checktype(L, index, LUA_TFUNCTION);
-    if (!lua_isnil(L, index + 2))
-        luaL_checktype(L, index + 2, LUA_TSTRING);
+    int place = lua_type(L, index + 2);
+    luaL_argcheck(L, place == LUA_TNIL || place == LUA_TSTRING || place == LUA_TFUNCTION,
+            index + 2, "a text or a function that finds one expected");
     return lua_isnil(L, index + 1) ? NULL : znl_lua_checkowner(L, index + 1);
 }
 
-/* set_handler(self, fn, owner, place): fn nil removes it; `place` names it in messages */
+/* set_handler(self, fn, owner, place): fn nil removes it; `place` names it in messages,
+ * a function after the route it is given ("" without) */
 static int node_set_handler(lua_State *L)
 {
     znl_node_box *b = znl_node_box_check(L);

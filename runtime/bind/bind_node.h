@@ -26,6 +26,9 @@ typedef struct znl_node_box znl_node_box;
 /* A request names its job by a ticket: the job's slot and a count of uses. */
 #define ZNL_JOB_SLOTS (1u << 20)
 
+/* Of a longer route a job keeps nothing: messages then name no handler. */
+#define ZNL_JOB_ROUTE_BYTES 255u
+
 /* A handler at work: where its answer goes. Pooled. */
 struct job {
     struct job *next_free;
@@ -44,10 +47,11 @@ struct job {
     znl_token *token;          /* with a deadline; NULL without */
     znl_token_watcher watcher; /* of it */
     znl_task_ref task;
-    size_t peer_size, id_size, service_size;
+    size_t peer_size, id_size, service_size, route_size;
     uint8_t peer[ZNL_ID_BYTES_MAX];
     uint8_t id[ZNL_TOPIC_BYTES_MAX];
     uint8_t service[ZNL_SERVICE_BYTES_MAX];
+    uint8_t route[ZNL_JOB_ROUTE_BYTES]; /* of a call, for messages */
 };
 
 /* Who is to be answered; borrowed. */
@@ -67,9 +71,9 @@ struct znl_node_box {
     int event_ref; /* on_event */
     int handler_ref;
     int console_ref; /* answers calls under "/-/" */
-    int place_ref;   /* text: file and line of the handler */
+    int place_ref;   /* text: file and line of the handler; or a function of the route */
     znl_owner *handler_owner;
-    int services_ref; /* name -> { function, owner or nil, place } */
+    int services_ref; /* name -> { function, owner or nil, place as above } */
     int run_json_ref; /* (handler, request): runs a call whose body is JSON */
     uint32_t jobs, max_jobs;
     uint32_t handler_timeout_ms; /* 0: none */

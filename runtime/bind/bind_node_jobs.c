@@ -59,6 +59,9 @@ static struct job *job_take(znl_node_box *b, const znl_message *message)
     memcpy(job->id, message->subject.data, job->id_size);
     if (job->service_size > 0)
         memcpy(job->service, message->service.data, job->service_size);
+    job->route_size = job->is_call ? message->call->route.size : 0;
+    if (job->route_size > 0 && job->route_size <= sizeof job->route)
+        memcpy(job->route, message->call->route.data, job->route_size);
     b->jobs++;
     b->holds++;
     return job;
@@ -190,6 +193,18 @@ static void push_handler(
     lua_rawgeti(L, -2, 1);
 }
 
+/* Replaces the function at the top by what it says of the route of the job; nil: nothing. */
+static void resolve_place(lua_State *L, const struct job *job)
+{
+    if (job->route_size > sizeof job->route) {
+        lua_pushnil(L);
+        return;
+    }
+    lua_pushlstring(L, (const char *)job->route, job->route_size);
+    if (lua_pcall(L, 1, 1, 0) != 0)
+        lua_pushnil(L);
+}
+
 const char *znl_node_job_place(lua_State *L, const struct job *job)
 {
     if (job->is_service) {
@@ -199,6 +214,8 @@ const char *znl_node_job_place(lua_State *L, const struct job *job)
     } else {
         lua_rawgeti(L, LUA_REGISTRYINDEX, job->node->place_ref);
     }
+    if (lua_isfunction(L, -1))
+        resolve_place(L, job);
     const char *place = lua_tostring(L, -1);
     return place != NULL ? place : job->is_service ? "service" : "handler";
 }

@@ -198,7 +198,9 @@ local function run_json(self, handler, req)
   if result == nil and message ~= nil then return nil, message, code end
   local text, problem = json.encode(result)
   if not text then
-    error(("%s: returned what JSON cannot carry: %s"):format(self.place or "handler", problem), 0)
+    local place = self.place
+    if type(place) == "function" then place = place(req.route) end
+    error(("%s: returned what JSON cannot carry: %s"):format(place or "handler", problem), 0)
   end
   return text
 end
@@ -279,14 +281,14 @@ function M.check_handler(handler, what, level)
 end
 
 --- Hands `apply(fn, owner, place)` what `handler` is: a function, or what can be attached, such as
---- handlers that may change. `place` is where it was written; requests of a function run for `owner`,
+--- handlers that may change. `place` is where it was written, a znl.Origin; requests of a function run for `owner`,
 --- the version of code it belongs to. Returns how to let go of it.
 ---@param handler znl.Handler|znl.HandlerSource
 ---@param owner any
 function M.follow(handler, owner, apply)
   if type(handler) == "table" then
     return handler:attach(function(fn, its_owner, origin)
-      apply(fn, its_owner, fn and (type(origin) == "string" and origin or where.of(origin or fn)))
+      apply(fn, its_owner, fn and (origin or where.of(fn)))
     end) or function() end
   end
   apply(handler, owner, where.of(handler))

@@ -27,7 +27,13 @@ M.MAX_SEGMENTS = 128
 ---@alias znl.Middleware fun(req: znl.Request, next: fun(req: znl.Request): ...): ...
 
 ---@class znl.HandlerSource  what can be attached: znl.handlers(…), a router
----@field attach fun(self: table, apply: fun(call: (fun(req: znl.Request): ...)|nil, owner: any)): fun()|nil
+---@field attach fun(self: table, apply: znl.Apply): fun()|nil
+
+---@alias znl.Apply fun(call: (fun(req: znl.Request): ...)|nil, owner: any, origin: znl.Origin)
+
+--- Where a handler was written, for messages: "handlers/echo.lua:3", or what finds it by the route of
+--- a request. nil: where `call` was.
+---@alias znl.Origin string|nil|fun(route: string|nil): string|nil
 
 --- One way to reach a handler: a registration has one for each variant of its path.
 ---@class znl.RouteEntry
@@ -37,6 +43,7 @@ M.MAX_SEGMENTS = 128
 ---@field captures? table[]  { index, name } or { index, pieces } of its parameters
 ---@field optional boolean  its last segment may be missing
 ---@field constrained boolean
+---@field origin? string|fun(params: table, url: string): string|nil  where the handler was written
 
 ---@class znl.Router
 ---@field private root table
@@ -214,7 +221,7 @@ local function register(self, variants, registration)
     local node, captures, constrained, optional = insert(self, segments)
     local entry = {
       path = registration.path, handler = registration.handler, captures = captures,
-      constrained = constrained, optional = optional,
+      constrained = constrained, optional = optional, origin = registration.origin,
       run = middleware.compose(self.middleware, registration.handler),
     }
     node.entries = node.entries or {}
@@ -245,8 +252,8 @@ end
 --- that a version of a file serves count for its owner.
 local function attach(source)
   local served = {}
-  served.detach = source:attach(function(call, owner)
-    served.call = call
+  served.detach = source:attach(function(call, owner, origin)
+    served.call, served.origin = call, origin or (call and where.of(call))
     if call and owner then
       served.call = function(req)
         sched.become(owner)
@@ -257,18 +264,25 @@ local function attach(source)
   return served
 end
 
+local function origin_of(origin, ...)
+  if type(origin) == "function" then return origin(...) end
+  return origin
+end
+
 --- Serves `path` with `handler`.
 ---@param path string
 ---@param handler fun(req: znl.Request): ...|{ handle: fun(req: znl.Request): ... }|znl.HandlerSource
+---@param origin? fun(): string|nil  finds where the handler was written, when that is not where `handler` was
 ---@return fun() remove  removes every registration of this path; calling it again does nothing
-function Router:route(path, handler)
+function Router:route(path, handler, origin)
   local variants = parse(path, "router:route")
-  local registration = { path = path, handler = handler }
+  local registration = { path = path, handler = handler, origin = origin }
   if M.is(handler) then
     error(("router:route: %s: a router is mounted, r:mount(%q, router)"):format(path, path), 2)
   elseif type(handler) == "table" and type(handler.attach) == "function" then
     local served = attach(handler)
     registration.detach = served.detach
+    registration.origin = function(_, url) return origin_of(served.origin, url) end
     registration.handler = function(req)
       local call = served.call
       if not call then return not_found(req) end
@@ -280,7 +294,7 @@ function Router:route(path, handler)
     error(("router:route: the handler of %s must be a function or a table with handle, not %s"):format(
       path, type(handler) == "table" and "a table without it" or "a " .. type(handler)), 2)
   end
-  registration.shown = registration.handler
+  registration.origin = registration.origin or where.of(registration.handler)
   local remove = register(self, variants, registration)
   return remove
 end
@@ -300,9 +314,9 @@ function Router:mount(prefix, source)
   if type(source) == "table" and type(source.attach) == "function" then
     served = attach(source)
   elseif type(source) == "table" and type(source.handle) == "function" then
-    served = { call = source.handle }
+    served = { call = source.handle, origin = where.of(source.handle) }
   elseif type(source) == "function" then
-    served = { call = source }
+    served = { call = source, origin = where.of(source) }
   else
     error(("router:mount: what is mounted at %s must be handlers, a router or a function, not a %s"):format(
       prefix, type(source)), 2)
@@ -321,6 +335,7 @@ function Router:mount(prefix, source)
   rest = (rest == "/" and "" or rest) .. "/**"
   local remove = register(self, parse(rest, "router:mount"), {
     path = rest, handler = call_with_rest, detach = served.detach, source = source, prefix = prefix,
+    origin = function(params) return origin_of(served.origin, "/" .. params._) end,
   })
   return remove
 end
@@ -368,6 +383,15 @@ function Router:dispatch(req)
   return entry.run(req)
 end
 
+--- Where the handler of a route was written, for messages.
+---@param route string|nil  of the request; none: "/"
+---@return string|nil origin  "handlers/echo.lua:3"; nil: nothing answers it, or it cannot be told
+function Router:origin(route)
+  local url = (route == nil or route == "") and "/" or route
+  local entry, params = lookup(self, url)
+  return entry and origin_of(entry.origin, params, url)
+end
+
 --- What is registered, the paths in alphabetical order; those of a mounted router follow it.
 ---@return { path: string, where: string?, mounted: boolean? }[]
 function Router:routes()
@@ -386,7 +410,7 @@ function Router:routes()
         end
       end
     else
-      list[#list + 1] = { path = registration.path, where = where.of(registration.shown) }
+      list[#list + 1] = { path = registration.path, where = origin_of(registration.origin, {}, registration.path) }
     end
   end
   table.sort(list, function(a, b) return a.path < b.path end)
@@ -394,10 +418,10 @@ function Router:routes()
 end
 
 --- How a node serves with a router: as with handlers, but there is one version only.
----@param apply fun(call: fun(req: znl.Request): ..., owner: nil)
+---@param apply fun(call: fun(req: znl.Request): ..., owner: nil, origin: znl.Origin)
 ---@return fun() detach
 function Router:attach(apply)
-  apply(function(req) return self:dispatch(req) end, nil)
+  apply(function(req) return self:dispatch(req) end, nil, function(route) return self:origin(route) end)
   return function() end
 end
 

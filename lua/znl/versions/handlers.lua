@@ -236,13 +236,12 @@ end
 --- counted for its version; everything else finds its version by itself.
 ---@return fun(req: znl.Request): ... call
 ---@return any owner
----@return function|string origin  what the file returned, or words for it, to name in messages
+---@return znl.Origin origin
 local function entry(self)
-  if self.router then return self.dispatch, nil, "a handler of " .. self.path end
+  if self.router then return self.dispatch, nil, self.origin end
   local of = self.core.units[self.path]
-  local origin = of.current and of.current.code.parts.handle or of.path
-  if of.limit or not of.current then return of.answer, nil, origin end
-  return of.current.call, of.current.owner, origin
+  if of.limit or not of.current then return of.answer, nil, of:origin() end
+  return of.current.call, of.current.owner, of:origin()
 end
 
 --- No yield between the swap and the last node: every request finds the same version.
@@ -252,9 +251,9 @@ local function swapped(self)
   for apply in pairs(self.attached) do give(self, apply, entry(self)) end
 end
 
---- Gives `apply` what to call with a request, the owner its task must run for (nil: none), and what
---- stands for the handler in messages, now and whenever that changes; nothing when the handlers close.
----@param apply fun(call: (fun(req: znl.Request): ...)|nil, owner: any, origin: function|string|nil)
+--- Gives `apply` what to call with a request, the owner its task must run for (nil: none), and where
+--- the handler was written, for messages, now and whenever that changes; nothing when the handlers close.
+---@param apply fun(call: (fun(req: znl.Request): ...)|nil, owner: any, origin: znl.Origin)
 ---@return fun() detach
 function Handlers:attach(apply)
   if self.closed then error(self.path .. ": the handlers are closed", 2) end
@@ -360,6 +359,7 @@ local function build(path, opts)
   if is_folder then
     local routes = self.router
     self.dispatch = function(req) return routes:dispatch(req) end
+    self.origin = function(route) return routes:origin(route) or path end
   end
   self.emitter = events.new {
     names = EVENTS,

@@ -160,6 +160,33 @@ local function go_live(self, instance)
   end
 end
 
+--- The line of `text` that requires `name`, or anything at all.
+local function find_require(text, name)
+  local number, first = 0, nil
+  for line in (text .. "\n"):gmatch("(.-)\n") do
+    number = number + 1
+    if line:find("%f[%w_]require%f[^%w_]") then
+      if line:find(name, 1, true) then return number end
+      first = first or number
+    end
+  end
+  return first or 1
+end
+
+--- Raises for the line of the user that requires `name`. After a tail call, `return require("x")`, it is
+--- no longer on the stack, and is looked for in the text.
+local function blame(user, name, message)
+  local level, source_name, line = 3, "@" .. user.path, nil
+  local info = debug.getinfo(level, "Sl")
+  while info and not line do
+    if info.source == source_name and info.currentline > 0 then line = info.currentline end
+    level = level + 1
+    info = debug.getinfo(level, "Sl")
+  end
+  line = line or find_require(user.modules.opts.read(user.path) or "", tostring(name))
+  error(("%s:%d: %s"):format(user.path, line, message), 0)
+end
+
 local require_for
 
 --- Compiles and runs; never raises.
@@ -214,28 +241,28 @@ end
 local function wait_for(self, user, instance, name)
   local cycle = chain(instance, user, {})
   if cycle then
-    error(("modules require each other in a circle: %s -> %s"):format(user.path, cycle), 4)
+    blame(user, name, ("modules require each other in a circle: %s -> %s"):format(user.path, cycle))
   end
-  if not self.opts.event then error(("module %q is being loaded"):format(name), 4) end
+  if not self.opts.event then blame(user, name, ("module %q is being loaded"):format(name)) end
   instance.done = instance.done or self.opts.event()
   await(user, instance, 1)
   local _, message = instance.done:wait()
   await(user, instance, -1)
-  if instance.state == "loading" then error(("module %q: %s"):format(name, tostring(message)), 4) end
+  if instance.state == "loading" then blame(user, name, ("module %q: %s"):format(name, tostring(message))) end
 end
 
-local function not_found(name, list)
+local function not_found(user, name, list)
   local ok, value = pcall(require, name)
   if ok then return value end
   -- Lua says what it tried; beside the handlers was tried, too.
   local text = tostring(value)
   if not text:find("not found", 1, true) then error(text, 0) end
-  error(("module %q not found:\n\tno file '%s'"):format(name, table.concat(list, "'\n\tno file '")), 4)
+  blame(user, name, ("module %q not found:\n\tno file '%s'"):format(name, table.concat(list, "'\n\tno file '")))
 end
 
 local function provide(self, user, name)
   local path, text = find(self, user.stage, name)
-  if not path then return { value = not_found(name, text) } end
+  if not path then return { value = not_found(user, name, text) } end
   local stage = user.stage
   local instance = user.deps[path]
   if not instance then
@@ -274,7 +301,7 @@ function require_for(user)
     local known = user.names[name]
     if known then return known.value end
     if type(name) ~= "string" then
-      error(("require: the name of a module must be a text, not a %s"):format(type(name)), 2)
+      blame(user, "", ("require: the name of a module must be a text, not a %s"):format(type(name)))
     end
     if is_built_in(name) then return require(name) end
     local instance = provide(user.modules, user, name)

@@ -85,7 +85,8 @@ end
 local function claim(self, of)
   local shape = of.route and shape_of(of.route)
   if not shape or self.claims[shape] then return end
-  local ok, remove = pcall(self.opts.router.route, self.opts.router, of.route, of.answer)
+  local function origin() return of:origin() end
+  local ok, remove = pcall(self.opts.router.route, self.opts.router, of.route, of.answer, origin)
   if ok then
     self.claims[shape], of.remove_route = of, remove
   else

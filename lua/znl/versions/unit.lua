@@ -8,6 +8,7 @@
 local limit = require("znl.versions.limit")
 local sched = require("znl.core.sched")
 local version = require("znl.versions.version")
+local where = require("znl.where")
 
 local M = {}
 
@@ -136,6 +137,14 @@ function Unit:close()
   old:halt()
   self.draining = old
   old:retire()
+end
+
+--- Where the handler in service was written, "handlers/echo.lua:3"; at least the file.
+---@return string
+function Unit:origin()
+  local handle = self.current and self.current.code.parts.handle
+  if type(handle) == "function" then handle = where.of(handle) end -- a text when it is in workers
+  return handle or self.path
 end
 
 --- Waits until a version that retires has gone. Yields.

@@ -292,7 +292,11 @@ local function finish(self, version, member, ticket, ok, ...)
   local message, code = ...
   if ok == false then
     self.counts.errors = self.counts.errors + 1
-    if not code then error(message, 0) end
+    if not code then
+      -- One that names no line is about what the handler returned.
+      if not message:find("^[^\n]-:%d+: ") then message = ("%s: %s"):format(version.parts.handle, message) end
+      error(message, 0)
+    end
     message = message:match("^[^\n]*")
     self.log.error("a handler was interrupted", fields(self, member, { file = version.path, error = message }))
     return nil, message, code
