@@ -59,7 +59,7 @@ describe("znlrun check", function()
       "h/shape.msg.lua: error: must return a function",
       'h/field.msg.lua: error: unknown field "on_lod" in the table of the handler; did you mean on_load?',
       "h/raises.msg.lua:3: error: at the top",
-      'h/missing.msg.lua: error: module "nothing.like.it" not found',
+      'h/missing.msg.lua:1: error: module "nothing.like.it" not found',
       "h/[open.msg.lua: error: route of [open.msg.lua: brackets must pair up",
       "serves /twice, which h/twice",
       "h/lib/module.lua:1: error: there is no global 'tabel'; is table meant?",
