@@ -51,6 +51,9 @@ void znl_lua_newobjects(lua_State *L, const char *key);
  * to keep it. Raises otherwise. */
 znl_owner *znl_lua_checkowner(lua_State *L, int idx);
 
+/* The owner that claimed the environment of the function at `idx`, borrowed; NULL without. */
+znl_owner *znl_lua_ownerof(lua_State *L, int idx);
+
 /* Pushes an owner or a token as Lua sees it: the same object each time, while somebody has it. */
 void znl_lua_pushowner(lua_State *L, znl_owner *owner);
 void znl_lua_pushtoken(lua_State *L, znl_token *token);

@@ -1,7 +1,7 @@
 /* bind_luv.c - luv, the libuv binding for scripts, on our loop.
  *
  * luv calls back through one function, given here: it starts a task, so a callback may wait,
- * and what it raises is logged. What cannot work on a loop that is not luv's own is taken out.
+ * and what it raises is logged. Scripts get it through lua/luv.lua. What cannot work on a loop that is not luv's own is taken out.
  *
  * Layer: bind. SPDX-License-Identifier: MIT */
 #include "base/clock.h"
@@ -18,10 +18,14 @@ int luaopen_luv(lua_State *L);
 
 static const char entry_key; /* its address names the entry in the registry */
 
-/* (function, arguments...) */
+/* (function, arguments...): in the background of the version of code the function belongs to. When that
+ * has ended it runs for nobody: `on_unload` may wait for it. */
 static int start_task(lua_State *L)
 {
-    int err = znl_sched_spawn(L, lua_gettop(L) - 1, NULL, NULL, NULL);
+    znl_spawn how = {.kind = ZNL_TASK_BACKGROUND, .owner = znl_lua_ownerof(L, 1)};
+    if (how.owner == NULL || znl_owner_has_ended(how.owner))
+        how = (znl_spawn){0};
+    int err = znl_sched_spawn_as(L, lua_gettop(L) - 1, &how);
     return err == 0 ? 0 : luaL_error(L, "%s", znl_err_text(err));
 }
 
@@ -93,20 +97,13 @@ static int open_luv(lua_State *L)
         lua_pushcfunction(L, not_in_worker);
         lua_setfield(L, 1, "new_signal");
     }
-    /* One module, whichever name it is asked for by. */
-    lua_getfield(L, LUA_REGISTRYINDEX, "_LOADED");
-    lua_pushvalue(L, 1);
-    lua_setfield(L, -2, "luv");
-    lua_pushvalue(L, 1);
-    lua_setfield(L, -2, "uv");
-    lua_settop(L, 1);
     return 1;
 }
 
 void znl_bind_luv_open(lua_State *L)
 {
     znl_vm *vm = znl_vm_of(L);
-    static const luaL_Reg modules[] = {{"luv", open_luv}, {"uv", open_luv}, {NULL, NULL}};
+    static const luaL_Reg modules[] = {{"znl.core.luv", open_luv}, {NULL, NULL}};
     lua_pushlightuserdata(L, (void *)(uintptr_t)&entry_key);
     lua_pushcfunction(L, start_task);
     lua_rawset(L, LUA_REGISTRYINDEX);

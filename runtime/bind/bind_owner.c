@@ -21,6 +21,7 @@ typedef struct owner {
 } owner;
 
 static const char objects_key; /* its address names that table in the registry */
+static const char claims_key;  /* the same: environment (weak) -> owner */
 
 static void unref(lua_State *L, int *ref)
 {
@@ -179,6 +180,37 @@ static int owner_has_ended(lua_State *L)
     return 1;
 }
 
+/* owner:claim(environment): functions with that environment run for the owner, in the background, when
+ * luv calls them */
+static int owner_claim(lua_State *L)
+{
+    check_owner(L, 1);
+    luaL_checktype(L, 2, LUA_TTABLE);
+    lua_pushlightuserdata(L, (void *)(uintptr_t)&claims_key);
+    lua_rawget(L, LUA_REGISTRYINDEX);
+    lua_pushvalue(L, 2);
+    lua_pushvalue(L, 1);
+    lua_rawset(L, -3);
+    return 0;
+}
+
+znl_owner *znl_lua_ownerof(lua_State *L, int idx)
+{
+    znl_owner *owned = NULL;
+    int top = lua_gettop(L);
+    lua_getfenv(L, idx);
+    lua_pushlightuserdata(L, (void *)(uintptr_t)&claims_key);
+    lua_rawget(L, LUA_REGISTRYINDEX);
+    if (lua_istable(L, -1) && lua_istable(L, -2)) {
+        lua_pushvalue(L, -2);
+        lua_rawget(L, -2);
+        if (!lua_isnil(L, -1))
+            owned = ((const owner *)lua_touserdata(L, -1))->owner;
+    }
+    lua_settop(L, top);
+    return owned;
+}
+
 static int owner_gc(lua_State *L)
 {
     owner *o = lua_touserdata(L, 1);
@@ -228,6 +260,7 @@ void znl_bind_add_owners(lua_State *L)
             {"end_background", owner_end_background},
             {"cut", owner_cut},
             {"has_ended", owner_has_ended},
+            {"claim", owner_claim},
             {NULL, NULL},
     };
     static const luaL_Reg functions[] = {
@@ -238,5 +271,12 @@ void znl_bind_add_owners(lua_State *L)
     };
     znl_lua_newtype(L, OWNER_TYPE, methods, owner_gc);
     znl_lua_newobjects(L, &objects_key);
+    lua_pushlightuserdata(L, (void *)(uintptr_t)&claims_key);
+    lua_newtable(L);
+    lua_createtable(L, 0, 1);
+    lua_pushliteral(L, "k");
+    lua_setfield(L, -2, "__mode");
+    lua_setmetatable(L, -2);
+    lua_rawset(L, LUA_REGISTRYINDEX);
     luaL_register(L, NULL, functions);
 }

@@ -405,7 +405,7 @@ function M.listen(opts, fn)
   local what = ("tcp.listen: %s:%d"):format(opts.host, opts.port)
   local addresses, message, code = dns.resolve(opts.host)
   if not addresses then return nil, message, code end
-  local handle = uv.new_tcp()
+  local handle, owner = uv.new_tcp(), sched.current_owner()
   local self = setmetatable({
     handle = handle, opts = opts, fn = fn, waiting = 0, count = 0, accepting = false, closed = false,
   }, Listener)
@@ -414,7 +414,8 @@ function M.listen(opts, fn)
     ok, refused = handle:listen(opts.backlog, function(err)
       if err then return end
       self.waiting = self.waiting + 1
-      accept_waiting(self)
+      -- For the version of code that listens: its connections end with it.
+      if owner then sched.spawn_background(owner, accept_waiting, self) else accept_waiting(self) end
     end)
   end
   if not ok then

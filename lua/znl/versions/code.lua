@@ -44,7 +44,7 @@ function M.new(opts)
 end
 
 local function load_here(self, before)
-  local environment = source.environment(modules.require_for(self.user))
+  local environment = source.environment(modules.require_for(self.user), self.owner)
   local chunk, message = source.compile(self.path, self.text, environment)
   if not chunk then return nil, message end
   local ok, product = xpcall(chunk, where.locate)
@@ -107,8 +107,9 @@ end
 --- Out of service: its timers, listeners and subscriptions end.
 function Code:halt() self.scope:halt() end
 
---- Its last request ended: what runs in the background ends, too.
-function Code:finish() self.scope:finish() end
+--- Its last request ended: what runs in the background ends, too, and handles of luv, unless `on_unload`
+--- is to find them open.
+function Code:finish() self.scope:finish(self.parts.on_unload ~= nil) end
 
 --- Runs `on_unload`. Yields.
 ---@return true|nil ok
@@ -120,12 +121,14 @@ end
 
 --- Gives up its modules: the last thing that happens to it.
 function Code:release()
+  self.scope:close_handles()
   modules.release(self.user)
 end
 
 --- Never in service: what it began is dropped. `on_unload` is left to the caller.
 function Code:abandon()
-  if self.scope.state == "staged" then self.scope:abandon() else self.scope:finish() end
+  local keeps_handles = self.is_prepared and self.parts.on_unload ~= nil
+  if self.scope.state == "staged" then self.scope:abandon(keeps_handles) else self.scope:finish(keeps_handles) end
 end
 
 --- True when a module it uses was replaced without it.

@@ -191,7 +191,7 @@ local require_for
 
 --- Compiles and runs; never raises.
 local function run(instance)
-  local environment = source.environment(require_for(instance))
+  local environment = source.environment(require_for(instance), instance.scope and instance.scope.owner)
   local chunk, message = source.compile(instance.path, instance.text, environment)
   local ok, value = false, message
   if chunk then ok, value = xpcall(chunk, where.locate, instance.name, instance.path) end

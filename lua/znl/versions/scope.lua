@@ -3,13 +3,15 @@
 ---   staged    its code is being loaded: registrations are noted, nothing starts
 ---   live      `commit` started them all, in order; later ones start at once
 ---   retiring  `halt` undid them, newest first; requests it began with still run
----   ended     `finish` ended its background tasks; or `abandon`, for one that never went live
+---   ended     `finish` ended its background tasks and closed the handles of luv that its code made; or
+---             `abandon`, for one that never went live
 ---
 --- Code belongs to the scope whose owner its task runs for; most code belongs to none, and then
 --- everything starts at once and stays. A registration is an object with `start` and `undo`, such as
 --- a timer, or a function given to `register`.
 --- SPDX-License-Identifier: MIT
 
+local handles = require("znl.versions.handles")
 local log = require("znl.log")
 local sched = require("znl.core.sched")
 local task = require("znl.tasks.task")
@@ -31,6 +33,7 @@ local acting
 ---@field state "staged"|"live"|"retiring"|"ended"
 ---@field named table<string, any>  registrations by name
 ---@field previous? znl.Scope  the one it takes the place of; until commit
+---@field handles? znl.Handles  of luv, once its code made one
 local Scope = {}
 Scope.__index = Scope
 
@@ -214,22 +217,52 @@ function Scope:halt()
   while self.last do undo(self, self.last) end
 end
 
---- Ends its background tasks where they wait.
-function Scope:finish()
+--- Ends its background tasks where they wait, and closes its handles of luv.
+---@param keeps_handles? boolean  `close_handles` will be called
+function Scope:finish(keeps_handles)
   if self.state == "ended" then return end
   self:halt()
   self.state = "ended"
   self.owner:end_background()
+  if not keeps_handles then self:close_handles() end
   running[self] = nil
 end
 
---- For a scope that will not go live: nothing it registered starts, and its tasks end.
-function Scope:abandon()
+--- For a scope that will not go live: nothing it registered starts, its tasks end, and its handles.
+---@param keeps_handles? boolean  `close_handles` will be called
+function Scope:abandon(keeps_handles)
   check_staged(self, "is abandoned")
   self.state = "ended"
   while self.last do undo(self, self.last) end
   self.owner:cut(self.name .. ": abandoned before it went into service")
+  if not keeps_handles then self:close_handles() end
   running[self] = nil
+end
+
+-- --- handles of luv ------------------------------------------------------------------------------
+
+--- Closes those that its code made and left open. Twice is harmless.
+function Scope:close_handles()
+  local mine = self.handles
+  self.handles = nil
+  if mine then mine:close() end
+end
+
+--- The running code made this handle: it ends with the code's version, if it belongs to one.
+---@param handle userdata
+function M.own(handle)
+  local self = M.current()
+  if not self then return end
+  if self.handles == nil and self.state == "ended" then
+    -- Its task is about to be dropped. Not at once: it has yet to get the handle.
+    sched.spawn_background(sched.owner(), function()
+      sched.sleep(0)
+      handles.close(handle)
+    end)
+    return
+  end
+  self.handles = self.handles or handles.new()
+  self.handles:add(handle)
 end
 
 -- --- its code ------------------------------------------------------------------------------------

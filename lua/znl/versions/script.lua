@@ -37,7 +37,7 @@ Script.__index = Script
 --- Starts the main chunk. The event is set with true, or false and a message, when it ended.
 local function start(self, version)
   local chunk, message = source.compile(self.path, version.text,
-    source.environment(modules.require_for(version.user)))
+    source.environment(modules.require_for(version.user), version.scope.owner))
   local done = sched.event()
   if not chunk then
     done:set(false, message)

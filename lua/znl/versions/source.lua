@@ -42,10 +42,12 @@ end
 --- Globals for one text: it sees those of the process but sets its own, so two versions of one
 --- file share nothing by accident.
 ---@param require_function function|nil  its `require`; nil: that of the process
+---@param owner any  its functions run for it when libuv calls them; nil: for nobody
 ---@return table
-function M.environment(require_function)
+function M.environment(require_function, owner)
   local environment = setmetatable({ require = require_function }, { __index = _G })
   environment._G = environment
+  if owner then owner:claim(environment) end
   return environment
 end
 

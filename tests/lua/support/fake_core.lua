@@ -18,6 +18,7 @@ Owner.__index = Owner
 function Owner:active() return self.count end
 function Owner:background() return self.background_count end
 function Owner:has_ended() return self.ended end
+function Owner.claim() end
 
 function Owner:on_idle(fn)
   self.idle = fn

@@ -1,0 +1,3 @@
+--- uv: another name of luv. SPDX-License-Identifier: MIT
+
+return require("luv")
