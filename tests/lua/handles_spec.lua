@@ -15,6 +15,7 @@ describe("handles of luv", function()
   local sched = require("znl.core.sched")
   local uv = require("luv")
 
+  -- luacheck: globals made open_handles znl_go
   local files, handlers, call, owner, level
 
   before_each(function()
