@@ -117,6 +117,13 @@ function M.keep(name, make)
   return estate.take("keep", name, true, make, function() end)
 end
 
+--- The script that runs under `znlrun --watch`; nil elsewhere.
+---@return znl.Script|nil
+function M.script()
+  local watched = package.loaded["znl.versions.script"]
+  return watched and watched.running
+end
+
 --- Ends the process as a signal would, with this exit code.
 ---@type fun(code?: integer)
 M.exit = runtime.exit

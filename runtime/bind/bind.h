@@ -135,6 +135,9 @@ size_t znl_runtime_stop_count(znl_vm *vm);
  * loop or from here, once, after the last has ended. A second call does nothing. */
 void znl_runtime_stop(znl_vm *vm, void (*finished)(void *user), void *user);
 
+/* Runs the function of runtime.on_hangup, if there is one: returns whether there is. */
+int znl_runtime_hangup(znl_vm *vm);
+
 /* Who to tell when a script calls runtime.exit(code). It may be called while Lua runs. */
 void znl_runtime_on_exit(znl_vm *vm, void (*exited)(void *user, int code), void *user);
 

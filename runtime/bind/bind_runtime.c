@@ -25,6 +25,7 @@ typedef struct runtime {
     size_t count;   /* functions in it */
     size_t running; /* that have not ended; one more while they are being started */
     int is_stopping;
+    int hangup_ref; /* function of on_hangup */
     void (*finished)(void *user);
     void *finished_user;
     void (*exited)(void *user, int code);
@@ -223,6 +224,37 @@ static int runtime_on_stop(lua_State *L)
     return 1;
 }
 
+/* on_hangup(fn|nil): fn() runs in a task at each SIGHUP, which then does not end the process */
+static int runtime_on_hangup(lua_State *L)
+{
+    znl_lua_check_main(L, "on_hangup");
+    runtime *r = runtime_of(L);
+    if (!lua_isnoneornil(L, 1))
+        luaL_checktype(L, 1, LUA_TFUNCTION);
+    lua_settop(L, 1);
+    int ref = lua_isnil(L, 1) ? LUA_NOREF : luaL_ref(L, LUA_REGISTRYINDEX);
+    luaL_unref(L, LUA_REGISTRYINDEX, r->hangup_ref);
+    r->hangup_ref = ref;
+    return 0;
+}
+
+static int run_hangup(lua_State *L)
+{
+    const runtime *r = lua_touserdata(L, 1);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, r->hangup_ref);
+    int err = znl_sched_spawn(L, 0, NULL, NULL, NULL);
+    return err == 0 ? 0 : luaL_error(L, "%s", znl_err_text(err));
+}
+
+int znl_runtime_hangup(znl_vm *vm)
+{
+    runtime *r = runtime_of(vm->L);
+    if (r->hangup_ref == LUA_NOREF || r->is_stopping)
+        return 0;
+    znl_vm_protect(vm, run_hangup, r, "runtime.on_hangup");
+    return 1;
+}
+
 /* stopping() -> true once the process is about to end */
 static int runtime_stopping(lua_State *L)
 {
@@ -361,7 +393,7 @@ void znl_runtime_prepare(lua_State *L)
     runtime *r = lua_newuserdata(L, sizeof *r);
     memset(r, 0, sizeof *r);
     r->vm = znl_vm_of(L);
-    r->functions_ref = LUA_NOREF;
+    r->functions_ref = r->hangup_ref = LUA_NOREF;
     luaL_getmetatable(L, RUNTIME_TYPE);
     lua_setmetatable(L, -2);
     lua_newtable(L);
@@ -373,6 +405,7 @@ int luaopen_znl_core_runtime(lua_State *L)
 {
     static const luaL_Reg functions[] = {
             {"on_stop", runtime_on_stop},
+            {"on_hangup", runtime_on_hangup},
             {"stopping", runtime_stopping},
             {"exit", runtime_exit},
             {"hold", runtime_hold},

@@ -20,6 +20,7 @@
 #include "vm/worker.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
@@ -61,7 +62,8 @@ struct app {
     uv_timer_t *force;     /* ends the loop when stopping takes too long */
     znl_deferred begin_exit, end_timers;
     int exit_code;
-    int signo; /* of the first signal */
+    int signo;        /* of the first signal */
+    int had_terminal; /* when it began */
     int is_main_running;
     int is_exiting; /* exit() was called: what still waits does not count */
     int is_stopping;
@@ -71,6 +73,7 @@ struct app {
 
 /* What the signal handler may touch. */
 static volatile sig_atomic_t signal_seen;
+static volatile sig_atomic_t hangup_seen;
 static uv_async_t *volatile signal_async;
 
 /* --- command line ------------------------------------------------------------------------- */
@@ -493,19 +496,44 @@ static int check_scripts(const struct options *options)
 static void on_signal(int signo)
 {
     int saved = errno;
-    if (signal_seen != 0) {
+    if (signo == SIGHUP) {
+        hangup_seen = 1;
+    } else if (signal_seen != 0) {
         uv_tty_reset_mode(); /* may be called from a signal handler */
         _exit(EXIT_SIGNAL + signo);
     }
-    signal_seen = signo;
+    if (signo != SIGHUP)
+        signal_seen = signo;
     if (signal_async != NULL)
         uv_async_send(signal_async); /* may be called from a signal handler */
     errno = saved;
 }
 
+static int has_terminal(void)
+{
+    int fd = open("/dev/tty", O_RDWR | O_NOCTTY | O_CLOEXEC);
+    if (fd < 0)
+        return 0;
+    close(fd);
+    return 1;
+}
+
+/* SIGHUP loads again what can be. It stops the process when there is nothing of that kind, and when
+ * it says that the terminal has gone. */
+static void on_hangup(struct app *app)
+{
+    hangup_seen = 0;
+    if (app->is_exiting || app->is_over || app->is_stopping || signal_seen != 0)
+        return;
+    if ((app->had_terminal && !has_terminal()) || !znl_runtime_hangup(app->vm))
+        signal_seen = SIGHUP;
+}
+
 static void on_signalled(uv_async_t *async)
 {
     struct app *app = async->data;
+    if (hangup_seen)
+        on_hangup(app);
     if (app->signo != 0 || signal_seen == 0)
         return;
     app->signo = signal_seen;
@@ -519,15 +547,19 @@ static void on_signalled(uv_async_t *async)
     begin_stop(app);
 }
 
-static void watch_signals(void)
+static void watch_signals(struct app *app)
 {
-    struct sigaction action;
+    struct sigaction action, before;
     memset(&action, 0, sizeof action);
     sigemptyset(&action.sa_mask);
     action.sa_handler = on_signal;
     action.sa_flags = SA_RESTART;
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
+    app->had_terminal = has_terminal();
+    if (sigaction(SIGHUP, NULL, &before) == 0 &&
+            before.sa_handler != SIG_IGN) /* as by nohup(1) */
+        sigaction(SIGHUP, &action, NULL);
     action.sa_handler = SIG_IGN; /* a closed pipe is an error of write(2) */
     sigaction(SIGPIPE, &action, NULL);
 }
@@ -647,7 +679,7 @@ static int run(const struct options *options)
         fprintf(stderr, "znlrun: cannot start: %s\n", znl_err_text(err));
         app.exit_code = EXIT_SCRIPT;
     } else {
-        watch_signals();
+        watch_signals(&app);
         start_watchdog(&app);
         if (znl_vm_protect(app.vm, start_script, &app, "host") != 0) {
             app.exit_code = EXIT_SCRIPT;

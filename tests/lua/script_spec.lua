@@ -36,7 +36,7 @@ describe("znlrun --watch", function()
   end
 
   local function start(text)
-    folder:write("service.lua", text)
+    if text then folder:write("service.lua", text) end
     local err = uv.new_pipe(false)
     log, ended, exit_code = "", znl.event(), nil
     process = assert(uv.spawn(znlrun, {
@@ -201,6 +201,54 @@ describe("znlrun --watch", function()
     process:kill("sigterm")
     assert.is_true(ended:wait(2000), "timers hold it up")
     assert.equal(0, exit_code)
+  end)
+
+  it("runs the script again on SIGHUP, changed or not, and tells it what became of that", function()
+    local tail = [[
+      local own = znl.script()
+      local heard = znl.keep("heard", function() return {} end)
+      for _, event in ipairs { "reload", "reload_failed", "retired" } do
+        own:on(event, function(what) table.insert(heard, event .. " " .. tostring(what)) end)
+      end
+      master:handle(function()
+        local c = own:counters()
+        return table.concat(heard, "; ") .. (" | %d %d %d %d"):format(
+          c.generation, c.reloads, c.failures, c.live_versions)
+      end)
+    ]]
+    start(script("v1", { tail = tail }))
+    await("reload 1 | 1 0 0 1")
+    process:kill("sighup")
+    await("reload 1; reload 2; retired 1 | 2 1 0 1")
+    folder:replace("service.lua", "error('broken', 0)")
+    local answer
+    for _ = 1, 300 do
+      answer = ask()
+      if answer and answer:find("failed", 1, true) then break end
+      znl.sleep(10)
+    end
+    assert.matches("retired 1; reload_failed .*service.lua:1: broken | 2 1 1 1$", answer)
+    assert.is_nil(exit_code)
+  end)
+
+  it("says once why the first version failed", function()
+    start("error('no good')")
+    for _ = 1, 200 do
+      if log:find("no good", 1, true) then break end
+      znl.sleep(10)
+    end
+    znl.sleep(50)
+    local _, count = log:gsub("no good", "")
+    assert.equal(1, count)
+  end)
+
+  it("follows a symbolic link to the file that is edited", function()
+    folder:write("real/real.lua", script("v1"))
+    uv.fs_symlink(folder:at("real/real.lua"), folder:at("service.lua"))
+    start()
+    await("hello v1 1 x")
+    folder:replace("real/real.lua", script("v2"))
+    await("hello v2 2 x")
   end)
 
   it("refuses what cannot be watched", function()

@@ -26,6 +26,7 @@ Type=simple
 # Paths are absolute here. ProtectHome hides /home: install the project below /opt or /srv.
 WorkingDirectory=/opt/{{name}}
 ExecStart={{znlrun}} service.lua
+ExecReload=/bin/kill -HUP $MAINPID
 # Settings and keys, one NAME=value a line; mode 0600, owned by root. The file may be missing.
 EnvironmentFile=-/etc/{{name}}.env
 Restart=on-failure

@@ -12,6 +12,7 @@
 local estate = require("znl.versions.estate")
 local events = require("znl.events")
 local folders = require("znl.versions.folders")
+local hangup = require("znl.versions.hangup")
 local log = require("znl.log")
 local options = require("znl.options")
 local reload = require("znl.versions.reload")
@@ -317,6 +318,7 @@ function Handlers:close()
   self.closing:set(true)
   self.folders:close()
   self.forget_stop()
+  self.forget_hangup()
   for apply in pairs(self.attached) do give(self, apply, nil) end
   self.attached = {}
   self.core:close()
@@ -389,6 +391,10 @@ local function build(path, opts)
     sched.sleep(1)
     self:close()
     if self.pool then self.pool:wait_stopped() end
+  end)
+  self.forget_hangup = hangup.register(function()
+    self.log.info("told by SIGHUP to load the handlers again", { path = path })
+    self:reload() -- what fails is logged there
   end)
   local trouble = look(self, {})
   local message = why_not_open(self) or (is_folder and self.generation == 0 and trouble) or nil

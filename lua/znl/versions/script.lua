@@ -10,7 +10,9 @@
 --- SPDX-License-Identifier: MIT
 
 local estate = require("znl.versions.estate")
+local events = require("znl.events")
 local folders = require("znl.versions.folders")
+local hangup = require("znl.versions.hangup")
 local log = require("znl.log").new("script")
 local modules = require("znl.versions.modules")
 local runtime = require("znl.core.runtime")
@@ -18,19 +20,52 @@ local sched = require("znl.core.sched")
 local scope = require("znl.versions.scope")
 local snapshot = require("znl.versions.snapshot")
 local source = require("znl.versions.source")
+local uv = require("luv")
 local where = require("znl.where")
 
 local M = {}
+
+--- The script that runs under `--watch`.
+---@type znl.Script|nil
+M.running = nil
 
 local DEBOUNCE_MS = 20
 local SETTLE_MS = 500
 local DRAIN_MS = 60000
 
+local EVENTS = { "cut", "reload", "reload_failed", "retired" }
+
+--- What `znl.script` is under `znlrun --watch`.
 ---@class znl.Script
 ---@field path string
 ---@field generation integer  versions put into service so far
+---@field private counts table<string, integer>
 local Script = {}
 Script.__index = Script
+
+--- Hears of events, as of `znl.handlers`: "reload" (generation), "reload_failed" (message), "retired"
+--- (generation), "cut" (generation, requests). They may yield.
+---@param event "reload"|"reload_failed"|"retired"|"cut"
+---@param fn fun(...)
+---@return fun() off
+function Script:on(event, fn)
+  local off = self.emitter:on(event, fn, 3)
+  return off
+end
+
+--- How often what happened, and what is there now.
+---@return table<string, integer>
+function Script:counters()
+  local counters = { generation = self.generation }
+  for name, value in pairs(self.counts) do counters[name] = value end
+  return counters
+end
+
+--- Runs the script again, changed or not. Returns at once.
+function Script:reload()
+  self.is_forced = true
+  self.changed:set(true)
+end
 
 --- --- one version ---------------------------------------------------------------------------------
 
@@ -47,7 +82,7 @@ local function start(self, version)
   ok, message = sched.spawn_background(version.scope.owner, function()
     local ended, problem = xpcall(chunk, where.locate, unpack(self.arguments))
     version.has_ended = true
-    if version.state == "serving" and not ended then
+    if version.is_settled and not ended then -- before that, who waits for `done` reports it
       log.error("the script failed; it is run again when it changes", { file = self.path, error = problem })
     end
     done:set(ended, problem)
@@ -75,6 +110,8 @@ local function serve(self, version)
   version.estate:commit()
   self.current = version
   self.generation = self.generation + 1
+  version.generation = self.generation
+  self.counts.live_versions = self.counts.live_versions + 1
 end
 
 local function retire(self, version)
@@ -86,10 +123,14 @@ local function retire(self, version)
       local count = version.scope.owner:active()
       version.scope.owner:cut(("%s: replaced, and not done within %d ms"):format(self.path, DRAIN_MS))
       log.warn("a version did not drain and was cut", { file = self.path, requests = count })
+      self.counts.cut, self.counts.cut_requests = self.counts.cut + 1, self.counts.cut_requests + count
+      self.emitter:emit("cut", version.generation, count)
     end
     version.state = "ended"
     version.scope:finish()
     modules.release(version.user)
+    self.counts.live_versions, self.counts.retired = self.counts.live_versions - 1, self.counts.retired + 1
+    self.emitter:emit("retired", version.generation)
   end)
 end
 
@@ -107,6 +148,8 @@ end
 local function report_failure(self, message)
   log.error(self.current and "reload failed, the version before keeps running"
     or "the script failed; it is run again when it changes", { file = self.path, error = message })
+  self.counts.failures = self.counts.failures + 1
+  self.emitter:emit("reload_failed", message)
 end
 
 --- Runs a version that has none before it: there is nothing to fall back on, so it serves at once.
@@ -117,7 +160,10 @@ local function run_first(self, text)
   serve(self, version)
   local ended
   ended, message = start(self, version):wait(SETTLE_MS)
-  if ended ~= false then return end
+  if ended ~= false then
+    version.is_settled = true
+    return self.emitter:emit("reload", self.generation)
+  end
   self.current = nil
   version.scope:halt()
   version.estate:abandon()
@@ -142,19 +188,25 @@ local function replace(self, text, replaced)
   stage:swap()
   before.scope:halt()
   serve(self, version)
+  version.is_settled = true
   retire(self, before)
+  self.counts.reloads = self.counts.reloads + 1
   log.info("script reloaded", { file = self.path, generation = self.generation })
+  self.emitter:emit("reload", self.generation)
 end
 
 --- --- watching ------------------------------------------------------------------------------------
 
---- What is watched: the folders of the script and of every module in use or in the way of a mend.
+--- What is watched: the folders of the script and of every module in use or in the way of a mend; of a
+--- symbolic link that of the file, too.
 local function wanted_folders(self)
   local wanted = {}
   local function add(path)
-    local folder, name = source.split(path)
-    wanted[folder] = wanted[folder] or {}
-    wanted[folder][name] = true
+    for _, one in ipairs { path, uv.fs_realpath(path) } do
+      local folder, name = source.split(one)
+      wanted[folder] = wanted[folder] or {}
+      wanted[folder][name] = true
+    end
   end
   add(self.path)
   for path in pairs(self.modules.live) do add(path) end
@@ -184,8 +236,10 @@ local function attempt(self, text, changed)
   self.tried = (self.current and self.generation > generation) and {} or seen
 end
 
---- Looks once at all files and runs the script again if one differs.
+--- Looks once at all files and runs the script again if one differs, or if it is told to.
 local function look(self)
+  local is_forced = self.is_forced
+  self.is_forced = false
   self.snapshot:renew()
   local text = self.snapshot:read(self.path)
   if not text then
@@ -199,16 +253,16 @@ local function look(self)
     local now = self.snapshot:read(path)
     if now and now ~= instance.text then changed[path], differs = true, true end
   end
-  if not differs then
+  if not differs and not is_forced then
     self.tried = {}
     return
   end
-  if is_same_attempt(self) then return end
+  if is_same_attempt(self) and not is_forced then return end
   attempt(self, text, changed)
 end
 
 local function watch(self)
-  local changed = sched.event()
+  local changed = self.changed
   self.folders = folders.new(function() changed:set(true) end)
   sched.spawn_owned(self.owner, function()
     while true do
@@ -219,7 +273,8 @@ local function watch(self)
         changed:clear()
         sched.sleep(DEBOUNCE_MS)
       until not changed:is_set()
-      look(self)
+      local ok, message = xpcall(look, where.locate, self)
+      if not ok then log.error("looking for changes failed", { file = self.path, error = message }) end
     end
   end)
 end
@@ -231,9 +286,17 @@ end
 function M.main(path, ...)
   local root = source.split(path)
   local self = setmetatable({
-    path = path, arguments = { ... }, generation = 0, tried = {},
+    path = path, arguments = { ... }, generation = 0, tried = {}, changed = sched.event(), is_forced = false,
+    counts = { cut = 0, cut_requests = 0, failures = 0, live_versions = 0, reloads = 0, retired = 0 },
     snapshot = snapshot.new(), owner = assert(sched.owner()),
   }, Script)
+  self.emitter = events.new {
+    names = EVENTS, what = "znl.script",
+    on_error = function(message, event)
+      log.error("listener failed", { file = path, event = event, error = message })
+    end,
+  }
+  M.running = self
   self.modules = modules.new {
     root = root, event = sched.event,
     read = function(file)
@@ -249,6 +312,10 @@ function M.main(path, ...)
   attempt(self, text, {})
   watch(self)
   assert(runtime.hold())
+  hangup.register(function()
+    log.info("told by SIGHUP to run the script again", { file = path })
+    self:reload()
+  end)
   runtime.on_stop(function()
     -- Stop functions of the script run beside this one: what they wait for must not end first.
     sched.sleep(1)

@@ -294,6 +294,8 @@ local function modules(fake)
   end
 
   local runtime = { version = { znlrun = "test" } }
+  function runtime.on_hangup(fn) fake.hangup = fn end
+
   function runtime.on_stop(fn)
     fake.stops[fn] = true
     return function() fake.stops[fn] = nil end
