@@ -1,10 +1,10 @@
---- luv: libuv on the loop of the process, as scripts see it (`znl.core.luv` is what it is made of).
+--- luv: libuv on the loop of the process, as scripts see it (`luv.raw` is what it is made of).
 ---
 --- A handle that code of a version makes (timer, socket, pipe, process, watcher) ends with the version.
 --- SPDX-License-Identifier: MIT
 
 local scope = require("znl.versions.scope")
-local uv = require("znl.core.luv")
+local uv = require("luv.raw")
 
 local MAKERS = {
   "new_async", "new_check", "new_fs_event", "new_fs_poll", "new_idle", "new_pipe", "new_poll", "new_prepare",

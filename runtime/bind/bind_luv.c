@@ -103,7 +103,7 @@ static int open_luv(lua_State *L)
 void znl_bind_luv_open(lua_State *L)
 {
     znl_vm *vm = znl_vm_of(L);
-    static const luaL_Reg modules[] = {{"znl.core.luv", open_luv}, {NULL, NULL}};
+    static const luaL_Reg modules[] = {{"luv.raw", open_luv}, {NULL, NULL}};
     lua_pushlightuserdata(L, (void *)(uintptr_t)&entry_key);
     lua_pushcfunction(L, start_task);
     lua_rawset(L, LUA_REGISTRYINDEX);
