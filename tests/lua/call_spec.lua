@@ -1,6 +1,7 @@
 -- Calls between nodes of ours: routes, JSON, refusals, deadlines, the queue. Inside znlrun only.
 -- SPDX-License-Identifier: MIT
 
+local eventually = require("support.eventually")
 local has_core, znl = pcall(require, "znl")
 
 describe("calls", function()
@@ -30,16 +31,8 @@ describe("calls", function()
     local met = znl.event()
     made:once("master_online", function() met:set(true) end)
     assert.is_true(made:start())
-    assert.is_true(met:wait(3000))
+    assert.is_true(met:wait(30000))
     return made
-  end
-
-  local function until_true(condition, what)
-    for _ = 1, 300 do
-      if condition() then return end
-      znl.sleep(10)
-    end
-    error("never: " .. what, 2)
   end
 
   before_each(function()
@@ -98,10 +91,10 @@ describe("calls", function()
         assert.equal(large, (call("/echo", large)))
         assert.same({ "got", "b" }, { unpack((call("/raw", { "a", "b" }, { raw = true }))) })
         assert.same({ "got", "" }, { unpack((call("/raw", nil, { raw = true }))) })
-        local fields = call("/fields", nil, { timeout_ms = 700 })
+        local fields = call("/fields", nil, { timeout_ms = 20000 })
         assert.equal("/fields", fields.route)
         assert.equal(36, #fields.id)
-        assert.is_true(fields.left <= 700 and fields.left > 300)
+        assert.is_true(fields.left <= 20000 and fields.left > 5000)
         assert.is_false(fields.late)
         assert.is_true(fields.at)
       end
@@ -151,7 +144,9 @@ describe("calls", function()
 
     it("go on after a restart of either side in " .. mode .. " mode", function()
       local function handle(req) return req.data end
-      local first = master(secure())
+      local path = os.tmpname() -- a port could be taken by somebody else in between
+      os.remove(path)
+      local first = master(secure { endpoint = "ipc://" .. path })
       first:handle(handle)
       assert.is_true(first:start())
       local s = slave(first, "one", secure { heartbeat_ms = 100 })
@@ -162,10 +157,11 @@ describe("calls", function()
       local m = master(secure { endpoint = endpoint }) -- it knows nothing of the first one
       m:handle(handle)
       assert.is_true(m:start())
-      until_true(function() return s:call("/x", 2, { timeout_ms = 500 }) == 2 end, "calls to the restarted master")
+      eventually(function() return s:call("/x", 2, { timeout_ms = 1000 }) == 2 end, "calls to the restarted master")
       assert.is_true(s:restart())
       assert.equal(3, s:call("/x", 3)) -- waits for the first acknowledgement
       assert.equal(4, m:call("one", "/x", 4))
+      os.remove(path)
     end)
   end
 
@@ -187,26 +183,25 @@ describe("calls", function()
     local m = master { max_concurrency = 1, max_queue = 3 }
     local order, gate = {}, znl.event()
     m:handle(function(req)
-      gate:wait(3000)
+      gate:wait(30000)
       order[#order + 1] = req.data
       return req.data
     end)
     assert.is_true(m:start())
     local s = slave(m, "one")
-    local done, codes, began = 0, {}, znl.now_ms()
+    local done, codes = 0, {}
     for i = 1, 6 do
       znl.spawn(function()
-        local answer, _, code = s:call("/x", i)
+        local answer, _, code = s:call("/x", i, { timeout_ms = 60000 })
         if answer == nil then codes[i] = code end
         done = done + 1
       end)
     end
-    until_true(function() return done == 2 end, "two refusals")
-    assert.is_true(znl.now_ms() - began < 1000)
+    eventually(function() return done == 2 end, "two refusals")
     assert.same({ [5] = "OVERLOADED", [6] = "OVERLOADED" }, codes)
     assert.equal(3, m:counters().queued)
     gate:set(true)
-    until_true(function() return done == 6 end, "the rest")
+    eventually(function() return done == 6 end, "the rest")
     assert.same({ 1, 2, 3, 4 }, order)
     local counters = m:counters()
     assert.equal(2, counters.overloaded)
@@ -218,7 +213,7 @@ describe("calls", function()
     local m = master { max_concurrency = 1, max_queue_bytes = 10000 }
     local gate = znl.event()
     m:handle(function(req)
-      gate:wait(3000)
+      gate:wait(30000)
       return #req.payload .. ""
     end)
     assert.is_true(m:start())
@@ -226,13 +221,13 @@ describe("calls", function()
     local codes, done = {}, 0
     for i, size in ipairs { 1, 6000, 6000, 100 } do
       znl.spawn(function()
-        codes[i] = select(3, s:request(("x"):rep(size))) or "ok"
+        codes[i] = select(3, s:request(("x"):rep(size), { timeout_ms = 60000 })) or "ok"
         done = done + 1
       end)
     end
-    until_true(function() return done == 1 end, "one refusal")
+    eventually(function() return done == 1 end, "one refusal")
     gate:set(true)
-    until_true(function() return done == 4 end, "the rest")
+    eventually(function() return done == 4 end, "the rest")
     assert.same({ "ok", "ok", "OVERLOADED", "ok" }, codes)
   end)
 
@@ -241,15 +236,17 @@ describe("calls", function()
     local ran, gate = {}, znl.event()
     m:handle(function(req)
       ran[#ran + 1] = req.data
-      gate:wait(3000)
+      gate:wait(30000)
       return true
     end)
     assert.is_true(m:start())
     local s = slave(m, "one")
     znl.spawn(function() s:call("/x", "first") end)
-    assert.equal("TIMEOUT", select(3, s:call("/x", "second", { timeout_ms = 50 })))
-    znl.sleep(20)
+    local second = znl.spawn(function() return select(3, s:call("/x", "second", { timeout_ms = 50 })) end)
+    eventually(function() return m:counters().queued == 1 end, "the second waits")
+    znl.sleep(60) -- its time counts from its arrival
     gate:set(true)
+    assert.equal("TIMEOUT", second:wait(30000))
     assert.is_true(s:call("/x", "third"))
     assert.same({ "first", "third" }, ran)
     assert.equal(1, m:counters().expired)
@@ -267,15 +264,15 @@ describe("calls", function()
     two:handle(function(req)
       left = req:remaining_ms()
       if req.route == nil then return "done" end
-      woken:set(select(3, znl.sleep(3000)), req:cancelled())
+      woken:set(select(3, znl.sleep(30000)), req:cancelled())
     end)
     local began = znl.now_ms()
-    assert.equal("TIMEOUT", select(3, one:call("/hop", nil, { timeout_ms = 200 })))
-    assert.is_true(znl.now_ms() - began < 1500)
-    assert.is_true(left > 0 and left <= 201, tostring(left))
-    assert.same({ "DEADLINE", true }, { woken:wait(1000) })
-    assert.same({ "done" }, one:call("/plain", nil, { timeout_ms = 300 })) -- a request in a call
-    assert.is_true(left > 0 and left <= 301, tostring(left))
+    assert.equal("TIMEOUT", select(3, one:call("/hop", nil, { timeout_ms = 400 })))
+    assert.is_true(znl.now_ms() - began < 4500)
+    assert.is_true(left > 0 and left <= 401, tostring(left))
+    assert.same({ "DEADLINE", true }, { woken:wait(30000) })
+    assert.same({ "done" }, one:call("/plain", nil, { timeout_ms = 4000 })) -- a request in a call
+    assert.is_true(left > 0 and left <= 4001, tostring(left))
     assert.equal("done", m:request("two", "x")) -- a request of a task without deadline has none
     assert.is_nil(left)
   end)
@@ -284,7 +281,7 @@ describe("calls", function()
     local m = master()
     assert.is_true(m:start())
     local s = slave(m, "one")
-    s:handle(function() znl.sleep(2000) end)
+    s:handle(function() znl.sleep(30000) end)
     for _, ask in ipairs {
       function() return m:call("one", "/x") end, function() return m:request("one", "x") end,
     } do
@@ -292,7 +289,7 @@ describe("calls", function()
       local _, message, code = znl.with_timeout(80, ask)
       assert.equal("DEADLINE", code)
       assert.is_string(message)
-      assert.is_true(znl.now_ms() - began < 1000)
+      assert.is_true(znl.now_ms() - began < 4500) -- their own time-out is 5 s
     end
     local token = znl.token { timeout_ms = 1 }
     znl.with(token, function()
@@ -307,12 +304,12 @@ describe("calls", function()
     local heard = {}
     m:handle(function()
       znl.current_token():on_cancel(function() heard[#heard + 1] = "on_cancel" end)
-      heard[#heard + 1] = select(3, znl.sleep(3000))
+      heard[#heard + 1] = select(3, znl.sleep(30000))
       return "too late"
     end)
     assert.is_true(m:start())
-    assert.equal("HANDLER_TIMEOUT", select(3, slave(m, "one"):call("/x", nil, { timeout_ms = 2000 })))
-    znl.sleep(20)
+    assert.equal("HANDLER_TIMEOUT", select(3, slave(m, "one"):call("/x", nil, { timeout_ms = 20000 })))
+    eventually(function() return #heard == 2 end, "both are told")
     table.sort(heard)
     assert.same({ "DEADLINE", "on_cancel" }, heard)
   end)
@@ -322,18 +319,16 @@ describe("calls", function()
     local codes = {}
     m:handle(function(req)
       if req.payload == "quick" then return "done" end
-      local code = select(3, znl.sleep(3000))
+      local code = select(3, znl.sleep(30000))
       codes[#codes + 1] = code
       return "too late"
     end)
     assert.is_true(m:start())
     local s = slave(m, "one")
-    local began = znl.now_ms()
-    assert.equal("HANDLER_TIMEOUT", select(3, s:call("/x", nil, { timeout_ms = 2000 })))
-    assert.equal("HANDLER_TIMEOUT", select(3, s:request("slow")))
-    assert.is_true(znl.now_ms() - began < 1500)
+    assert.equal("HANDLER_TIMEOUT", select(3, s:call("/x", nil, { timeout_ms = 20000 })))
+    assert.equal("HANDLER_TIMEOUT", select(3, s:request("slow", { timeout_ms = 20000 })))
     assert.equal("done", s:request("quick"))
-    until_true(function() return m:counters().handlers == 0 end, "all handlers ended")
+    eventually(function() return m:counters().handlers == 0 end, "all handlers ended")
     assert.same({ "DEADLINE", "DEADLINE" }, codes)
     assert.equal(2, m:counters().handler_timeouts)
     assert.equal(0, s:counters().late_replies)
@@ -344,7 +339,7 @@ describe("calls", function()
     local woken, seen = {}, {}
     m:handle(function(req)
       seen[#seen + 1] = req
-      local code = select(3, znl.sleep(3000)) or "slept"
+      local code = select(3, znl.sleep(30000)) or "slept"
       woken[#woken + 1] = code
       seen[#seen + 1] = req:cancelled()
     end)
@@ -352,12 +347,12 @@ describe("calls", function()
     local one, two = slave(m, "one"), slave(m, "two")
     znl.spawn(function() one:call("/x") end)
     znl.spawn(function() two:request("x") end)
-    until_true(function() return m:counters().handlers == 2 end, "two handlers at work")
+    eventually(function() return m:counters().handlers == 2 end, "two handlers at work")
     one:stop()
-    until_true(function() return #woken == 1 end, "the first is cancelled")
+    eventually(function() return #woken == 1 end, "the first is cancelled")
     assert.equal(1, m:counters().handlers)
     m:stop()
-    until_true(function() return #woken == 2 end, "the second is cancelled")
+    eventually(function() return #woken == 2 end, "the second is cancelled")
     assert.same({ "CANCELLED", "CANCELLED" }, woken)
     assert.same({ true, true }, { seen[3], seen[4] })
     assert.is_nil(seen[1].id) -- a request that was kept

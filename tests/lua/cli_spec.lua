@@ -1,6 +1,8 @@
 --- The command line, as a person meets it: what is printed, and the exit code.
 --- SPDX-License-Identifier: MIT
 
+local await_up = require("support.await_up")
+
 local znlrun = os.getenv("ZNLRUN") or "build/znlrun"
 
 --- Runs a shell command; returns its exit code and all it printed. The loop waits meanwhile.
@@ -120,12 +122,16 @@ describe("znlrun", function()
   it("stops cleanly on SIGTERM and SIGINT", function()
     for _, signal in ipairs { "TERM", "INT" } do
       -- A shell without job control starts background jobs with SIGINT ignored: ask for it.
-      local code, text = shell(([[set -m; ZNL_LEAK_CHECK=1 %s -e '
+      local log = os.tmpname()
+      local code, text = shell(await_up .. ([[set -m; ZNL_LEAK_CHECK=1 %s -e '
         local znl = require("znl")
         local m = znl.master { id = "m", endpoint = "tcp://127.0.0.1:*" }
         assert(m:start())
         print("up")
-        io.stdout:flush()' & pid=$!; sleep 0.5; kill -%s $pid; wait $pid]]):format(znlrun, signal))
+        io.stdout:flush()' >%s 2>&1 & pid=$!
+        await_up %s $pid; kill -%s $pid; wait $pid; code=$?; cat %s; exit $code]])
+        :format(znlrun, log, log, signal, log))
+      os.remove(log)
       assert.equal(0, code, signal .. ": " .. text)
       assert.truthy(text:find("up", 1, true))
     end
@@ -135,19 +141,21 @@ describe("znlrun", function()
     local handler = file("return function(req) return 'stock: ' .. req.payload end")
     local socket = os.tmpname()
     local endpoint = "ipc://" .. socket .. ".sock"
-    local code, text = shell(([[
-      ZNL_LEAK_CHECK=1 %s scripts/master.lua --endpoint %s --handlers %s & master=$!
-      ZNL_LEAK_CHECK=1 %s scripts/slave.lua --id s1 --endpoint %s --handlers %s & slave=$!
-      sleep 0.3
-      %s -e '
+    local code, text = shell(await_up .. ([[
+      znlrun=%s with='--endpoint %s --handlers %s' log=%s
+      trap 'cat $log.m $log.s; rm $log.m $log.s' EXIT
+      export ZNL_LEAK_CHECK=1
+      $znlrun scripts/master.lua $with >$log.m 2>&1 & master=$!
+      $znlrun scripts/slave.lua --id s1 $with >$log.s 2>&1 & slave=$!
+      await_up $log.m $master; await_up $log.s $slave
+      $znlrun -e '
         local znl = require("znl")
         local s = znl.slave { id = "asker", endpoint = "%s" }
         assert(s:start())
         print(assert(s:request("hello")))
         s:stop()'
       kill -TERM $slave; wait $slave || exit 11
-      kill -TERM $master; wait $master || exit 12]]):format(
-      znlrun, endpoint, handler, znlrun, endpoint, handler, znlrun, endpoint))
+      kill -TERM $master; wait $master || exit 12]]):format(znlrun, endpoint, handler, socket, endpoint))
     os.remove(handler)
     os.remove(socket)
     assert.equal(0, code, text)

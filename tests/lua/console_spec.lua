@@ -1,5 +1,6 @@
 --- The console of a node, asked over the wire. SPDX-License-Identifier: MIT
 
+local eventually = require("support.eventually")
 local has_core, znl = pcall(require, "znl")
 
 describe("console", function()
@@ -81,11 +82,10 @@ describe("console", function()
     local master, slave = pair({}, { console = true })
     assert.equal("asker", assert(slave:call("/-/nothing") == nil and slave.id))
     local stats
-    for _ = 1, 100 do
+    eventually(function()
       stats = master:call("asker", "/-/stats")
-      if stats then break end
-      znl.sleep(10)
-    end
+      return stats
+    end, "the slave answers")
     assert.equal("slave", stats.role)
     assert.is_true(stats.master_online)
     assert.is_nil(stats.slaves)
@@ -162,12 +162,12 @@ describe("console", function()
     end)
     local answers = {}
     znl.spawn(function() answers[1] = slave:request("x") end)
-    znl.sleep(100)
+    eventually(function() return master:counters().handlers == 1 end, "the handler is at work")
     assert.equal("OVERLOADED", select(3, slave:request("y")))
     local stats = assert(slave:call("/-/stats"))
     assert.is_true(stats.counters.handlers >= 1)
     release:set(true)
-    znl.sleep(100)
+    eventually(function() return answers[1] end, "an answer")
     assert.equal("done", answers[1])
   end)
 

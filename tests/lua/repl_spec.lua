@@ -104,7 +104,7 @@ describe("znlrun repl", function()
       end
       function prompt.hang_up() pipe:close() end
       function prompt.close()
-        local code = ended:wait(10000)
+        local code = ended:wait(30000)
         process:kill("sigkill")
         process:close()
         if not pipe:is_closing() then pipe:close() end

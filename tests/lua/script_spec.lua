@@ -53,7 +53,7 @@ describe("znlrun --watch", function()
   local function stop()
     if not process then return end
     process:kill("sigterm")
-    if not ended:wait(8000) then process:kill("sigkill") end
+    if not ended:wait(30000) then process:kill("sigkill") end
     process:close()
     process = nil
   end
@@ -116,7 +116,7 @@ describe("znlrun --watch", function()
       await(("hello v%d %d x"):format(number, number))
     end
     going = false
-    assert.is_true(done:wait(5000))
+    assert.is_true(done:wait(30000))
     assert.equal(0, failed)
     assert.equal(0, offline)
     assert.is_true(asked > 50)
@@ -134,7 +134,7 @@ describe("znlrun --watch", function()
     folder:write("service.lua", script("v2"))
     await("hello v2 2 x")
     assert.is_nil(answer)
-    done:wait(5000)
+    done:wait(30000)
     assert.equal("hello v1 2 slow", answer) -- what is kept is one table for both
   end)
 
@@ -199,7 +199,7 @@ describe("znlrun --watch", function()
     }))
     await("hello v1 1 x")
     process:kill("sigterm")
-    assert.is_true(ended:wait(2000), "timers hold it up")
+    assert.is_true(ended:wait(30000), "timers hold it up")
     assert.equal(0, exit_code)
   end)
 

@@ -155,7 +155,7 @@ describe("timers of a version", function()
     assert.is_nil(two.previous)
     -- Also when the old version was halted first, and long ago.
     two:halt()
-    znl.sleep(50)
+    znl.sleep(50) -- more than one turn
     local three, run_three = version("v3", two)
     run_three(function() znl.every(40, function() end, { name = "tick" }) end)
     three:commit()

@@ -291,7 +291,7 @@ describe("tools", function()
         local began = znl.now_ms()
         local code, _, err = shell("exec " .. znlrun .. " " .. arguments, interrupt)
         assert.equal(130, code, arguments .. ": " .. err)
-        assert.is_true(znl.now_ms() - began < 1500, arguments)
+        assert.is_true(znl.now_ms() - began < 4500, arguments) -- a request waits 5 s, the bench 10
         assert.is_nil(err:find("znlrun " .. arguments:match("%a+") .. ":", 1, true), err)
       end
     end)

@@ -1,6 +1,8 @@
 --- The watchdog as a user meets it: what a looping script, handler or reload comes to.
 --- SPDX-License-Identifier: MIT
 
+local await_up = require("support.await_up")
+
 local znlrun = os.getenv("ZNLRUN") or "build/znlrun"
 
 --- Runs a script of ours with a short budget; returns its exit code and all it printed.
@@ -139,23 +141,30 @@ describe("the watchdog", function()
   end)
 
   it("does not stand in the way of a second signal", function()
-    local pipe = assert(io.popen(([[exec 2>/dev/null; set -m
-      %s --watchdog-ms 0 -e 'print("up") io.stdout:flush() while true do end' &
-      pid=$!; sleep 0.3; kill -INT $pid; sleep 0.1; kill -INT $pid; wait $pid; echo "exit $?"]]):format(znlrun)))
+    local log = os.tmpname()
+    -- The second one is repeated: signals that come before the first is taken are one.
+    local pipe = assert(io.popen(await_up .. ([[exec 2>/dev/null; set -m
+      %s --watchdog-ms 0 -e 'print("up") io.stdout:flush() while true do end' >%s &
+      pid=$!; await_up %s $pid; kill -INT $pid
+      while sleep 0.1 && kill -INT $pid; do :; done; wait $pid; echo "exit $?"]]):format(znlrun, log, log)))
     local out = pipe:read("*a")
     pipe:close()
+    os.remove(log)
     assert.truthy(out:find("exit 130", 1, true), out)
   end)
 
   it("lets the first signal stop a script that loops", function()
-    local pipe = assert(io.popen(([[exec 2>/dev/null; set -m; %s --watchdog-ms 600 -e '
+    local log = os.tmpname()
+    local pipe = assert(io.popen(await_up .. ([[exec 2>/dev/null; set -m; %s --watchdog-ms 400 -e '
       local znl = require("znl")
       znl.on_stop(function() print("stopped in order") end)
       print("up") io.stdout:flush()
       pcall(function() while true do end end)
-      znl.sleep(300)' & pid=$!; sleep 0.2; kill -INT $pid; wait $pid; echo "exit $?"]]):format(znlrun)))
+      znl.sleep(300)' >%s & pid=$!
+      await_up %s $pid; kill -INT $pid; wait $pid; echo "exit $?"; cat %s]]):format(znlrun, log, log, log)))
     local out = pipe:read("*a")
     pipe:close()
+    os.remove(log)
     assert.truthy(out:find("stopped in order", 1, true), out)
   end)
 

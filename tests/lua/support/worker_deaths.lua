@@ -2,6 +2,7 @@
 --- SPDX-License-Identifier: MIT
 
 local znl = require("znl")
+local eventually = require("tests.lua.support.eventually")
 
 local shared = znl.shared("workers-spec")
 
@@ -16,15 +17,6 @@ local function folder()
   os.remove(path)
   assert(os.execute("mkdir " .. path) == 0)
   return path
-end
-
---- Waits until `check()` is true; fails after some seconds.
-local function eventually(check, what)
-  for _ = 1, 500 do
-    if check() then return end
-    znl.sleep(10)
-  end
-  error(what .. ": did not happen", 2)
 end
 
 local function together(functions)
