@@ -32,7 +32,7 @@
 #define PARTS_START 16u     /* frames of a message a link has room for at first */
 #define PARTS_KEEP 1024u    /* more room than this is given back after the message */
 #define ROUTER_RETRY_MS 5u  /* a ROUTER does not say which peer became writable */
-#define UNBIND_WAIT_MS 200  /* libzmq closes a listener within microseconds */
+#define UNBIND_WAIT_MS 5000 /* libzmq closes a listener at once when its thread has its turn */
 #define LISTEN_BACKLOG 4096 /* all slaves reconnect at once when a master restarts */
 #define LARGE_BYTES 65536u  /* frames for which running out of memory is a real possibility */
 #define DRAIN_MESSAGES (ZNL_BATCH_MESSAGES * ZNL_BATCH_ROUNDS)
@@ -435,7 +435,8 @@ static void unbind(zmq_link *link)
     if (zmq_socket_monitor(link->socket, name, ZMQ_EVENT_CLOSED) == 0 &&
             zmq_connect(monitor, name) == 0 && zmq_unbind(link->socket, link->endpoint) == 0) {
         zmq_pollitem_t item = {.socket = monitor, .events = ZMQ_POLLIN};
-        zmq_poll(&item, 1, UNBIND_WAIT_MS);
+        while (zmq_poll(&item, 1, UNBIND_WAIT_MS) < 0 && zmq_errno() == EINTR)
+            continue;
     }
     zmq_socket_monitor(link->socket, NULL, 0);
     int linger = 0;
