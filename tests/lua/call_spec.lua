@@ -397,7 +397,7 @@ describe("calls", function()
       end)
     end
     group:wait()
-    until_true(function() return failed == 3000 end, "every error reported")
+    eventually(function() return failed == 3000 end, "every error reported")
     -- What one turn of the loop takes from a socket, and some that came while those were reported.
     assert.is_true(behind <= 2100, behind .. " errors behind")
   end)
