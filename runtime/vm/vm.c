@@ -139,11 +139,34 @@ static void make_fast_refs(lua_State *L)
         luaL_unref(L, LUA_REGISTRYINDEX, refs[i - 1]);
 }
 
+/* LuaJIT walks tables in a loop by an instruction of its own, ITERN, when the loop is over the very
+ * function `next`. In the LuaJIT of Debian 12 (git20220320) the compiler may turn that into the general
+ * instruction while the loop runs, which then ends early or goes on with a key that is none
+ * (https://github.com/LuaJIT/LuaJIT/issues/827). So loops are over another function, which is compiled
+ * as well. Tail calls: an error in there is the caller's. */
+static const char iteration[] = "local next, pairs, type = next, pairs, type\n"
+                                "local function step(table, key) return next(table, key) end\n"
+                                "_G.next = step\n"
+                                "_G.pairs = function(table)\n"
+                                "  if type(table) ~= 'table' then return pairs(table) end\n"
+                                "  local iterate, state, first = pairs(table)\n"
+                                "  if iterate == next then iterate = step end\n"
+                                "  return iterate, state, first\n"
+                                "end\n";
+
+static void replace_iteration(lua_State *L)
+{
+    if (luaL_loadbuffer(L, iteration, sizeof iteration - 1, "=pairs") != 0)
+        lua_error(L);
+    lua_call(L, 0, 0);
+}
+
 /* Everything that can raise while the state is set up. */
 static int prepare(lua_State *L)
 {
     struct home *home = (struct home *)(void *)znl_vm_of(L);
     luaL_openlibs(L);
+    replace_iteration(L);
     /* LuaJIT keeps a table of the address ranges light userdata comes from: enter heap, stack
      * and its own memory now, so that pushing one never allocates later. */
     lua_pushlightuserdata(L, home);
