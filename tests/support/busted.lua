@@ -66,6 +66,11 @@ end
 -- Tests need not wait: the watchdog would take the whole run for one that hangs.
 require("znl.core.runtime").watchdog_ms(0)
 
+-- ZNL_TEST_STRESS=gc collects without a pause, ZNL_TEST_STRESS=nojit compiles nothing.
+local stress = os.getenv("ZNL_TEST_STRESS")
+if stress == "gc" then collectgarbage("setpause", 0) end
+if stress == "nojit" then require("jit").off() end
+
 local code = run(arg and { unpack(arg) } or { ... })
 io.stdout:flush()
 io.stderr:flush()
