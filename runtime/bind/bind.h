@@ -119,6 +119,9 @@ int znl_bind_luv_close(znl_vm *vm, uint32_t wait_ms);
 /* Makes the state of the functions below, for znl_bind_open_all(). May raise. */
 void znl_runtime_prepare(lua_State *L);
 
+/* What runtime.drain_ms() reports. Before there are threads. */
+void znl_bind_set_drain_ms(uint32_t drain_ms);
+
 /* What runtime.version reports as "znlrun". Static text; before znl_bind_open_all(). */
 void znl_bind_set_version(const char *version);
 

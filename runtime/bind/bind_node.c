@@ -272,6 +272,7 @@ znl_node_box *znl_node_box_checkslave(lua_State *L)
 static int node_start(lua_State *L)
 {
     znl_node_box *b = znl_node_box_check(L);
+    b->is_draining = 0;
     if (!b->node->running) {
         znl_node_box_hold(L, b, 1);
         int err = b->master != NULL ? znl_master_start(b->master) : znl_slave_start(b->slave);
@@ -292,6 +293,7 @@ static void stop(znl_node_box *b)
 {
     if (b->node == NULL || !b->node->running)
         return;
+    znl_node_box_refuse_all(b);
     if (b->master != NULL)
         znl_master_stop(b->master);
     else
@@ -305,6 +307,15 @@ static int node_stop(lua_State *L)
 {
     stop(znl_node_box_check(L));
     return 0;
+}
+
+/* drain() -> requests at work or waiting here. New ones are refused from now to the next start. */
+static int node_drain(lua_State *L)
+{
+    znl_node_box *b = znl_node_box_check(L);
+    b->is_draining = 1;
+    lua_pushnumber(L, (lua_Number)(b->jobs + b->queue.count));
+    return 1;
 }
 
 static int node_running(lua_State *L)
@@ -603,7 +614,8 @@ static int slave_master_id(lua_State *L)
 
 /* clang-format off */
 #define BOTH_METHODS                                                                             \
-    {"start", node_start}, {"stop", node_stop}, {"running", node_running},                       \
+    {"start", node_start}, {"stop", node_stop}, {"drain", node_drain},                           \
+            {"running", node_running},                                                           \
             {"endpoint", node_endpoint}, {"set_handler", node_set_handler},                      \
             {"set_console", node_set_console}, {"listen", node_listen},                          \
             {"counters", node_counters}

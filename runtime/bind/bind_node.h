@@ -77,6 +77,7 @@ struct znl_node_box {
     int run_json_ref; /* (handler, request): runs a call whose body is JSON */
     uint32_t jobs, max_jobs;
     uint32_t handler_timeout_ms; /* 0: none */
+    int is_draining;             /* refuses new requests, until the next start */
     znl_parcels queue;           /* requests that wait for a job */
     znl_deferred queue_due;
     uint64_t overloaded, refused, expired, handler_errors, handler_timeouts, unanswered;
@@ -149,6 +150,10 @@ void znl_node_box_open_queue(znl_node_box *b, size_t max_requests, size_t max_by
 
 /* Forgets what waits in the queue (the node stops). */
 void znl_node_box_drop_queue(znl_node_box *b);
+
+/* Tells everybody whose request is at work or waits here that the node stops; while it can still
+ * send. What the handlers answer later is dropped. */
+void znl_node_box_refuse_all(znl_node_box *b);
 
 /* Frees the memory of all jobs (the box is going away). */
 void znl_node_box_drop_jobs(znl_node_box *b);

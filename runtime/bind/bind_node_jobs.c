@@ -152,6 +152,26 @@ static struct asker asker_of(const znl_message *message)
             message->peer, message->subject, message->service, message->is_capable};
 }
 
+static const char stopping[] = "the node is stopping";
+
+void znl_node_box_refuse_all(znl_node_box *b)
+{
+    for (size_t i = 0; i < b->made_count; i++) {
+        struct job *job = b->made[i];
+        if (!job->is_at_work || job->is_answered)
+            continue;
+        struct asker to = znl_node_job_asker(job);
+        znl_node_box_refuse_err(b, &to, ZNL_E_STOPPED, stopping);
+        job->is_answered = 1;
+    }
+    while (b->queue.count > 0) {
+        znl_parcel *parcel = znl_parcels_take(&b->queue);
+        struct asker to = asker_of(&parcel->message);
+        znl_node_box_refuse_err(b, &to, ZNL_E_STOPPED, stopping);
+        znl_parcel_free(parcel);
+    }
+}
+
 /* --- handlers ---------------------------------------------------------------------------------- */
 
 /* Pushes what stands for a service: { function, owner or nil, place }, or nil. */
@@ -331,6 +351,11 @@ void znl_node_box_on_request(void *user, const znl_message *message)
     struct asker to = asker_of(message);
     if (message->is_malformed) {
         znl_node_box_refuse_err(b, &to, ZNL_E_INVALID, "the call cannot be read");
+        return;
+    }
+    if (b->is_draining) {
+        b->refused++;
+        znl_node_box_refuse_err(b, &to, ZNL_E_STOPPED, stopping);
         return;
     }
     if ((b->jobs < b->max_jobs && b->queue.count == 0) ||

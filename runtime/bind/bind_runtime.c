@@ -26,6 +26,7 @@ typedef struct runtime {
     size_t running; /* that have not ended; one more while they are being started */
     int is_stopping;
     int hangup_ref; /* function of on_hangup */
+    int is_late;    /* the functions for the end run, those before them have ended */
     void (*finished)(void *user);
     void *finished_user;
     void (*exited)(void *user, int code);
@@ -47,6 +48,20 @@ static runtime *runtime_of(lua_State *L)
 }
 
 /* --- versions ----------------------------------------------------------------------------- */
+
+static uint32_t program_drain_ms;
+
+void znl_bind_set_drain_ms(uint32_t drain_ms)
+{
+    program_drain_ms = drain_ms;
+}
+
+/* drain_ms() -> time a stopping process has before it ends in any case */
+static int runtime_drain_ms(lua_State *L)
+{
+    lua_pushnumber(L, program_drain_ms);
+    return 1;
+}
 
 void znl_bind_set_version(const char *version)
 {
@@ -117,10 +132,20 @@ static void push_versions(lua_State *L)
 
 /* --- stopping ----------------------------------------------------------------------------- */
 
+static int run_late(lua_State *L);
+
 static void one_less(runtime *r)
 {
-    if (--r->running == 0 && r->finished != NULL)
+    if (--r->running > 0)
+        return;
+    if (!r->is_late) {
+        r->is_late = 1;
+        r->running++; /* as in znl_runtime_stop() */
+        znl_vm_protect(r->vm, run_late, r, "runtime");
+        one_less(r);
+    } else if (r->finished != NULL) {
         r->finished(r->finished_user);
+    }
 }
 
 static void on_stop_done(void *user, lua_State *L, int status, int nresults)
@@ -148,18 +173,29 @@ static void run_one(lua_State *L, runtime *r)
     one_less(r);
 }
 
-static int run_all(lua_State *L)
+/* Late functions have negative numbers. */
+static int run_all(lua_State *L, int sign)
 {
     runtime *r = lua_touserdata(L, 1);
     lua_rawgeti(L, LUA_REGISTRYINDEX, r->functions_ref);
     for (int number = r->last_number; number > 0; number--) {
-        lua_rawgeti(L, 2, number); /* each time: one may have removed another */
+        lua_rawgeti(L, 2, sign * number); /* each time: one may have removed another */
         if (lua_isfunction(L, -1))
             run_one(L, r);
         else
             lua_pop(L, 1);
     }
     return 0;
+}
+
+static int run_first(lua_State *L)
+{
+    return run_all(L, 1);
+}
+
+static int run_late(lua_State *L)
+{
+    return run_all(L, -1);
 }
 
 size_t znl_runtime_stop_count(znl_vm *vm)
@@ -176,7 +212,7 @@ void znl_runtime_stop(znl_vm *vm, void (*finished)(void *user), void *user)
     r->finished = finished;
     r->finished_user = user;
     r->running++; /* for the loop over them: none may be the last before all have begun */
-    znl_vm_protect(vm, run_all, r, "runtime");
+    znl_vm_protect(vm, run_first, r, "runtime");
     one_less(r);
 }
 
@@ -201,23 +237,26 @@ static int remove_stop(lua_State *L)
     return 0;
 }
 
-/* on_stop(fn) -> remove. fn() runs in a task on the first SIGINT or SIGTERM, or on exit(),
- * newest first; at once when that has happened. remove() takes it back. */
+/* on_stop(fn, is_late) -> remove. fn() runs in a task on the first SIGINT or SIGTERM, or on exit(),
+ * newest first; a late one when all others have ended; at once when that has happened. remove()
+ * takes it back. */
 static int runtime_on_stop(lua_State *L)
 {
     znl_lua_check_main(L, "on_stop");
     runtime *r = runtime_of(L);
     luaL_checktype(L, 1, LUA_TFUNCTION);
+    int is_late = lua_toboolean(L, 2);
+    int number = is_late ? -(r->last_number + 1) : r->last_number + 1;
     lua_settop(L, 1);
-    lua_pushinteger(L, r->last_number + 1);
+    lua_pushinteger(L, number);
     lua_pushcclosure(L, remove_stop, 1);
     lua_rawgeti(L, LUA_REGISTRYINDEX, r->functions_ref);
     lua_pushvalue(L, 1);
-    lua_rawseti(L, -2, r->last_number + 1);
+    lua_rawseti(L, -2, number);
     r->last_number++;
     r->count++;
     lua_pop(L, 1);
-    if (r->is_stopping) {
+    if (is_late ? r->is_late : r->is_stopping) {
         lua_pushvalue(L, 1);
         run_one(L, r);
     }
@@ -413,6 +452,7 @@ int luaopen_znl_core_runtime(lua_State *L)
             {"counters", runtime_counters},
             {"loaded", runtime_loaded},
             {"watchdog_ms", runtime_watchdog_ms},
+            {"drain_ms", runtime_drain_ms},
             {NULL, NULL},
     };
     lua_newtable(L);

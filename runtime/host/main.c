@@ -672,6 +672,7 @@ static int run(const struct options *options)
             .begin_exit = {.run = begin_exit},
             .end_timers = {.run = end_timers}};
     znl_bind_set_version(ZNL_VERSION);
+    znl_bind_set_drain_ms(options->drain_ms);
     znl_bind_log_setup(options->level, options->format);
     znl_bind_set_modules(znl_modules_open);
     int err = open_app(&app);

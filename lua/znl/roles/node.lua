@@ -14,6 +14,7 @@ local middleware = require("znl.routing.middleware")
 local options = require("znl.options")
 local refusals = require("znl.roles.refusals")
 local runtime = require("znl.core.runtime")
+local sched = require("znl.core.sched")
 local scope = require("znl.versions.scope")
 local secret = require("znl.secret")
 local slots = require("znl.versions.slots")
@@ -98,6 +99,11 @@ local REQUEST_SPEC = { timeout_ms = { type = "integer", min = 1, max = 86400000,
 ---@class znl.CallOptions : znl.RequestOptions
 ---@field raw? boolean  send and get payloads as they are, not JSON
 local CALL_SPEC = options.extend(REQUEST_SPEC, { raw = { type = "boolean", default = false } })
+
+local DRAIN_RULE = { type = "integer", min = 0, max = 86400000 }
+local DRAIN_LOOK_MS = 5
+--- What a node keeps of the time a stopping process has, to say goodbye.
+local LEAVE_MS = 300
 
 --- Events both roles have; those the core raises only while somebody listens.
 M.EVENTS = { "auth_failed", "error", "message", "request", "response" }
@@ -389,12 +395,38 @@ function Node:start()
   local ok, message, code = self.core:start()
   if not ok then return nil, message, code end
   if not self.forget_stop then
-    self.forget_stop = runtime.on_stop(function() self:stop() end)
+    self.forget_stop = runtime.on_stop(function()
+      self:drain(math.max(0, runtime.drain_ms() - LEAVE_MS))
+      self:stop()
+    end)
   end
   return true
 end
 
---- Stops the node: requests that wait end with code "STOPPED". Harmless when it is stopped.
+--- Refuses new requests with code "STOPPED" until the next `start`, and waits until those that came
+--- before have their answers. Yields.
+---@param timeout_ms? integer  0..86400000, default 5000
+---@return true|nil ok
+---@return string? message
+---@return "TIMEOUT"? code  some are still at work
+function Node:drain(timeout_ms)
+  if timeout_ms == nil then timeout_ms = REQUEST_SPEC.timeout_ms.default end
+  if not options.accepts(DRAIN_RULE, timeout_ms) then
+    error("drain: timeout_ms must be a whole number in 0..86400000", 2)
+  end
+  local ends = sched.now_ms() + timeout_ms
+  while true do
+    local count = self.core:drain()
+    if count == 0 then return true end
+    local left = ends - sched.now_ms()
+    if left <= 0 then return nil, ("drain: %d requests are still at work"):format(count), "TIMEOUT" end
+    local ok, message, code = sched.sleep(math.min(left, DRAIN_LOOK_MS))
+    if not ok then return nil, message, code end
+  end
+end
+
+--- Stops the node: requests that wait end with code "STOPPED", here and at those that asked this node.
+--- Harmless when it is stopped.
 function Node:stop()
   if self.forget_stop then
     self.forget_stop()

@@ -386,12 +386,11 @@ local function build(path, opts)
     is_closed = function() return self.closed end,
   }
   if self.pool then self.pool:follow(self.core.modules) end
+  -- Late: nodes finish their requests first.
   self.forget_stop = runtime.on_stop(function()
-    -- Nodes stop in tasks beside this one: let them end first, so that none goes without handler.
-    sched.sleep(1)
     self:close()
     if self.pool then self.pool:wait_stopped() end
-  end)
+  end, true)
   self.forget_hangup = hangup.register(function()
     self.log.info("told by SIGHUP to load the handlers again", { path = path })
     self:reload() -- what fails is logged there

@@ -317,11 +317,9 @@ function M.main(path, ...)
     self:reload()
   end)
   runtime.on_stop(function()
-    -- Stop functions of the script run beside this one: what they wait for must not end first.
-    sched.sleep(1)
     self.folders:close()
     runtime.unhold()
-  end)
+  end, true)
   return self
 end
 

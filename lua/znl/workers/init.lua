@@ -167,7 +167,7 @@ function M.open(opts)
   self.pool, message = worker_pool.open(opts)
   if not self.pool then error("znl.workers: " .. message, 2) end
   self.pool:follow(self.tree)
-  self.forget_stop = runtime.on_stop(function() self:close() end)
+  self.forget_stop = runtime.on_stop(function() self:close() end, true) -- after the requests of nodes
   return self
 end
 

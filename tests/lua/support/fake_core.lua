@@ -185,9 +185,16 @@ function Fake:changed(name)
   for watcher in pairs(self.watchers) do self:apart(watcher.fn, name) end
 end
 
---- What a signal does.
+--- What a signal does: late functions run when the others have had a moment to end.
 function Fake:signal()
-  for fn in pairs(self.stops) do self:spawn(nil, fn) end
+  local late = {}
+  for fn, is_late in pairs(self.stops) do
+    if is_late then late[#late + 1] = fn else self:spawn(nil, fn) end
+  end
+  self:spawn(nil, function()
+    self.modules["znl.core.sched"].sleep(1)
+    for _, fn in ipairs(late) do self:spawn(nil, fn) end
+  end)
 end
 
 --- Lines written to the log whose message contains `text`.
@@ -295,9 +302,9 @@ local function modules(fake)
 
   local runtime = { version = { znlrun = "test" } }
   function runtime.on_hangup(fn) fake.hangup = fn end
-
-  function runtime.on_stop(fn)
-    fake.stops[fn] = true
+  function runtime.drain_ms() return 5000 end
+  function runtime.on_stop(fn, is_late)
+    fake.stops[fn] = is_late or false
     return function() fake.stops[fn] = nil end
   end
   function runtime.exit() end
@@ -313,6 +320,7 @@ local function modules(fake)
       return true
     end
     function native:stop() self.on = false end
+    function native.drain() return 0 end
     function native:running() return self.on end
     function native.endpoint() return config.endpoint end
     function native.counters() return {} end
