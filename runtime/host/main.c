@@ -424,11 +424,26 @@ static void set_arg(lua_State *L, const struct options *options)
 }
 
 /* Runs protected by znl_vm_protect. */
+/* os.exit(code|boolean|nil): at once. exit(3) would run destructors under the threads that are at
+ * work: workers, libzmq's, libuv's pool. */
+static int exit_now(lua_State *L)
+{
+    int code = lua_isboolean(L, 1) ? (lua_toboolean(L, 1) ? EXIT_SUCCESS : EXIT_FAILURE)
+                                   : luaL_optint(L, 1, EXIT_SUCCESS);
+    uv_tty_reset_mode();
+    fflush(NULL);
+    _exit(code);
+}
+
 static int start_script(lua_State *L)
 {
     struct app *app = lua_touserdata(L, 1);
     const struct options *options = app->options;
     znl_modules_open(L);
+    lua_getglobal(L, "os");
+    lua_pushcfunction(L, exit_now);
+    lua_setfield(L, -2, "exit");
+    lua_pop(L, 1);
     znl_runtime_on_exit(app->vm, on_exit_called, app);
     set_arg(L, options);
     if (load_script(L, options, options->argv[options->script]) != 0) {
