@@ -66,6 +66,8 @@ static int is_library(const char *source)
 {
     const char *folder = getenv("ZNL_LUA_PATH");
     size_t size = folder != NULL ? strlen(folder) : 0;
+    if (strcmp(source, ZNL_VM_ITERATION) == 0)
+        return 1;
     if (*source++ != '@')
         return 0;
     if (size > 0 && strncmp(source, folder, size) == 0 && source[size] == '/')

@@ -156,7 +156,7 @@ static const char iteration[] = "local next, pairs, type = next, pairs, type\n"
 
 static void replace_iteration(lua_State *L)
 {
-    if (luaL_loadbuffer(L, iteration, sizeof iteration - 1, "=pairs") != 0)
+    if (luaL_loadbuffer(L, iteration, sizeof iteration - 1, ZNL_VM_ITERATION) != 0)
         lua_error(L);
     lua_call(L, 0, 0);
 }

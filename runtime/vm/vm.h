@@ -17,6 +17,9 @@ typedef struct znl_watchdog znl_watchdog;
 typedef struct znl_sources znl_sources;
 typedef struct znl_worker znl_worker;
 
+/* The chunk that `pairs` and `next` are from: no line of a script (vm.c). */
+#define ZNL_VM_ITERATION "=pairs"
+
 typedef struct znl_vm {
     lua_State *L;           /* the main state: callbacks run here, tasks in coroutines of it */
     znl_sched *sched;       /* owned */
