@@ -152,6 +152,9 @@ describe("roles", function()
       local native, native_slave = fake.nodes[1], fake.nodes[2]
       master:handle(of)
       slave:service(" greet ", of)
+      assert.is_nil(native.handler) -- a stopped node serves nothing
+      master:start()
+      slave:start()
       assert.equal("one", native.handler({}))
       assert.equal("one", native_slave.services.greet({}))
       assert.is_table(native.owner)

@@ -179,10 +179,10 @@ function M.install(node, role, config, opts)
       endpoint = config.endpoint, encrypted = self.encrypted,
     })
   end
-  node.core:set_console(function(req)
+  self.answer = function(req)
     self.asked = self.asked + 1
     return self.router:dispatch(req)
-  end)
+  end
   return self
 end
 

@@ -219,6 +219,16 @@ end
 ---@field after? table<string, fun(self: table, ...)>  run after them
 ---@field create fun(config: table): userdata|nil, string?, string?  of znl.core.node
 
+--- A function for the core to call, which does not keep the node alive: the core holds what it calls
+--- for as long as it lives, and the node holds the core. A running node is held by `on_stop`.
+local function weakly(self, fn)
+  local held = setmetatable({ self }, { __mode = "v" })
+  return function(...)
+    local node = held[1]
+    if node then return fn(node, ...) end
+  end
+end
+
 --- Builds a node; nil, message when the core refuses.
 local function build(class, role, config, what)
   local self = setmetatable({ id = config.id, what = what, log = log.new(config.id) }, class)
@@ -234,15 +244,15 @@ local function build(class, role, config, what)
       if ON_DEMAND[event] then self.core:listen(event, wanted) end
     end,
   }
-  self.emitter = emitter
+  self.emitter, self.services = emitter, {}
   local reactions, after = role.reactions, role.after or {}
-  config.on_event = function(kind, ...)
+  config.on_event = weakly(self, function(node, kind, ...)
     local react = reactions[kind] or REACTIONS[kind]
-    if react then react(self, ...) end
-    emitter:emit(kind, ...)
-    if after[kind] then after[kind](self, ...) end
-  end
-  config.run_json = function(handler, req) return run_json(self, handler, req) end
+    if react then react(node, ...) end
+    node.emitter:emit(kind, ...)
+    if after[kind] then after[kind](node, ...) end
+  end)
+  config.run_json = weakly(self, run_json)
   local core, message = role.create(config)
   if not core then return nil, message end
   self.core = core
@@ -307,12 +317,37 @@ function M.current_owner()
   return current and current.owner
 end
 
---- Gives the core the handler of now, with the middleware around it.
+--- Gives the core the handler of now, with the middleware around it. A stopped node gives it nothing:
+--- handlers lead to their node, which would never be collected.
 local function install(self)
+  if not self.is_attached then return end
   local fn = self.handler
   if fn and #self.middleware > 0 then fn = middleware.compose(self.middleware, fn) end
   if fn and self.console then fn = self.console:measured(fn) end
   self.core:set_handler(fn, fn and self.handler_owner, self.place)
+end
+
+--- Serves `name` with `fn`; nil: no more.
+function M.set_service(self, name, fn, owner, place)
+  self.services[name] = fn and { fn, owner, place } or nil
+  if self.is_attached then self.core:set_service(name, fn, owner, place) end
+end
+
+--- Gives the core what it calls while the node runs, and takes it back.
+local function attach(self)
+  if self.is_attached then return end
+  self.is_attached = true
+  install(self)
+  for name, service in pairs(self.services) do self.core:set_service(name, service[1], service[2], service[3]) end
+  if self.console then self.core:set_console(self.console.answer) end
+end
+
+local function detach(self)
+  if not self.is_attached then return end
+  self.is_attached = false
+  self.core:set_handler(nil)
+  for name in pairs(self.services) do self.core:set_service(name, nil) end
+  if self.console then self.core:set_console(nil) end
 end
 
 --- Answers requests with `handler`; the last one set wins, nil removes it. A handler gets a request
@@ -392,8 +427,12 @@ end
 ---@return string? code  "ADDRESS_IN_USE", "ADDRESS", …
 function Node:start()
   estate.make_room(self)
+  attach(self)
   local ok, message, code = self.core:start()
-  if not ok then return nil, message, code end
+  if not ok then
+    detach(self)
+    return nil, message, code
+  end
   if not self.forget_stop then
     self.forget_stop = runtime.on_stop(function()
       self:drain(math.max(0, runtime.drain_ms() - LEAVE_MS))
@@ -433,6 +472,7 @@ function Node:stop()
     self.forget_stop = nil
   end
   self.core:stop()
+  detach(self)
 end
 
 --- Stops and starts.

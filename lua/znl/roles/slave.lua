@@ -137,15 +137,15 @@ end
 function Slave:service(name, handler)
   name = type(name) == "string" and name:match("^%s*(.-)%s*$") or ""
   if name == "" then error("service: name must be a text that is not empty", 2) end
-  local key, native, owner = "service " .. name, self.core, node.current_owner()
+  local key, owner = "service " .. name, node.current_owner()
   if handler == nil then return self.slots:clear(key) end
   node.check_handler(handler, "service", 2)
-  local function apply(fn, its_owner, place) native:set_service(name, fn, its_owner, place) end
+  local function apply(fn, its_owner, place) node.set_service(self, name, fn, its_owner, place) end
   self.slots:put(key, function()
     local unfollow = node.follow(handler, owner, apply)
     return function(is_holder)
       unfollow()
-      if is_holder then native:set_service(name, nil) end
+      if is_holder then apply(nil) end
     end
   end)
 end
