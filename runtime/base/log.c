@@ -23,7 +23,7 @@ struct line {
     znl_log_format format;
     int is_cut;
     size_t size;
-    /* The traceback in a value, for people at a terminal: shown below, line by line. */
+    /* An error or the traceback in a value, for people at a terminal: shown below, line by line. */
     const char *below;
     size_t below_size;
     char bytes[LINE_BYTES];
@@ -235,14 +235,26 @@ static size_t split_traceback(struct line *line, const char *text, size_t size)
 /* Indented, which no line of the log is: none can be forged this way. */
 static void put_below(struct line *line)
 {
+    static const char title[] = "stack traceback:";
     const char *at = line->below, *end = at + line->below_size;
     while (at < end && !line->is_cut) {
         const char *stop = memchr(at, '\n', (size_t)(end - at));
         stop = stop != NULL ? stop : end;
-        put_text(line, "\n  ");
-        put_visible(line, at, (size_t)(stop - at), 0);
+        size_t size = (size_t)(stop - at);
+        if (size != sizeof title - 1 || memcmp(at, title, size) != 0) {
+            put_text(line, "\n  ");
+            put_visible(line, at, size, 0);
+        }
         at = stop + 1;
     }
+}
+
+/* People read an error as it is, without quotes around it and backslashes in it. */
+static int is_for_below(
+        const struct line *line, const char *key, const char *value, size_t size)
+{
+    return line->format == ZNL_LOG_TEXT && line->below == NULL && key != NULL &&
+            value != NULL && strcmp(key, "error") == 0 && size > 0 && !is_plain(value, size);
 }
 
 static void put_value(struct line *line, const char *text, size_t size, int is_literal)
@@ -286,6 +298,11 @@ static void put_field(
     int is_json = line->format == ZNL_LOG_JSON;
     if (line->is_cut)
         return;
+    if (is_for_below(line, key, value, size)) {
+        line->below = value;
+        line->below_size = size;
+        return;
+    }
     put_text(line, is_json ? ",\"" : " ");
     put_key(line, key);
     put_text(line, is_json ? "\":" : "=");

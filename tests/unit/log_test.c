@@ -118,7 +118,7 @@ static void no_value_forges_a_line(void **state)
     assert_non_null(strstr(got, "\\u202e\\u2028\\ufffd\\u0000\\ufffd"));
 }
 
-static void tracebacks_are_lines_on_a_terminal(void **state)
+static void errors_and_tracebacks_are_lines_on_a_terminal(void **state)
 {
     (void)state;
     const znl_log_field fields[] = {
@@ -126,10 +126,19 @@ static void tracebacks_are_lines_on_a_terminal(void **state)
             field("n", "1"), field("other", "y\nstack traceback:\nz")};
     write_one(ZNL_LOG_TEXT, ZNL_LOG_ERROR, "a", "m", fields, 3);
     assert_non_null(strstr(got,
-            "ERROR a: m error=\"a.lua:1: b\" n=1 "
-            "other=\"y\\nstack traceback:\\nz\"\n"
+            "ERROR a: m n=1 other=\"y\\nstack traceback:\\nz\"\n"
+            "  a.lua:1: b\n"
             "    a.lua:1: in \"x\"\n"
             "  \\u001b[2J\\r09:00\n"));
+    write_one(ZNL_LOG_TEXT, ZNL_LOG_ERROR, "a", "m", fields + 1, 2);
+    assert_non_null(strstr(got, "m n=1 other=\"y\"\n  z\n"));
+    const znl_log_field quoted[] = {
+            field("error", "near '\"Hola'\n"), field("error", "a b"), field("n", "1")};
+    write_one(ZNL_LOG_TEXT, ZNL_LOG_ERROR, "a", "m", quoted, 3);
+    assert_non_null(strstr(got, "m error=\"a b\" n=1\n  near '\"Hola'\n"));
+    const znl_log_field word[] = {field("error", "ENOENT")};
+    write_one(ZNL_LOG_TEXT, ZNL_LOG_ERROR, "a", "m", word, 1);
+    assert_non_null(strstr(got, "m error=ENOENT\n"));
     write_one(ZNL_LOG_LOGFMT, ZNL_LOG_ERROR, "a", "m", fields, 3);
     expect_line();
     write_one(ZNL_LOG_JSON, ZNL_LOG_ERROR, "a", "m", fields, 3);
@@ -272,7 +281,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
             cmocka_unit_test(logfmt_quotes_only_what_needs_it),
             cmocka_unit_test(no_value_forges_a_line),
-            cmocka_unit_test(tracebacks_are_lines_on_a_terminal),
+            cmocka_unit_test(errors_and_tracebacks_are_lines_on_a_terminal),
             cmocka_unit_test(json_is_json),
             cmocka_unit_test(keys_cannot_forge_fields),
             cmocka_unit_test(long_lines_are_cut_and_marked),
