@@ -125,7 +125,8 @@ void znl_node_box_on_message(void *user, const znl_message *message);
 void znl_node_box_on_raw(void *user, znl_frame peer, const znl_frame *frames, size_t count);
 
 /* Raises "error" when Lua no longer runs; for callers inside the scheduler. */
-void znl_node_box_emit_error(znl_node_box *b, const char *text, const char *where);
+void znl_node_box_emit_error(
+        znl_node_box *b, const char *text, const char *where, znl_frame from);
 
 /* Drops the events that still wait (the box is going away). */
 void znl_node_box_drop_events(znl_node_box *b);

@@ -116,7 +116,7 @@ static void handler_failed(znl_node_box *b, const struct job *job, int err, cons
         b->handler_timeouts++;
     else
         b->handler_errors++;
-    znl_node_box_emit_error(b, text, kind_of(job));
+    znl_node_box_emit_error(b, text, kind_of(job), znl_frame_of(job->peer, job->peer_size));
     refuse(b, job, znl_frame_text(znl_err_code(err)), text, strlen(text));
 }
 

@@ -206,11 +206,13 @@ void znl_node_box_on_raw(void *user, znl_frame peer, const znl_frame *frames, si
     emit(&event);
 }
 
-void znl_node_box_emit_error(znl_node_box *b, const char *text, const char *where)
+void znl_node_box_emit_error(
+        znl_node_box *b, const char *text, const char *where, znl_frame from)
 {
-    struct event event = {.node = b, .kind = "error", .texts = 2};
+    struct event event = {.node = b, .kind = "error", .texts = 3};
     event.text[0] = znl_frame_text(text);
     event.text[1] = znl_frame_text(where);
+    event.text[2] = from;
     /* Called while the scheduler finishes a task: later, when Lua no longer runs. */
     if (b->event_ref != LUA_NOREF)
         emit_late(&event);

@@ -107,6 +107,8 @@ describe("a folder of handlers", function()
       settle("new")
       assert.equal("b1", ask(of, "/new/deep/b"))
       assert.same({ "added", files:at("new/deep/b.msg.lua"), "/new/deep/b" }, heard("added")[1])
+      local added = fake:logged("handler added") -- and not what was there from the start
+      assert.same({ 1, "info", "/new/deep/b" }, { #added, added[1].level, added[1].fields.route })
       files:write("new/deep/b.msg.lua", says "b2")
       settle("b.msg.lua")
       assert.equal("b2", ask(of, "/new/deep/b"))

@@ -61,6 +61,16 @@ describe("live handlers", function()
     files:remove()
   end)
 
+  it("name the file that returned what JSON cannot carry", function()
+    files:write("bad.msg.lua", "-- first\nreturn function() return print end")
+    files:write("good.msg.lua", "return function() return {} end")
+    local m = start(znl.master { id = "m", endpoint = "tcp://127.0.0.1:*" })
+    m:handle(open(files.path))
+    local _, message, code = slave(m, "one"):call("/bad")
+    assert.equal("HANDLER_ERROR", code)
+    assert.equal(files:at("bad.msg.lua") .. ":2: returned what JSON cannot carry: a function", message)
+  end)
+
   --- Asks without a break from `slaves`; `floor()` is the number that answers must have reached when
   --- a request begins.
   local function keep_asking(slaves, floor)

@@ -186,8 +186,19 @@ local REACTIONS = {}
 
 function REACTIONS.auth_failed(self, refusal) self.refusals:report(refusal) end
 
-function REACTIONS.error(self, message, place)
-  self.log.error((place or "node") .. " failed", { error = message })
+--- A traceback with lines of ours alone says nothing about what the handler did.
+local function without_our_trace(message)
+  local text, trace = message:match("^(.-)\nstack traceback:\n(.*)$")
+  if not text or text:find("^znl/") then return message end
+  for line in trace:gmatch("[^\n]+") do
+    if not line:find("^%s+%[C%]: ") and not line:find("^%s+znl/") then return message end
+  end
+  return text
+end
+
+function REACTIONS.error(self, message, place, from)
+  if from == "" then from = nil end
+  self.log.error((place or "node") .. " failed", { from = from, error = without_our_trace(message) })
 end
 
 --- Not an event of its own: something for the operator, already counted by the core.

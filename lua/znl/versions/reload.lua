@@ -26,6 +26,7 @@ local AWAY_MS = 100
 ---@field units table<string, znl.Unit>  by path
 ---@field generation integer  versions put into service so far
 ---@field counts table<string, integer>
+---@field private has_looked? boolean  what comes from now on is news
 local Reload = {}
 Reload.__index = Reload
 
@@ -346,7 +347,9 @@ local function swap(self, staged, stage)
       self.counts.reloads = self.counts.reloads + 1
     end
     report(self, "reload", version.generation, of.path)
-    self.opts.log[is_first and "debug" or "info"](is_first and "handler loaded" or "handler reloaded",
+    local is_start = is_first and not self.has_looked
+    self.opts.log[is_start and "debug" or "info"](
+      is_start and "handler loaded" or is_first and "handler added" or "handler reloaded",
       { file = of.path, route = of.route, generation = version.generation })
     self.opts.swapped(of)
   end
@@ -452,6 +455,7 @@ function Reload:look(forced)
     end
     attempts[one.key] = self.attempts[one.key]
   end
+  self.has_looked = true
   self.attempts = attempts -- those of groups that are no longer wanted are forgotten
   return first_message, first_held
 end
