@@ -34,7 +34,9 @@ end
 function M.compile(text, environment)
   text = strip(text)
   -- An argument, as a call in `return f()` would leave no trace of its line.
-  local chunk = load("return (...)(" .. text .. "\n)", NAME, "t", environment)
+  -- The new line ends a comment; without need of it, errors would name a line that was not typed.
+  local chunk = load("return (...)(" .. text .. ")", NAME, "t", environment)
+      or load("return (...)(" .. text .. "\n)", NAME, "t", environment)
   if chunk then return chunk end
   local message
   chunk, message = load(text, NAME, "t", environment)

@@ -35,19 +35,34 @@ Globals stay, locals end with their input. An input that is not complete goes on
 
 Ctrl-C cancels the input that runs. Tab completes names, the arrows and Ctrl-R recall lines.]]
 
+local REMOTE_HELP = [[
+Type Lua. It runs inside the node: an expression is shown, a statement is run, what waits, waits.
+There are node, which is the node itself, and znl:
+
+  > node:counters()
+  > node:slaves()
+  > node.source:routes()
+
+Globals stay, locals end with their input. An input that is not complete goes on in the next line.
+
+  .help    this
+  .stats   what its runtime is doing
+  .exit    ends; so does Ctrl-D]]
+
 local STATS = "return require('znl.core.runtime').counters()"
 
 ---@class znl.cli.Session
----@field evaluate fun(self: table, text: string): boolean, string  yields
+---@field evaluate fun(self: table, text: string): boolean, string, string?  yields
 ---@field cancel fun(self: table)
 ---@field environment table  for completion
+---@field help string
 
 --- Inputs run here.
 local Local = {}
 Local.__index = Local
 
 local function open_local()
-  return setmetatable({ environment = evaluation.environment() }, Local)
+  return setmetatable({ environment = evaluation.environment(), help = HELP }, Local)
 end
 
 function Local:evaluate(text)
@@ -79,7 +94,14 @@ local function open_remote(opts)
   local ok
   ok, message, code = connection:wait_online(opts.timeout)
   if not ok then return nil, message, code end
-  return setmetatable({ peer = connection, timeout = opts.timeout, environment = {} }, Remote)
+  local self = setmetatable(
+    { peer = connection, timeout = opts.timeout, environment = {}, help = REMOTE_HELP }, Remote)
+  -- Better now than after the first line somebody typed.
+  local may
+  may, message, code = self:evaluate("")
+  if may or not code then return self end
+  connection:close()
+  return nil, ("%s: %s"):format(opts.endpoint, message), code
 end
 
 function Remote:evaluate(text)
@@ -88,9 +110,9 @@ function Remote:evaluate(text)
     return answer.ok and true or false, (tostring(answer.text or ""):gsub("\n$", ""))
   end
   if code == "NOT_FOUND" or code == "UNSUPPORTED" then
-    return false, "the node does not evaluate; it would with console = { eval = true }"
+    return false, "the node runs no Lua for others; with console = { eval = true } it would", "NOT_FOUND"
   end
-  return false, ("%s (%s)"):format(tostring(message), tostring(code))
+  return false, ("%s (%s)"):format(tostring(message), tostring(code)), code
 end
 
 function Remote.cancel() end
@@ -104,7 +126,7 @@ local function dot_command(session, text, say)
     local _, result = session:evaluate(STATS)
     say(result)
   elseif name == "help" then
-    say(HELP)
+    say(session.help)
   else
     say(("there is no .%s; .help lists what there is"):format(name))
   end
