@@ -391,6 +391,10 @@ static int load_script(lua_State *L, const struct options *options, const char *
         return luaL_loadbuffer(L, options->chunk, strlen(options->chunk), "=(command line)");
     if (options->is_tool)
         return luaL_loadbuffer(L, run_tool, strlen(run_tool), "=znlrun");
+    if (options->is_watch && access(script, R_OK) != 0) {
+        lua_pushfstring(L, "cannot open %s: %s", script, strerror(errno));
+        return LUA_ERRFILE;
+    }
     if (options->is_watch)
         return luaL_loadbuffer(L, run_watched, strlen(run_watched), "=znlrun");
     return luaL_loadfile(L, strcmp(script, "-") == 0 ? NULL : script);

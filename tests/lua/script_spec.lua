@@ -251,6 +251,13 @@ describe("znlrun --watch", function()
     await("hello v2 2 x")
   end)
 
+  it("says so when the script cannot be opened", function()
+    local pipe = io.popen(("timeout 10 %s --watch no-such.lua 2>&1; echo $?"):format(znlrun))
+    local text = pipe:read("*a")
+    pipe:close()
+    assert.equal("znlrun: cannot open no-such.lua: No such file or directory\n1\n", text)
+  end)
+
   it("refuses what cannot be watched", function()
     for _, arguments in ipairs { "--watch", "--watch -", "--watch -e 'x = 1'", "--watch --check a.lua" } do
       local pipe = io.popen(("%s %s 2>&1; echo $?"):format(znlrun, arguments))
