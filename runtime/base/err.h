@@ -17,7 +17,7 @@
     X(BUSY, -7, "BUSY", "the send queue is full")                                              \
     X(UNREACHABLE, -8, "UNREACHABLE", "no connection to that peer")                            \
     X(STOPPED, -9, "STOPPED", "stopped")                                                       \
-    X(ADDRESS_IN_USE, -10, "ADDRESS_IN_USE", "the endpoint is already in use")                 \
+    X(ADDRESS_IN_USE, -10, "ADDRESS_IN_USE", "already in use: something listens there")        \
     X(ADDRESS, -11, "ADDRESS", "the endpoint cannot be used")                                  \
     X(REBUILT, -12, "REBUILT", "the connection was rebuilt while waiting")                     \
     X(GONE, -13, "GONE", "the peer went off line while waiting")                               \

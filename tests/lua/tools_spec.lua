@@ -44,6 +44,13 @@ local function run(arguments, started)
   return shell("exec timeout 20 " .. znlrun .. " " .. arguments, started)
 end
 
+--- How wide the widest line is.
+local function columns(lines)
+  local widest = 0
+  for _, line in ipairs(lines) do widest = math.max(widest, #line) end
+  return widest
+end
+
 local function has(expected, text)
   assert.truthy(text:find(expected, 1, true), ("%q is not in: %s"):format(expected, text))
 end
@@ -113,6 +120,19 @@ describe("tools", function()
     has("--otu", answer.error)
   end)
 
+  it("name the option whose value is wrong, and show their usage to who left something out", function()
+    local code, _, err = run("call tcp://127.0.0.1:1 /x --timeout abc")
+    assert.equal(2, code)
+    assert.equal("znlrun call: --timeout: 'abc' must be a whole number in 1..86400000\n" ..
+      "znlrun call --help says more\n", err)
+    has("znlrun bench: --key: a key is given as env:NAME", select(3, run("bench tcp://127.0.0.1:1 --key secret")))
+    err = select(3, run("call"))
+    has("znlrun call: missing argument 'endpoint'\nUsage: znlrun call [--id <id>]", err)
+    assert.equal("znlrun check: no-such: no such file or directory\n", (select(3, run("check no-such"))))
+    assert.equal("znlrun test: no-such: no such file or directory\n", (select(3, run("test no-such"))))
+    assert.equal("znlrun new: no-such/demo: no such file or directory\n", (select(3, run("new no-such/demo"))))
+  end)
+
   it("say when the output cannot be written, and end when nobody reads", function()
     local code, _, err = run("keygen > /dev/full")
     assert.equal(1, code)
@@ -121,6 +141,41 @@ describe("tools", function()
     code, _, err = shell(("{ sleep 0.2; %s keygen; echo $? >&2; } | true"):format(znlrun))
     assert.equal(0, code)
     assert.equal("141\n", err)
+  end)
+
+  it("show a node in as many columns as there are", function()
+    local node_view = require("znl.cli.node_view")
+    local function sample(at, received)
+      local latency = { count = 9, p50_ms = 0.001, p90_ms = 0.01, p99_ms = 12.5, max_ms = 1234 }
+      return {
+        at = at * 1e9,
+        stats = {
+          id = "demo", role = "master", endpoint = "tcp://127.0.0.1:6003", uptime_ms = 90000, clock_ms = 9000,
+          counters = { requests_in = received, received = received, sent = received, handlers = 4, queued = 1,
+            pending = 2, outbox = 3, handler_errors = 0, refused = received },
+          limits = { max_concurrency = 1000, max_queue = 10000, max_pending = 1000, outbox_messages = 10000,
+            max_peers = 10000 },
+          console = { asked = 0 }, latency = { recent = latency, total = latency },
+          process = { rss_bytes = 2 ^ 24, lua_bytes = 2 ^ 20, cpu_ms = at * 500 },
+          runtime = { tasks = 3, timers = 1234 }, handlers = { handlers = 3, broken = 1, reloads = 5, failures = 2 },
+          slave_count = 1, slaves = { { id = ("s"):rep(80), since_ms = 1000, last_seen_ms = 8000 } },
+        },
+      }
+    end
+    local before, now = sample(1, 0), sample(2, 1234567)
+    local wide = node_view.render(now, before, 100)
+    assert.is_true(columns(wide) <= 100)
+    local text = table.concat(wide, "\n")
+    has("requests  1,234,567/s, 0 errors/s, 1,234,567 refused/s, 1,234,567 messages in/s, 1,234,567 out/s", text)
+    has("lately    handlers took p50 0.001, p90 0.01, p99 12.5, max 1.23e+03 ms", text)
+    has("memory    16.0 MiB, Lua 1.0 MiB, cpu 50 %", text)
+    has("files     3 handlers, 1 broken, 5 reloads, 2 failed", text)
+    has("SLAVE                                                       ON LINE  LAST SEEN", text)
+    local narrow = node_view.render(now, before, 60)
+    assert.is_true(columns(narrow) <= 60, table.concat(narrow, "\n"))
+    text = table.concat(narrow, "\n")
+    has("\nrequests  1,234,567/s, 0 errors/s, 1,234,567 refused/s,\n          1,234,567 messages in/s", text)
+    has(("s"):rep(38) .. "         8s         1s", text)
   end)
 
   describe("with a master", function()
@@ -382,7 +437,7 @@ describe("tools", function()
       local code, out, err, _ = run("top " .. endpoint .. " --once")
       assert.equal(0, code, err)
       has("master  master  " .. endpoint, out)
-      has("1 requests so far", out)
+      has("requests  1 so far", out)
       has("znlrun-top-", out)
       assert.is_nil(out:find("\27", 1, true))
       code, out = run("top " .. endpoint .. " --once --json")

@@ -64,6 +64,20 @@ local function epilog(description)
   return table.concat(lines, "\n")
 end
 
+--- argparse does not say which option has the value it refuses.
+local function name_options(parser)
+  for _, option in ipairs(parser._options) do
+    local convert = option._convert
+    if type(convert) == "function" then
+      option:convert(function(text)
+        local value, message = convert(text)
+        if value == nil and message then message = ("%s: %s"):format(option._name, message) end
+        return value, message
+      end)
+    end
+  end
+end
+
 local function make_parser(description)
   local parser = argparse("znlrun " .. description.name)
   parser:description(description.summary .. (description.description and "\n" .. description.description or ""))
@@ -73,6 +87,7 @@ local function make_parser(description)
   parser:help_description_margin(26)
   parser:add_help(false)
   description.configure(parser)
+  name_options(parser)
   parser:flag("--json", "Print JSON, one object per line, errors included.")
   parser:flag("-v --verbose", "Log what happens on standard error; twice: more of it."):count("0-2"):target("verbose")
   parser:flag("-h --help", "Print this and end."):action(function() error({ help = true }, 0) end)
@@ -109,7 +124,10 @@ local function run(description, args)
       return exit_code.OK
     end
     local code = out:fail(refusal.usage, "USAGE")
-    out:note(parser:get_usage() .. "\nznlrun " .. description.name .. " --help says more")
+    -- The shape of the whole helps who left out a part of it, and is noise for who mistyped one.
+    local is_incomplete = refusal.usage:find("^missing argument") or refusal.usage:find("^too many arguments")
+    if is_incomplete then out:note(parser:get_usage()) end
+    out:note("znlrun " .. description.name .. " --help says more")
     return code
   end
   if LEVELS[opts.verbose] then log.set_level(LEVELS[opts.verbose]) end

@@ -70,11 +70,11 @@ end
 local Peer = {}
 Peer.__index = Peer
 
---- An id nobody else has.
+--- An id nobody else has: 48 random bits, short enough for a line of the master's log.
 ---@param tool string
 ---@return string
 function M.unique_id(tool)
-  return ("znlrun-%s-%s"):format(tool, crypto.uuid())
+  return ("znlrun-%s-%s"):format(tool, crypto.uuid():sub(1, 13))
 end
 
 --- Connects. Yields.

@@ -24,9 +24,9 @@ local endpoint = os.getenv("{{NAME}}_ENDPOINT") or "{{endpoint}}"
 local master = znl.master { id = "{{name}}", endpoint = endpoint }
 
 master:handle(znl.handlers(folder .. "handlers"))
-master:on("slave_connected", function(id) znl.log.info("slave came", { slave = id }) end)
+master:on("slave_connected", function(id) znl.log.debug("slave came", { slave = id }) end)
 master:on("slave_disconnected", function(id, reason)
-  znl.log.info("slave went", { slave = id, reason = reason })
+  znl.log.debug("slave went", { slave = id, reason = reason })
 end)
 
 assert(master:start())

@@ -78,6 +78,7 @@ end
 ---@field errors table<string, integer>
 ---@field error_count integer
 ---@field bytes_in integer
+---@field answered? number  of uv.hrtime, the last time
 
 local function size_of(reply)
   if type(reply) == "string" then return #reply end
@@ -110,6 +111,7 @@ local function keep_asking(ask, result, ends)
     local answered = now()
     if reply ~= nil then
       result.latency:add((answered - asked) / 1000)
+      result.answered = answered
       result.bytes_in = result.bytes_in + size_of(reply)
     elseif not runtime.stopping() then
       code = code or "FAILED"
@@ -218,7 +220,13 @@ local function run(opts, out)
   local report = out.json and report_object or report_text
   report(out, opts, result, elapsed, #bytes)
   if result.error_count == 0 then return exit_code.OK end
-  if not out.json then out:note("the first error: " .. result.first_error) end
+  if not out.json then
+    out:note("the first error: " .. result.first_error)
+    if (result.errors.REBUILT or result.errors.GONE) and result.answered then
+      out:note(("the last answer came after %.1f s: then the master was gone"):format(
+        (result.answered - result.began) / 1e9))
+    end
+  end
   return result.latency.count > 0 and exit_code.FAILED or exit_code.of(main_error(result))
 end
 

@@ -4,6 +4,7 @@
 local checkup = require("znl.cli.checkup")
 local command = require("znl.cli.command")
 local exit_code = require("znl.cli.exit_code")
+local os_error = require("znl.system.os_error")
 local source = require("znl.versions.source")
 local tree = require("znl.versions.tree")
 local uv = require("luv")
@@ -31,11 +32,10 @@ end
 local function check_all(checks, paths, out)
   local count = 0
   for _, path in ipairs(paths) do
-    local stat, message = uv.fs_stat(path)
-    if not stat then return nil, message end
+    local stat, problem = uv.fs_stat(path)
+    if not stat then return os_error.result(path, problem) end
     if stat.type == "directory" then
-      local files
-      files, message = check_folder(checks, path, out)
+      local files, message = check_folder(checks, path, out)
       if not files then return nil, message end
       count = count + files
     else

@@ -3,6 +3,7 @@
 
 local command = require("znl.cli.command")
 local master = require("znl.project.master")
+local os_error = require("znl.system.os_error")
 local peer = require("znl.cli.peer")
 local shared = require("znl.project.shared")
 local slave = require("znl.project.slave")
@@ -42,10 +43,10 @@ local function prepare(path)
   local made, message = uv.fs_mkdir(path, FOLDER_MODE)
   if made then return true, nil, true end
   local stat = uv.fs_stat(path)
-  if not stat then return nil, message end
+  if not stat then return os_error.result(path, message) end
   if stat.type ~= "directory" then return nil, path .. " is there already, and is no folder" end
   local request, scan_message = uv.fs_scandir(path)
-  if not request then return nil, scan_message end
+  if not request then return os_error.result(path, scan_message) end
   if uv.fs_scandir_next(request) then return nil, path .. " is there already, and is not empty" end
   return true
 end
@@ -56,7 +57,7 @@ local function make_folders(root, path, made)
     folder = folder .. "/" .. part
     if not made[folder] then
       local ok, message = uv.fs_mkdir(folder, FOLDER_MODE)
-      if not ok then return nil, message end
+      if not ok then return os_error.result(folder, message) end
       made[folder] = true
       made[#made + 1] = folder
     end
@@ -66,7 +67,7 @@ end
 
 local function write(path, text)
   local descriptor, message = uv.fs_open(path, "wx", FILE_MODE)
-  if not descriptor then return nil, message end
+  if not descriptor then return os_error.result(path, message) end
   local written, write_message = uv.fs_write(descriptor, text, 0)
   uv.fs_close(descriptor)
   if written == #text then return true end

@@ -3,6 +3,7 @@
 
 local command = require("znl.cli.command")
 local exit_code = require("znl.cli.exit_code")
+local os_error = require("znl.system.os_error")
 local runtime = require("znl.core.runtime")
 local source = require("znl.versions.source")
 local stage = require("znl.test.stage")
@@ -21,11 +22,10 @@ local function find_files(paths)
     files[#files + 1] = path
   end
   for _, path in ipairs(paths) do
-    local stat, message = uv.fs_stat(path)
-    if not stat then return nil, message end
+    local stat, problem = uv.fs_stat(path)
+    if not stat then return os_error.result(path, problem) end
     if stat.type == "directory" then
-      local found
-      found, message = tree.scan(path, ENDING)
+      local found, message = tree.scan(path, ENDING)
       if not found then return nil, message end
       for _, file in ipairs(found.files) do add(file.path) end
     else
