@@ -7,16 +7,23 @@
 local argparse = require("argparse")
 local znl = require("znl")
 
+local function whole(text)
+  if text:find("^%d+$") then return tonumber(text) end
+  return nil, ("'%s' must be a whole number"):format(text)
+end
+
 local parser = argparse("znlrun scripts/master.lua", "Runs a ZNL master.")
 parser:option("--id", "Name of this node."):default("master-1")
 parser:option("--endpoint", "Where to bind; port * lets the system choose."):default("tcp://127.0.0.1:6003")
 parser:option("--handlers", "Lua file or folder that answers requests; reloaded on change."):argname("<path>")
-parser:option("--workers", "Threads that run the handlers; 0: on the loop."):argname("<n>"):convert(tonumber)
+parser:option("--workers", "Threads that run the handlers; 0: on the loop."):argname("<n>"):convert(whole)
 parser:flag("--encrypted", "Proofs and sealed payloads; implied by a key.")
 parser:option("--key", "Key of slaves without one of their own: env:NAME or file:PATH."):argname("<ref>")
 parser:option("--auth-key", "Key of one slave; may be repeated."):argname("<id>=<ref>"):count("*")
-parser:option("--heartbeat", "Heartbeat interval in milliseconds; 0 turns them off."):convert(tonumber)
+parser:option("--heartbeat", "Heartbeat interval in milliseconds; 0 turns them off."):argname("<ms>"):convert(whole)
 parser:flag("--log-events", "Log slaves coming and going, and pushes.")
+parser:usage_max_width(98)
+parser:help_max_width(98)
 local args = parser:parse()
 
 local auth_keys = {}

@@ -7,18 +7,25 @@
 local argparse = require("argparse")
 local znl = require("znl")
 
+local function whole(text)
+  if text:find("^%d+$") then return tonumber(text) end
+  return nil, ("'%s' must be a whole number"):format(text)
+end
+
 local parser = argparse("znlrun scripts/slave.lua", "Runs a ZNL slave.")
 parser:option("--id", "Name of this node; one slave per name."):count(1)
 parser:option("--endpoint", "Where the master is."):default("tcp://127.0.0.1:6003")
 parser:option("--handlers", "Lua file or folder that answers requests; reloaded on change."):argname("<path>")
-parser:option("--workers", "Threads that run the handlers; 0: on the loop."):argname("<n>"):convert(tonumber)
+parser:option("--workers", "Threads that run the handlers; 0: on the loop."):argname("<n>"):convert(whole)
 parser:option("--service", "Lua file that answers service requests; may be repeated.")
   :argname("<name>=<file>"):count("*")
 parser:flag("--encrypted", "Proofs and sealed payloads; implied by --key.")
 parser:option("--key", "Key of this slave: env:NAME or file:PATH."):argname("<ref>")
 parser:option("--master-id", "The only master to believe."):argname("<id>")
-parser:option("--heartbeat", "Heartbeat interval in milliseconds; 0 turns them off."):convert(tonumber)
+parser:option("--heartbeat", "Heartbeat interval in milliseconds; 0 turns them off."):argname("<ms>"):convert(whole)
 parser:flag("--log-events", "Log the master coming and going, and publishes.")
+parser:usage_max_width(98)
+parser:help_max_width(98)
 local args = parser:parse()
 
 local slave = znl.slave {

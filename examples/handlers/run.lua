@@ -6,7 +6,7 @@
 ---
 --- SPDX-License-Identifier: MIT
 
-local json = require("cjson")
+local json = require("znl.json")
 local znl = require("znl")
 
 local here = debug.getinfo(1, "S").source:match("^@(.*/)") or "./"
@@ -27,7 +27,7 @@ local failed
 
 local function ask(route)
   local answer, message, code = slave:call(route, nil, { timeout_ms = 1000 })
-  print(route, answer ~= nil and json.encode(answer) or ("%s: %s"):format(code, message))
+  print(("%-16s %s"):format(route, answer ~= nil and json.encode(answer) or ("%s: %s"):format(code, message)))
   return code
 end
 

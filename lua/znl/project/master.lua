@@ -6,8 +6,9 @@ local M = {}
 --- What to type next: commands and what they do.
 M.NEXT = {
   { "znlrun test", "runs the tests" },
-  { "znlrun service.lua", "starts it; change a file in handlers/ while it runs" },
+  { "znlrun service.lua", "runs it; edit handlers/ meanwhile" },
   { "znlrun call {{endpoint}} /greet/Ada", "asks it, from another terminal" },
+  { "znlrun top {{endpoint}}", "shows what it does" },
 }
 
 ---@type table<string, string>
@@ -21,7 +22,10 @@ local znl = require("znl")
 local folder = arg[0]:match("^(.*/)") or ""
 local endpoint = os.getenv("{{NAME}}_ENDPOINT") or "{{endpoint}}"
 
-local master = znl.master { id = "{{name}}", endpoint = endpoint }
+local master = znl.master {
+  id = "{{name}}", endpoint = endpoint,
+  console = true, -- for znlrun top; whoever can connect may look in
+}
 
 master:handle(znl.handlers(folder .. "handlers"))
 master:on("slave_connected", function(id) znl.log.debug("slave came", { slave = id }) end)
@@ -90,8 +94,9 @@ A service for znlrun that answers requests.
 
 ```sh
 znlrun test                  # run the tests
-znlrun service.lua           # start it; change a file in handlers/ while it runs
+znlrun service.lua           # run it; edit handlers/ meanwhile
 znlrun call {{endpoint}} /greet/Ada       # ask it, from another terminal
+znlrun top {{endpoint}}                   # see what it does
 ```
 
 | file | what it is |
@@ -102,13 +107,14 @@ znlrun call {{endpoint}} /greet/Ada       # ask it, from another terminal
 | `{{name}}.service` | systemd unit; its head says how to install it |
 | `.luarc.json` | lets editors with the Lua language server know znlrun |
 
-`znlrun check handlers` finds mistakes without running the service. It listens on `{{endpoint}}`, for
+`znlrun check` finds mistakes without running the service; `znlrun --log-level debug service.lua`
+also logs who comes and goes. The service listens on `{{endpoint}}`, for
 this machine only; `{{NAME}}_ENDPOINT` says otherwise. Before it listens for others, turn encryption
 on in `service.lua`:
 
 ```lua
 local master = znl.master {
-  id = "{{name}}", endpoint = endpoint, encrypted = true,
+  id = "{{name}}", endpoint = endpoint, encrypted = true, console = true,
   auth_keys = { ["slave-1"] = znl.secret("env:SLAVE_1_KEY") },   -- znlrun keygen makes one
 }
 ```

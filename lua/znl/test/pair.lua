@@ -123,7 +123,8 @@ end
 ---@return znl.TestHandlers
 function M.handlers(path, opts, level)
   opts = options.read(HANDLERS_SPEC, opts, "t.handlers", level + 1)
-  local handlers = znl.handlers(path, opts.handlers)
+  local ok, handlers = pcall(znl.handlers, path, opts.handlers)
+  if not ok then error((tostring(handlers):gsub("^[^\n]-:%d+: ", "")), level) end
   local self = M.open({ encrypted = opts.encrypted, master = opts.master, slave = opts.slave }, level)
   self.handlers, self.side = handlers, opts.side
   self[opts.side]:handle(handlers)
