@@ -51,6 +51,13 @@ describe("znlrun test", function()
     return code, results, summary, err
   end
 
+  it("blames the line of the test for handlers that are not there", function()
+    test_file('t.test("x", function()\n  t.handlers("nowhere")\nend)\n')
+    local code, out = here:run { "test" }
+    assert.equal(1, code)
+    assert.truthy(out:find("a_test.lua:4: znl.handlers: nowhere: No such file or directory", 1, true), out)
+  end)
+
   it("passes what passes, in no time", function()
     test_file [[
       t.test("echoes", function()

@@ -165,8 +165,9 @@ function Peer:explain(message, code, timeout_ms)
   if self.refusal then
     return nil, ("%s: the answers of the master are refused: %s"):format(self.endpoint, self.refusal), "UNREACHABLE"
   end
-  return nil, ("%s: no sign of life: it is no master, or hangs, or refuses this id%s; its log says why it refuses"):format(
-    self.endpoint, self.is_encrypted and " or key" or " (an encrypted one needs --id and --key)"), "UNREACHABLE"
+  local id = self.is_encrypted and "id or key" or "id (an encrypted one needs --id and --key)"
+  return nil, ("%s: no sign of life: it is no master, or hangs, or refuses this %s; its log says why it refuses")
+    :format(self.endpoint, id), "UNREACHABLE"
 end
 
 --- Waits, or less long when a signal comes. Yields.
