@@ -143,6 +143,21 @@ describe("tools", function()
     assert.equal("141\n", err)
   end)
 
+  it("show progress on one line, however narrow the terminal", function()
+    local shown, stderr = {}, io.stderr
+    local out = require("znl.cli.output").new("bench", {})
+    out.has_progress = true
+    local fake = { write = function(_, ...) shown[#shown + 1] = table.concat { ... } end, flush = function() end }
+    rawset(io, "stderr", fake)
+    local ok, message = pcall(function()
+      out:progress("half of it")
+      out:clear_progress()
+    end)
+    rawset(io, "stderr", stderr)
+    assert.is_true(ok, message)
+    assert.same({ "\r\27[K\27[?7lhalf of it\27[?7h", "\r\27[K" }, shown)
+  end)
+
   it("show a node in as many columns as there are", function()
     local node_view = require("znl.cli.node_view")
     local function sample(at, received)

@@ -96,7 +96,8 @@ end
 ---@param text string
 function Output:progress(text)
   if not self.has_progress then return end
-  io.stderr:write("\r\27[K", text)
+  -- Cut at the edge, not carried over: one line is all that is wiped away again.
+  io.stderr:write("\r\27[K\27[?7l", text, "\27[?7h")
   io.stderr:flush()
   self.is_line_open = true
 end
