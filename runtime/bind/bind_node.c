@@ -161,11 +161,14 @@ static int field_function(lua_State *L, const char *name)
     return LUA_NOREF;
 }
 
+static void leave(znl_deferred *deferred);
+
 static znl_node_box *new_box(lua_State *L, const char *type)
 {
     znl_node_box *b = lua_newuserdata(L, sizeof *b);
     memset(b, 0, sizeof *b);
     b->vm = znl_vm_of(L);
+    b->leave_due.run = leave;
     b->self_ref = b->event_ref = b->handler_ref = b->services_ref = LUA_NOREF;
     b->console_ref = b->payload_ref = b->from_ref = LUA_NOREF;
     b->request_meta_ref = b->run_json_ref = b->place_ref = LUA_NOREF;
@@ -300,7 +303,20 @@ static void stop(znl_node_box *b)
         znl_slave_stop(b->slave);
     znl_node_box_drop_queue(b);
     znl_node_box_cancel_jobs(b, (znl_frame){NULL, 0});
-    znl_node_box_let_go(b);
+    /* What stops a node is often called by the node: it must outlive the calls on the stack. */
+    b->leaves++;
+    znl_loop_defer(b->vm->loop, &b->leave_due);
+}
+
+/* The holds of the runs that have ended. */
+static void leave(znl_deferred *deferred)
+{
+    znl_node_box *b =
+            (znl_node_box *)(void *)((char *)deferred - offsetof(znl_node_box, leave_due));
+    unsigned count = b->leaves;
+    b->leaves = 0;
+    while (count-- > 0)
+        znl_node_box_let_go(b); /* the last one may be the end of the box */
 }
 
 static int node_stop(lua_State *L)
@@ -439,6 +455,7 @@ static int node_gc(lua_State *L)
     luaL_unref(L, LUA_REGISTRYINDEX, b->event_ref);
     b->event_ref = LUA_NOREF; /* no events from a collected node */
     stop(b);
+    znl_loop_undefer(b->vm->loop, &b->leave_due);
     znl_master_free(b->master);
     znl_slave_free(b->slave);
     b->node = NULL;

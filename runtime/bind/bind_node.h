@@ -68,6 +68,8 @@ struct znl_node_box {
     znl_slave *slave;
     int self_ref; /* anchors the userdata while `holds` > 0 */
     unsigned holds;
+    unsigned leaves; /* holds to give back in the next turn of the loop */
+    znl_deferred leave_due;
     int event_ref; /* on_event */
     int handler_ref;
     int console_ref; /* answers calls under "/-/" */
