@@ -46,6 +46,23 @@ static uint32_t check_timeout(lua_State *L, int index)
     return znl_lua_checku32(L, index, "timeout_ms", 1, ZNL_TIMEOUT_MS_MAX);
 }
 
+/* What every question has in common. */
+struct question {
+    znl_frame *payload;
+    size_t count;
+    uint32_t timeout_ms;
+    int is_limited;
+};
+
+/* Reads the payload at `index` and the timeout after it, which is then limited as above. 0, or why
+ * the question cannot be asked; misuse raises. */
+static int read_question(lua_State *L, int index, znl_node_box *b, struct question *q)
+{
+    q->timeout_ms = check_timeout(L, index + 1);
+    int err = znl_node_box_checkpayload(L, index, b, &q->payload, &q->count);
+    return err != 0 ? err : limit_timeout(L, b, &q->timeout_ms, &q->is_limited);
+}
+
 /* A route: "" or a path. */
 static znl_frame check_route(lua_State *L, int index)
 {
@@ -63,20 +80,15 @@ int znl_node_master_request(lua_State *L)
 {
     znl_node_box *b = znl_node_box_checkmaster(L);
     znl_frame id = znl_lua_checkframe(L, 2, "slave_id", ZNL_ID_BYTES_MAX);
-    uint32_t timeout_ms = check_timeout(L, 4);
     znl_frame none = {NULL, 0};
-    znl_frame *payload;
-    size_t count;
-    int is_limited;
-    int err = znl_node_box_checkpayload(L, 3, b, &payload, &count);
-    if (err == 0)
-        err = limit_timeout(L, b, &timeout_ms, &is_limited);
-    if (err == 0 && is_limited && znl_master_calls(b->master, id) == ZNL_CALLS_YES)
+    struct question q;
+    int err = read_question(L, 3, b, &q);
+    if (err == 0 && q.is_limited && znl_master_calls(b->master, id) == ZNL_CALLS_YES)
         err = znl_master_call(
-                b->master, id, &plain, payload, count, timeout_ms, park(L, "request"));
+                b->master, id, &plain, q.payload, q.count, q.timeout_ms, park(L, "request"));
     else if (err == 0)
         err = znl_master_request(
-                b->master, id, none, payload, count, timeout_ms, park(L, "request"));
+                b->master, id, none, q.payload, q.count, q.timeout_ms, park(L, "request"));
     return err == 0 ? lua_yield(L, 0) : znl_lua_fail(L, err, "request");
 }
 
@@ -86,17 +98,12 @@ int znl_node_master_service_request(lua_State *L)
     znl_node_box *b = znl_node_box_checkmaster(L);
     znl_frame id = znl_lua_checkframe(L, 2, "slave_id", ZNL_ID_BYTES_MAX);
     znl_frame service = znl_lua_checkframe(L, 3, "service", ZNL_SERVICE_BYTES_MAX);
-    uint32_t timeout_ms = check_timeout(L, 5);
-    znl_frame *payload;
-    size_t count;
     luaL_argcheck(L, service.size > 0, 3, "service must not be empty");
-    int is_limited;
-    int err = znl_node_box_checkpayload(L, 4, b, &payload, &count);
+    struct question q;
+    int err = read_question(L, 4, b, &q);
     if (err == 0)
-        err = limit_timeout(L, b, &timeout_ms, &is_limited);
-    if (err == 0)
-        err = znl_master_request(
-                b->master, id, service, payload, count, timeout_ms, park(L, "service_request"));
+        err = znl_master_request(b->master, id, service, q.payload, q.count, q.timeout_ms,
+                park(L, "service_request"));
     return err == 0 ? lua_yield(L, 0) : znl_lua_fail(L, err, "service_request");
 }
 
@@ -106,16 +113,11 @@ int znl_node_master_call(lua_State *L)
     znl_node_box *b = znl_node_box_checkmaster(L);
     znl_frame id = znl_lua_checkframe(L, 2, "slave_id", ZNL_ID_BYTES_MAX);
     znl_call call = {.route = check_route(L, 3), .is_json = lua_toboolean(L, 6)};
-    uint32_t timeout_ms = check_timeout(L, 5);
-    znl_frame *payload;
-    size_t count;
-    int is_limited;
-    int err = znl_node_box_checkpayload(L, 4, b, &payload, &count);
-    if (err == 0)
-        err = limit_timeout(L, b, &timeout_ms, &is_limited);
+    struct question q;
+    int err = read_question(L, 4, b, &q);
     if (err == 0)
         err = znl_master_call(
-                b->master, id, &call, payload, count, timeout_ms, park(L, "call"));
+                b->master, id, &call, q.payload, q.count, q.timeout_ms, park(L, "call"));
     return err == 0 ? lua_yield(L, 0) : znl_lua_fail(L, err, "call");
 }
 
@@ -123,17 +125,13 @@ int znl_node_master_call(lua_State *L)
 int znl_node_slave_request(lua_State *L)
 {
     znl_node_box *b = znl_node_box_checkslave(L);
-    uint32_t timeout_ms = check_timeout(L, 3);
-    znl_frame *payload;
-    size_t count;
-    int is_limited;
-    int err = znl_node_box_checkpayload(L, 2, b, &payload, &count);
-    if (err == 0)
-        err = limit_timeout(L, b, &timeout_ms, &is_limited);
-    if (err == 0 && is_limited && znl_slave_calls(b->slave) == ZNL_CALLS_YES)
-        err = znl_slave_call(b->slave, &plain, payload, count, timeout_ms, park(L, "request"));
+    struct question q;
+    int err = read_question(L, 2, b, &q);
+    if (err == 0 && q.is_limited && znl_slave_calls(b->slave) == ZNL_CALLS_YES)
+        err = znl_slave_call(
+                b->slave, &plain, q.payload, q.count, q.timeout_ms, park(L, "request"));
     else if (err == 0)
-        err = znl_slave_request(b->slave, payload, count, timeout_ms, park(L, "request"));
+        err = znl_slave_request(b->slave, q.payload, q.count, q.timeout_ms, park(L, "request"));
     return err == 0 ? lua_yield(L, 0) : znl_lua_fail(L, err, "request");
 }
 
@@ -142,15 +140,11 @@ int znl_node_slave_call(lua_State *L)
 {
     znl_node_box *b = znl_node_box_checkslave(L);
     znl_call call = {.route = check_route(L, 2), .is_json = lua_toboolean(L, 5)};
-    uint32_t timeout_ms = check_timeout(L, 4);
-    znl_frame *payload;
-    size_t count;
-    int is_limited;
-    int err = znl_node_box_checkpayload(L, 3, b, &payload, &count);
+    struct question q;
+    int err = read_question(L, 3, b, &q);
     if (err == 0)
-        err = limit_timeout(L, b, &timeout_ms, &is_limited);
-    if (err == 0)
-        err = znl_slave_call(b->slave, &call, payload, count, timeout_ms, park(L, "call"));
+        err = znl_slave_call(
+                b->slave, &call, q.payload, q.count, q.timeout_ms, park(L, "call"));
     return err == 0 ? lua_yield(L, 0) : znl_lua_fail(L, err, "call");
 }
 

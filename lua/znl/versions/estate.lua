@@ -18,6 +18,7 @@ local M = {}
 ---@field finish fun(object: any)  ends it
 ---@field is_heir? boolean  it came from the version before
 ---@field is_displaced? boolean  ended for the sake of a newer one, whose version may yet fail
+---@field was_running? boolean  when it was displaced
 
 ---@class znl.Estate
 ---@field entries table<string, znl.EstateEntry>
