@@ -42,7 +42,7 @@ static inline void znl_put_be32(uint8_t *at, uint32_t value)
     at[3] = (uint8_t)value;
 }
 
-/* A scratch buffer that only grows. Zeroed memory is an empty buffer. */
+/* A buffer that only grows. Zeroed memory is an empty buffer. */
 typedef struct znl_buffer {
     uint8_t *data;
     size_t size;
@@ -51,6 +51,12 @@ typedef struct znl_buffer {
 
 /* Makes room for `size` bytes in all; the content is not kept. ZNL_E_NOMEM leaves it as it was. */
 int znl_buffer_reserve(znl_buffer *buffer, size_t size);
+
+/* Makes room for `extra` bytes after the content, which is kept. ZNL_E_NOMEM leaves all as it was. */
+int znl_buffer_extend(znl_buffer *buffer, size_t extra);
+
+/* Appends. 0 or ZNL_E_NOMEM. */
+int znl_buffer_append(znl_buffer *buffer, const void *data, size_t size);
 
 /* Gives the memory back when more than `keep` bytes are held. */
 void znl_buffer_trim(znl_buffer *buffer, size_t keep);

@@ -83,6 +83,30 @@
 #define ZNL_START_ALLOWANCE_MS_DEFAULT 10000u
 #define ZNL_STOP_LINGER_MS 250u /* what a stopping node grants its last frames */
 
+/* --- streams, HTTP, WebSocket ------------------------------------------------------------------ */
+
+#define ZNL_CONNECT_MS_DEFAULT 5000u /* micro spec, section 21 */
+#define ZNL_HANDSHAKE_MS_DEFAULT                                                               \
+    10000u /* TLS and the head of a request, of who connects to us */
+#define ZNL_HTTP_IDLE_MS_DEFAULT 60000u /* between requests of one connection */
+#define ZNL_HTTP_HEAD_BYTES_DEFAULT 16384u
+#define ZNL_HTTP_BODY_BYTES_DEFAULT 65536u
+#define ZNL_WS_CLOSE_MS_DEFAULT 2000u /* until the peer's close frame */
+/* Bytes queued in one connection before writes are refused. */
+#define ZNL_STREAM_QUEUE_BYTES_DEFAULT (16u * 1024 * 1024)
+#define ZNL_CONNECTIONS_DEFAULT 100000u /* of one listener */
+
+/* --- micro ------------------------------------------------------------------------------------- */
+
+#define ZNL_JSON_DEPTH_DEFAULT 128u
+#define ZNL_MICRO_HEARTBEAT_MS 10000u /* micro spec, section 21 */
+#define ZNL_MICRO_HEARTBEAT_TIMEOUT_MS 20000u
+#define ZNL_MICRO_HEARTBEAT_CHECK_MS 5000u
+#define ZNL_MICRO_REQUEST_MS 30000u
+#define ZNL_MICRO_WINDOW_DEFAULT 256u /* chunks of one stream on their way */
+/* Ids we give begin here: a v1 peer counts from 0 and confuses equal ones (spec, section 24, 1). */
+#define ZNL_MICRO_ID_BASE (1ull << 40)
+
 /* --- replay ------------------------------------------------------------------------------------ */
 
 /* Nonces remembered: 12 bytes each, two minutes of 130,000 messages per second. */

@@ -1,0 +1,128 @@
+/* micro.h - one connection of the micro protocol, seen from one end (spec, sections 4 to 8): requests both
+ * ways, pushes, aborts, streams, heartbeats. Which namespace sits at the other end, and what to do when it
+ * goes, is decided above.
+ *
+ * Data crosses as JSON text: checked on the way in, trusted on the way out. {NULL, 0} is "absent".
+ *
+ * Layer: node. Everything here belongs to the loop thread. SPDX-License-Identifier: MIT */
+#ifndef ZNL_NODE_MICRO_H
+#define ZNL_NODE_MICRO_H
+
+#include "base/bytes.h"
+#include "state/pending.h" /* znl_waiter */
+#include "transport/loop.h"
+
+typedef struct znl_micro znl_micro;
+
+/* What takes the frames: a WebSocket, or a test. */
+typedef struct znl_micro_carrier {
+    int (*send)(void *carrier, const void *text, size_t size); /* as znl_ws_send() */
+    void (*ping)(void *carrier);
+    void (*pause)(void *carrier, int on); /* stop reading */
+} znl_micro_carrier;
+
+/* A request at work here, named until it is answered, aborted or the connection closes. Never 0. */
+typedef uint64_t znl_micro_job;
+
+typedef struct znl_micro_request {
+    znl_micro_job job;    /* 0: a push, nothing to answer */
+    znl_frame url;        /* escapes undone */
+    znl_frame data;       /* JSON; {NULL, 0}: absent */
+    int is_stream;        /* answer with chunks */
+    int is_flowing;       /* the asker grants credit: see znl_micro_chunk() */
+    uint64_t deadline_ms; /* of the asker, our extension; monotonic, 0: not told */
+} znl_micro_request;
+
+/* Why a request ended other than with data; also a stream. */
+typedef struct znl_micro_refusal {
+    int is_remote; /* the other side answered this; else `err` is why */
+    int err;       /* ZNL_E_TIMEOUT, _CLOSED, _CANCELLED, _PROTO, … */
+    int is_number; /* the status: `number`, else `status` */
+    double number;
+    znl_frame status; /* text */
+    znl_frame text;   /* the message, escapes undone; {NULL, 0}: none */
+} znl_micro_refusal;
+
+typedef struct znl_micro_events {
+    void (*on_request)(void *user, const znl_micro_request *request);
+    /* The asker gave it up, or the connection closes: no answer is sent any more. */
+    void (*on_abort)(void *user, znl_micro_job job);
+    /* A request of ours: its data ({NULL, 0}: absent), or why not. Exactly one of the two, once. */
+    void (*on_answer)(void *user, znl_waiter waiter, znl_frame data);
+    void (*on_refused)(void *user, znl_waiter waiter, const znl_micro_refusal *refusal);
+    /* A stream of ours: chunks, then its end: refusal NULL when it is complete. */
+    void (*on_chunk)(void *user, znl_waiter waiter, znl_frame payload);
+    void (*on_stream_end)(void *user, znl_waiter waiter, const znl_micro_refusal *refusal);
+    /* znl_micro_chunk() said BUSY before: it would not now. */
+    void (*on_room)(void *user, znl_micro_job job);
+    /* The peer has been silent for too long (spec, sections 8 and 23): close the connection. */
+    void (*on_silent)(void *user);
+} znl_micro_events;
+
+typedef struct znl_micro_options {
+    int is_ours;                   /* the peer speaks our extensions, as the upgrade told */
+    uint32_t max_pending;          /* requests and streams of ours */
+    uint32_t max_jobs;             /* requests of the peer at work here; beyond: OVERLOADED */
+    uint32_t max_depth;            /* of JSON */
+    uint32_t heartbeat_ms;         /* 0: none sent */
+    uint32_t heartbeat_timeout_ms; /* 0: never silent */
+    uint32_t heartbeat_check_ms;
+    int strict_heartbeat; /* 1: the v2 rule for every peer, also for one that never sent any */
+} znl_micro_options;
+
+/* `carrier_user` is what the carrier's functions get. 0 or ZNL_E_NOMEM. */
+int znl_micro_new(znl_micro **out, znl_loop *loop, const znl_micro_options *options,
+        const znl_micro_carrier *carrier, void *carrier_user, const znl_micro_events *events,
+        void *user);
+
+/* The connection has ended: everything that waits is refused with `err`, jobs are aborted, nothing is sent
+ * any more. Events come from inside this call. */
+void znl_micro_close(znl_micro *micro, int err);
+/* After znl_micro_close(). Accepts NULL. Not from inside an event of it. */
+void znl_micro_free(znl_micro *micro);
+
+/* --- in: what the carrier tells ------------------------------------------------------------------- */
+
+void znl_micro_receive(
+        znl_micro *micro, const void *text, size_t size); /* one message; events inside */
+void znl_micro_ponged(znl_micro *micro);
+void znl_micro_writable(znl_micro *micro); /* the carrier has room again */
+
+/* --- asking --------------------------------------------------------------------------------------- */
+
+/* 0 and *id; on_answer or on_refused follows, never from inside this call. ZNL_E_LIMIT (max_pending),
+ * ZNL_E_CLOSED, ZNL_E_BUSY, ZNL_E_NOMEM: nothing was sent. */
+int znl_micro_ask(znl_micro *micro, znl_frame url, znl_frame data, uint32_t timeout_ms,
+        int tells_deadline, znl_waiter waiter, uint64_t *id);
+int znl_micro_push(znl_micro *micro, znl_frame url, znl_frame data);
+
+/* Asks for a stream. `window`: chunks that may be on their way; the peer of ours is granted them, towards
+ * others reading stops when as many wait (see znl_micro_took). timeout_ms 0: none. */
+int znl_micro_ask_stream(znl_micro *micro, znl_frame url, znl_frame data, uint32_t window,
+        uint32_t timeout_ms, znl_waiter waiter, uint64_t *id);
+/* The script took `count` chunks: grants as many again, or reads on. */
+void znl_micro_took(znl_micro *micro, uint64_t id, uint32_t count);
+
+/* Gives a request or stream up: sends the abort frame, forgets it, no event follows. Harmless when over. */
+void znl_micro_abort(znl_micro *micro, uint64_t id);
+
+/* --- answering: ZNL_E_NOT_FOUND when the job is over; a push (0) is never answered ------------------- */
+
+int znl_micro_answer(znl_micro *micro, znl_micro_job job, znl_frame data);
+/* status: a JSON number or a text. For a stream it ends it, in the form streams have. */
+int znl_micro_refuse(znl_micro *micro, znl_micro_job job, const znl_micro_refusal *refusal);
+/* ZNL_E_BUSY: no credit, or the connection's queue is full; nothing was sent, on_room will come. */
+int znl_micro_chunk(znl_micro *micro, znl_micro_job job, znl_frame payload);
+int znl_micro_finish(znl_micro *micro, znl_micro_job job); /* the stream is complete */
+
+/* --- looking -------------------------------------------------------------------------------------- */
+
+typedef struct znl_micro_counters {
+    uint64_t received, sent, requests, pushes, answers, timeouts, aborts, chunks, malformed,
+            unknown;
+} znl_micro_counters;
+void znl_micro_count(const znl_micro *micro, znl_micro_counters *out);
+uint32_t znl_micro_pending(const znl_micro *micro); /* requests and streams of ours */
+uint32_t znl_micro_jobs(const znl_micro *micro);
+
+#endif
