@@ -4,12 +4,6 @@
 --- round on the same machine. Prints `name value unit`; nothing here passes or fails.
 --- SPDX-License-Identifier: MIT
 
-local ffi = require("ffi")
-ffi.cdef [[
-  int usleep(unsigned int us);
-  int setenv(const char *name, const char *value, int overwrite);
-]]
-
 local USAGE = [[
 usage: scripts/bench [options]
   --rounds N       rounds of each comparison; medians are printed (default 5)
@@ -49,141 +43,17 @@ do
   end
 end
 
-local here = arg[0]:match("^(.-)[^/]*$")
+package.path = arg[0]:match("^(.-)[^/]*$") .. "?.lua;" .. package.path
+local bench = require("bench")
+bench.opts = opts
+
+local list, median, read, command, sleep = bench.list, bench.median, bench.read, bench.command, bench.sleep
+local pinned, start, await, stop = bench.pinned, bench.start, bench.await, bench.stop
+local cpu_s, rss_kib, endpoint, fields = bench.cpu_s, bench.rss_kib, bench.endpoint, bench.fields
+local lua, say, note, work, here = bench.lua, bench.say, bench.note, bench.work, bench.here
 local znlrun = opts.build .. "/znlrun"
 local raw = opts.build .. "/bench/raw_echo"
 local raw_slaves = opts.build .. "/bench/raw_slaves"
-
-local function list(text)
-  local items = {}
-  for item in text:gmatch("[^,]+") do items[#items + 1] = tonumber(item) or item end
-  return items
-end
-
-local function median(values)
-  table.sort(values)
-  local middle = #values / 2
-  if #values % 2 == 1 then return values[middle + 0.5] end
-  return (values[middle] + values[middle + 1]) / 2
-end
-
-local function read(path)
-  local file = io.open(path)
-  if not file then return nil end
-  local text = file:read("*a")
-  file:close()
-  return text
-end
-
-local function command(line)
-  local pipe = assert(io.popen(line))
-  local text = pipe:read("*a")
-  pipe:close()
-  return (text:gsub("%s+$", ""))
-end
-
-local function sleep(seconds) ffi.C.usleep(seconds * 1e6) end
-
---- --- processes ------------------------------------------------------------------------------
-
-local work = command("mktemp -d")
-local cores = tonumber(command("nproc")) or 1
-local running, files = {}, 0
-
-local function pinned(core)
-  if not opts.pin or cores < 2 then return "" end
-  return ("taskset -c %d "):format(core)
-end
-
-local function start(line)
-  files = files + 1
-  local out = ("%s/%d.out"):format(work, files)
-  local pid = tonumber(command(("%s </dev/null >%s 2>%s.err & echo $!"):format(line, out, out)))
-  local process = { pid = pid, out = out, line = line }
-  running[pid] = process
-  return process
-end
-
-local function alive(process)
-  local state = (read(("/proc/%d/stat"):format(process.pid)) or ""):match("%) (%a)")
-  return state ~= nil and state ~= "Z" and state ~= "X"
-end
-
-local function fail(process, why)
-  io.stderr:write(("scripts/bench: %s: %s\n%s%s"):format(process.line, why,
-    read(process.out) or "", read(process.out .. ".err") or ""))
-  for pid in pairs(running) do os.execute("kill -KILL " .. pid .. " 2>/dev/null") end
-  os.execute("rm -rf " .. work)
-  os.exit(1)
-end
-
-local function await(process, pattern, seconds)
-  for _ = 1, seconds * 100 do
-    local found = (read(process.out) or ""):match(pattern)
-    if found then return found end
-    if not alive(process) then
-      found = (read(process.out) or ""):match(pattern)
-      return found or fail(process, "ended early")
-    end
-    sleep(0.01)
-  end
-  fail(process, ("no %q within %d s"):format(pattern, seconds))
-end
-
-local function stop(process)
-  os.execute("kill -TERM " .. process.pid .. " 2>/dev/null")
-  for _ = 1, 500 do
-    if not alive(process) then break end
-    sleep(0.01)
-  end
-  if alive(process) then
-    io.stderr:write(("scripts/bench: %s: did not end on SIGTERM\n"):format(process.line))
-    os.execute("kill -KILL " .. process.pid .. " 2>/dev/null")
-  end
-  running[process.pid] = nil
-end
-
---- User and system time of all threads, seconds, from /proc.
-local TICKS = tonumber(command("getconf CLK_TCK"))
-local function cpu_s(process)
-  local text = read(("/proc/%d/stat"):format(process.pid)):match("%) (.*)$")
-  local field = 0
-  local sum = 0
-  for word in text:gmatch("%S+") do
-    field = field + 1
-    if field == 12 or field == 13 then sum = sum + tonumber(word) end
-  end
-  return sum / TICKS
-end
-
-local function rss_kib(process)
-  return tonumber(read(("/proc/%d/status"):format(process.pid)):match("VmRSS:%s*(%d+)"))
-end
-
-local port = 20000 + tonumber(tostring(os.time()):sub(-4)) % 5000
-local function endpoint()
-  port = port + 1
-  return "tcp://127.0.0.1:" .. port
-end
-
-local function fields(line)
-  local values = {}
-  for name, value in line:gmatch("([%w_]+)=(%S+)") do values[name] = tonumber(value) end
-  return values
-end
-
-local function lua(script, ...)
-  return table.concat({ znlrun, here .. script, ... }, " ")
-end
-
-local function say(name, value, unit, format)
-  print((("%-44s " .. (format or "%.2f") .. " %s")):format(name, value, unit))
-  io.stdout:flush()
-end
-
-local function note(...)
-  if opts.verbose then io.stderr:write(string.format(...), "\n") end
-end
 
 --- --- rpc ------------------------------------------------------------------------------------
 
@@ -198,7 +68,7 @@ local function rpc_run(name, server_line, client_line)
   values.server_us = (cpu_s(server) - before) / values.total * 1e6
   values.client_us = values.requests > 0 and values.cpu_s / values.requests * 1e6 or 0
   values.rss_kib = rss_kib(server)
-  running[client.pid] = nil
+  bench.forget(client)
   stop(server)
   if values.errors > 0 then
     io.stderr:write(("scripts/bench: %s: %d requests failed\n%s"):format(name, values.errors,
@@ -371,7 +241,7 @@ local function slaves()
     local values = fields(await(load, "slaves=[^\n]*acks=%d+", 60))
     say(prefix .. "heartbeats", values.heartbeats, "msg", "%.0f")
     say(prefix .. "acks", values.acks, "msg", "%.0f")
-    running[load.pid] = nil
+    bench.forget(load)
     stop(server)
   end
 end
@@ -410,7 +280,7 @@ local function workers()
   for _, count in ipairs { 0, 1, 2 } do
     local seen = {}
     for _ = 1, opts.rounds do
-      ffi.C.setenv("ZNL_BENCH_ROUNDS", rounds or "", 1)
+      bench.setenv("ZNL_BENCH_ROUNDS", rounds or "")
       local values = script_run("workers.lua", count, 50, opts.seconds)
       rounds = rounds or ("%d"):format(values.rounds)
       for name, value in pairs(values) do
@@ -441,4 +311,4 @@ for _, name in ipairs(list(opts.only)) do
   local needs_znlrun = name ~= "rpc" and name ~= "startup" and name ~= "slaves"
   if not (needs_znlrun and opts.raw_only) then tests[name]() end
 end
-os.execute("rm -rf " .. work)
+bench.clean()

@@ -1,0 +1,184 @@
+--- bench: processes to measure, and figures to print; for run.lua and the comparisons it loads.
+---
+--- Runs in plain luajit. SPDX-License-Identifier: MIT
+
+local ffi = require("ffi")
+ffi.cdef [[
+  int usleep(unsigned int us);
+  int setenv(const char *name, const char *value, int overwrite);
+]]
+
+local M = {}
+
+--- Options of the command line, set once by run.lua.
+M.opts = nil
+--- The folder of the scripts, with a slash.
+M.here = arg[0]:match("^(.-)[^/]*$")
+local here = M.here
+
+local function list(text)
+  local items = {}
+  for item in text:gmatch("[^,]+") do items[#items + 1] = tonumber(item) or item end
+  return items
+end
+
+local function median(values)
+  table.sort(values)
+  local middle = #values / 2
+  if #values % 2 == 1 then return values[middle + 0.5] end
+  return (values[middle] + values[middle + 1]) / 2
+end
+
+local function read(path)
+  local file = io.open(path)
+  if not file then return nil end
+  local text = file:read("*a")
+  file:close()
+  return text
+end
+
+local function command(line)
+  local pipe = assert(io.popen(line))
+  local text = pipe:read("*a")
+  pipe:close()
+  return (text:gsub("%s+$", ""))
+end
+
+local function sleep(seconds) ffi.C.usleep(seconds * 1e6) end
+
+--- --- processes ------------------------------------------------------------------------------
+
+local work = command("mktemp -d")
+local cores = tonumber(command("nproc")) or 1
+local running, files = {}, 0
+
+local function pinned(core)
+  if not M.opts.pin or cores < 2 then return "" end
+  return ("taskset -c %d "):format(core)
+end
+
+local function start(line)
+  files = files + 1
+  local out = ("%s/%d.out"):format(work, files)
+  local pid = tonumber(command(("%s </dev/null >%s 2>%s.err & echo $!"):format(line, out, out)))
+  local process = { pid = pid, out = out, line = line }
+  running[pid] = process
+  return process
+end
+
+local function alive(process)
+  local state = (read(("/proc/%d/stat"):format(process.pid)) or ""):match("%) (%a)")
+  return state ~= nil and state ~= "Z" and state ~= "X"
+end
+
+local function fail(process, why)
+  io.stderr:write(("scripts/bench: %s: %s\n%s%s"):format(process.line, why,
+    read(process.out) or "", read(process.out .. ".err") or ""))
+  for pid in pairs(running) do os.execute("kill -KILL " .. pid .. " 2>/dev/null") end
+  os.execute("rm -rf " .. work)
+  os.exit(1)
+end
+
+local function await(process, pattern, seconds)
+  for _ = 1, seconds * 100 do
+    local found = (read(process.out) or ""):match(pattern)
+    if found then return found end
+    if not alive(process) then
+      found = (read(process.out) or ""):match(pattern)
+      return found or fail(process, "ended early")
+    end
+    sleep(0.01)
+  end
+  fail(process, ("no %q within %d s"):format(pattern, seconds))
+end
+
+local function stop(process)
+  os.execute("kill -TERM " .. process.pid .. " 2>/dev/null")
+  for _ = 1, 500 do
+    if not alive(process) then break end
+    sleep(0.01)
+  end
+  if alive(process) then
+    io.stderr:write(("scripts/bench: %s: did not end on SIGTERM\n"):format(process.line))
+    os.execute("kill -KILL " .. process.pid .. " 2>/dev/null")
+  end
+  running[process.pid] = nil
+end
+
+--- User and system time of all threads, seconds, from /proc.
+local TICKS = tonumber(command("getconf CLK_TCK"))
+local function cpu_s(process)
+  local text = read(("/proc/%d/stat"):format(process.pid)):match("%) (.*)$")
+  local field = 0
+  local sum = 0
+  for word in text:gmatch("%S+") do
+    field = field + 1
+    if field == 12 or field == 13 then sum = sum + tonumber(word) end
+  end
+  return sum / TICKS
+end
+
+local function rss_kib(process)
+  return tonumber(read(("/proc/%d/status"):format(process.pid)):match("VmRSS:%s*(%d+)"))
+end
+
+local port = 20000 + tonumber(tostring(os.time()):sub(-4)) % 5000
+local function endpoint()
+  port = port + 1
+  return "tcp://127.0.0.1:" .. port
+end
+
+local function fields(line)
+  local values = {}
+  for name, value in line:gmatch("([%w_]+)=(%S+)") do values[name] = tonumber(value) end
+  return values
+end
+
+local function lua(script, ...)
+  return table.concat({ M.opts.build .. "/znlrun", here .. script, ... }, " ")
+end
+
+local function say(name, value, unit, format)
+  print((("%-44s " .. (format or "%.2f") .. " %s")):format(name, value, unit))
+  io.stdout:flush()
+end
+
+local function note(...)
+  if M.opts.verbose then io.stderr:write(string.format(...), "\n") end
+end
+
+M.list, M.median, M.read, M.command, M.sleep = list, median, read, command, sleep
+M.pinned, M.start, M.await, M.stop, M.fail = pinned, start, await, stop, fail
+M.cpu_s, M.rss_kib, M.endpoint, M.fields, M.lua = cpu_s, rss_kib, endpoint, fields, lua
+M.say, M.note, M.work = say, note, work
+
+--- Sets a variable of the environment for processes started later.
+function M.setenv(name, value) ffi.C.setenv(name, value, 1) end
+
+--- A process that ended by itself: no longer one to stop.
+function M.forget(process) running[process.pid] = nil end
+
+--- The next free port.
+function M.port()
+  port = port + 1
+  return port
+end
+
+--- Collects the values of several rounds: add(values), then median(name).
+function M.rounds()
+  local seen = {}
+  return {
+    add = function(values)
+      for name, value in pairs(values) do
+        seen[name] = seen[name] or {}
+        table.insert(seen[name], value)
+      end
+    end,
+    median = function(name) return median(seen[name]) end,
+    names = function() return seen end,
+  }
+end
+
+function M.clean() os.execute("rm -rf " .. work) end
+
+return M
