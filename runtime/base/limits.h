@@ -107,6 +107,13 @@
 /* Ids we give begin here: a v1 peer counts from 0 and confuses equal ones (spec, section 24, 1). */
 #define ZNL_MICRO_ID_BASE (1ull << 40)
 
+/* --- the registry of the micro protocol -------------------------------------------------------- */
+
+#define ZNL_REGISTRATIONS_DEFAULT 100000u
+#define ZNL_REGISTRATIONS_MAX 1000000u /* the slot field of an id */
+#define ZNL_NAMESPACE_BYTES_MAX 1024u
+#define ZNL_HOST_BYTES_MAX 255u
+
 /* --- replay ------------------------------------------------------------------------------------ */
 
 /* Nonces remembered: 12 bytes each, two minutes of 130,000 messages per second. */
