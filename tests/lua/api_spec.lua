@@ -91,6 +91,7 @@ describe("docs/LUA_API.md", function()
     local nodes = getmetatable(master).__index
     assert.equal("", missing(WORDS, znl, znl.file, znl.process, znl.dns, znl.tcp, znl.middleware, znl.log))
     assert.equal("", missing(WORDS, nodes, getmetatable(slave).__index, getmetatable(nodes).__index))
+    assert.equal("", missing(WORDS, require("znl.roles.role").Role))
     for _, object in ipairs {
       znl.router(), znl.channel(), znl.wait_group(), znl.semaphore(1), znl.token(), znl.event(),
       znl.spawn(function() end), znl.timer(0, function() end), znl.shared("api"),

@@ -1,24 +1,13 @@
---- znl.roles.node: what master and slave share: options, life cycle, handler, events.
----
----   stopped --start--> running --stop--> stopped
----
---- Handlers, listeners, services and subscriptions belong to the object and outlive a stop.
+--- znl.roles.node: what master and slave share beyond znl.roles.role: options, calls, services.
 --- SPDX-License-Identifier: MIT
 
 local console = require("znl.console")
 local estate = require("znl.versions.estate")
-local events = require("znl.events")
 local json = require("znl.json")
-local log = require("znl.log")
-local middleware = require("znl.routing.middleware")
 local options = require("znl.options")
 local refusals = require("znl.roles.refusals")
-local runtime = require("znl.core.runtime")
-local sched = require("znl.core.sched")
-local scope = require("znl.versions.scope")
+local role = require("znl.roles.role")
 local secret = require("znl.secret")
-local slots = require("znl.versions.slots")
-local where = require("znl.where")
 
 local M = {}
 
@@ -100,22 +89,18 @@ local REQUEST_SPEC = { timeout_ms = { type = "integer", min = 1, max = 86400000,
 ---@field raw? boolean  send and get payloads as they are, not JSON
 local CALL_SPEC = options.extend(REQUEST_SPEC, { raw = { type = "boolean", default = false } })
 
-local DRAIN_RULE = { type = "integer", min = 0, max = 86400000 }
-local DRAIN_LOOK_MS = 5
---- What a node keeps of the time a stopping process has, to say goodbye.
-local LEAVE_MS = 300
-
 --- Events both roles have; those the core raises only while somebody listens.
 M.EVENTS = { "auth_failed", "error", "message", "request", "response" }
 local ON_DEMAND = {
   message = true, request = true, response = true, service_request = true, service_response = true,
 }
 
----@class znl.Node
+---@class znl.Node : znl.Role
 ---@field id string
-local Node = {}
+local Node = setmetatable({}, { __index = role.Role })
 Node.__index = Node
 M.Node = Node
+M.check_handler, M.follow, M.current_owner = role.check_handler, role.follow, role.current_owner
 
 --- Reads the options of a request without a table per call: this is on the path of every request.
 ---@return integer timeout_ms
@@ -186,19 +171,9 @@ local REACTIONS = {}
 
 function REACTIONS.auth_failed(self, refusal) self.refusals:report(refusal) end
 
---- A traceback with lines of ours alone says nothing about what the handler did.
-local function without_our_trace(message)
-  local text, trace = message:match("^(.-)\nstack traceback:\n(.*)$")
-  if not text or text:find("^znl/") then return message end
-  for line in trace:gmatch("[^\n]+") do
-    if not line:find("^%s+%[C%]: ") and not line:find("^%s+znl/") then return message end
-  end
-  return text
-end
-
 function REACTIONS.error(self, message, place, from)
   if from == "" then from = nil end
-  self.log.error((place or "node") .. " failed", { from = from, error = without_our_trace(message) })
+  self.log.error((place or "node") .. " failed", { from = from, error = role.without_our_trace(message) })
 end
 
 --- Not an event of its own: something for the operator, already counted by the core.
@@ -230,59 +205,64 @@ end
 ---@field after? table<string, fun(self: table, ...)>  run after them
 ---@field create fun(config: table): userdata|nil, string?, string?  of znl.core.node
 
---- A function for the core to call, which does not keep the node alive: the core holds what it calls
---- for as long as it lives, and the node holds the core. A running node is held by `on_stop`.
-local function weakly(self, fn)
-  local held = setmetatable({ self }, { __mode = "v" })
-  return function(...)
-    local node = held[1]
-    if node then return fn(node, ...) end
-  end
+--- Serves `name` with `fn`; nil: no more.
+function M.set_service(self, name, fn, owner, place)
+  self.services[name] = fn and { fn, owner, place } or nil
+  if self.is_attached then self.core:set_service(name, fn, owner, place) end
+end
+
+local function give_services(self)
+  for name, service in pairs(self.services) do self.core:set_service(name, service[1], service[2], service[3]) end
+  if self.console then self.core:set_console(self.console.answer) end
+end
+
+local function take_services(self)
+  for name in pairs(self.services) do self.core:set_service(name, nil) end
+  if self.console then self.core:set_console(nil) end
+end
+
+local function measured(self, handler)
+  return self.console and self.console:measured(handler) or handler
 end
 
 --- Builds a node; nil, message when the core refuses.
-local function build(class, role, config, what)
-  local self = setmetatable({ id = config.id, what = what, log = log.new(config.id) }, class)
-  self.refusals = refusals.new(role.name, self.log)
-  self.middleware, self.slots = {}, slots.new()
-  local emitter = events.new {
-    names = role.events,
-    what = what .. " " .. config.id,
-    on_error = function(message, event)
-      self.log.error("listener failed", { event = event, error = message })
-    end,
+local function build(class, description, config, what)
+  local self = setmetatable({ id = config.id, services = {} }, class)
+  role.init(self, {
+    what = what, name = config.id, events = description.events,
     on_interest = function(event, wanted)
       if ON_DEMAND[event] then self.core:listen(event, wanted) end
     end,
-  }
-  self.emitter, self.services = emitter, {}
-  local reactions, after = role.reactions, role.after or {}
-  config.on_event = weakly(self, function(node, kind, ...)
+    on_attach = give_services, on_detach = take_services, around = measured,
+  })
+  self.refusals = refusals.new(description.name, self.log)
+  local reactions, after = description.reactions, description.after or {}
+  config.on_event = role.weakly(self, function(node, kind, ...)
     local react = reactions[kind] or REACTIONS[kind]
     if react then react(node, ...) end
     node.emitter:emit(kind, ...)
     if after[kind] then after[kind](node, ...) end
   end)
-  config.run_json = weakly(self, run_json)
-  local core, message = role.create(config)
+  config.run_json = role.weakly(self, run_json)
+  local core, message = description.create(config)
   if not core then return nil, message end
   self.core = core
   local console_opts = config.console
-  if console_opts then self.console = console.install(self, role.name, config, console_opts) end
+  if console_opts then self.console = console.install(self, description.name, config, console_opts) end
   by_id[config.id] = self
   return self
 end
 
 local function stop(self) self:stop() end
 
---- Makes a node of `class` as `role` describes it; under `znlrun --watch` the one that the version of
+--- Makes a node of `class` as `description` says it; under `znlrun --watch` the one that the version of
 --- the script before made with the same options. Raises for its caller's caller.
 ---@param class table
----@param role znl.RoleDescription
+---@param description znl.RoleDescription
 ---@param opts table
-function M.open(class, role, opts)
-  local what = "znl." .. role.name
-  local config = options.read(role.spec, opts, what, 3)
+function M.open(class, description, opts)
+  local what = "znl." .. description.name
+  local config = options.read(description.spec, opts, what, 3)
   check_together(config, what, 3)
   config.console = console.read(config.console, what, 3)
   if config.auth_key ~= nil then config.auth_key = key_text(what, config.auth_key, 3) end
@@ -293,217 +273,10 @@ function M.open(class, role, opts)
   end
   config.encrypted = config.encrypted or false
   local self, message = estate.take(what, config.id, opts, function()
-    return build(class, role, config, what)
+    return build(class, description, config, what)
   end, stop)
   if not self then error(("%s: %s"):format(what, message), 3) end
   return self
 end
-
---- Refuses what is no handler.
----@param handler znl.Handler|znl.HandlerSource
-function M.check_handler(handler, what, level)
-  if type(handler) == "function" or (type(handler) == "table" and type(handler.attach) == "function") then return end
-  error(("%s: the handler must be a function, znl.handlers(path) or znl.router(), not a %s"):format(
-    what, type(handler)), level + 1)
-end
-
---- Hands `apply(fn, owner, place)` what `handler` is: a function, or what can be attached, such as
---- handlers that may change. `place` is where it was written, a znl.Origin; requests of a function run for `owner`,
---- the version of code it belongs to. Returns how to let go of it.
----@param handler znl.Handler|znl.HandlerSource
----@param owner any
-function M.follow(handler, owner, apply)
-  if type(handler) == "table" then
-    return handler:attach(function(fn, its_owner, origin)
-      apply(fn, its_owner, fn and (origin or where.of(fn)))
-    end) or function() end
-  end
-  apply(handler, owner, where.of(handler))
-  return function() end
-end
-
---- The owner of the version of code that runs, for requests of the functions it gives.
-function M.current_owner()
-  local current = scope.current()
-  return current and current.owner
-end
-
---- Gives the core the handler of now, with the middleware around it. A stopped node gives it nothing:
---- handlers lead to their node, which would never be collected.
-local function install(self)
-  if not self.is_attached then return end
-  local fn = self.handler
-  if fn and #self.middleware > 0 then fn = middleware.compose(self.middleware, fn) end
-  if fn and self.console then fn = self.console:measured(fn) end
-  self.core:set_handler(fn, fn and self.handler_owner, self.place)
-end
-
---- Serves `name` with `fn`; nil: no more.
-function M.set_service(self, name, fn, owner, place)
-  self.services[name] = fn and { fn, owner, place } or nil
-  if self.is_attached then self.core:set_service(name, fn, owner, place) end
-end
-
---- Gives the core what it calls while the node runs, and takes it back.
-local function attach(self)
-  if self.is_attached then return end
-  self.is_attached = true
-  install(self)
-  for name, service in pairs(self.services) do self.core:set_service(name, service[1], service[2], service[3]) end
-  if self.console then self.core:set_console(self.console.answer) end
-end
-
-local function detach(self)
-  if not self.is_attached then return end
-  self.is_attached = false
-  self.core:set_handler(nil)
-  for name in pairs(self.services) do self.core:set_service(name, nil) end
-  if self.console then self.core:set_console(nil) end
-end
-
---- Answers requests with `handler`; the last one set wins, nil removes it. A handler gets a request
---- and returns the payload of the answer, or `nil, message, code` to refuse; it runs in its own
---- coroutine and may yield.
----@param handler znl.Handler|znl.HandlerSource|nil
-function Node:handle(handler)
-  if handler == nil then return self.slots:clear("handler") end
-  M.check_handler(handler, self.what .. ":handle", 2)
-  local owner = M.current_owner()
-  local function apply(fn, its_owner, place)
-    self.handler, self.handler_owner, self.place = fn, its_owner, place
-    install(self)
-  end
-  self.slots:put("handler", function()
-    self.source = handler
-    local unfollow = M.follow(handler, owner, apply)
-    return function(is_holder)
-      unfollow()
-      if is_holder then
-        self.source = nil
-        apply(nil)
-      end
-    end
-  end)
-end
-
---- Runs `fn(req, next)` around whatever answers the requests of this node, the first one added
---- outermost. Services have none.
----@param fn znl.Middleware
-function Node:use(fn)
-  if type(fn) ~= "function" then
-    error(("%s:use: a middleware is a function(req, next), not a %s"):format(self.what, type(fn)), 2)
-  end
-  scope.register(function()
-    local list = self.middleware
-    list[#list + 1] = fn
-    install(self)
-    return function()
-      for index, other in ipairs(list) do
-        if other == fn then
-          table.remove(list, index)
-          break
-        end
-      end
-      install(self)
-    end
-  end)
-end
-
---- Calls `fn` at every `event`, in the event's coroutine: it may yield.
----@param event string
----@param fn fun(...)
----@return fun() off
-function Node:on(event, fn)
-  local off = self.emitter:on(event, fn, 3)
-  return off
-end
-
----@param event string
----@param fn fun(...)
----@return fun() off
-function Node:once(event, fn)
-  local off = self.emitter:once(event, fn, 3)
-  return off
-end
-
----@param event string
----@param fn fun(...)
-function Node:off(event, fn)
-  self.emitter:off(event, fn, 3)
-end
-
---- Starts the node; harmless when it runs. It stops by itself when the process is told to end.
----@return true|nil ok
----@return string? message
----@return string? code  "ADDRESS_IN_USE", "ADDRESS", …
-function Node:start()
-  estate.make_room(self)
-  attach(self)
-  local ok, message, code = self.core:start()
-  if not ok then
-    detach(self)
-    return nil, message, code
-  end
-  if not self.forget_stop then
-    self.forget_stop = runtime.on_stop(function()
-      self:drain(math.max(0, runtime.drain_ms() - LEAVE_MS))
-      self:stop()
-    end)
-  end
-  return true
-end
-
---- Refuses new requests with code "STOPPED" until the next `start`, and waits until those that came
---- before have their answers. Yields.
----@param timeout_ms? integer  0..86400000, default 5000
----@return true|nil ok
----@return string? message
----@return "TIMEOUT"? code  some are still at work
-function Node:drain(timeout_ms)
-  if timeout_ms == nil then timeout_ms = REQUEST_SPEC.timeout_ms.default end
-  if not options.accepts(DRAIN_RULE, timeout_ms) then
-    error("drain: timeout_ms must be a whole number in 0..86400000", 2)
-  end
-  local ends = sched.now_ms() + timeout_ms
-  while true do
-    local count = self.core:drain()
-    if count == 0 then return true end
-    local left = ends - sched.now_ms()
-    if left <= 0 then return nil, ("drain: %d requests are still at work"):format(count), "TIMEOUT" end
-    local ok, message, code = sched.sleep(math.min(left, DRAIN_LOOK_MS))
-    if not ok then return nil, message, code end
-  end
-end
-
---- Stops the node: requests that wait end with code "STOPPED", here and at those that asked this node.
---- Harmless when it is stopped.
-function Node:stop()
-  if self.forget_stop then
-    self.forget_stop()
-    self.forget_stop = nil
-  end
-  self.core:stop()
-  detach(self)
-end
-
---- Stops and starts.
----@return true|nil ok
----@return string? message
----@return string? code
-function Node:restart()
-  self:stop()
-  return self:start()
-end
-
----@return boolean
-function Node:running() return self.core:running() end
-
---- The endpoint in use, with the port that the system chose for "tcp://host:*".
----@return string
-function Node:endpoint() return self.core:endpoint() end
-
---- How often what happened since the node was made.
----@return table<string, number>
-function Node:counters() return self.core:counters() end
 
 return M
