@@ -10,26 +10,6 @@
 #define MASTER_TYPE "znl.core.master"
 #define SLAVE_TYPE "znl.core.slave"
 
-/* --- anchoring --------------------------------------------------------------------------------- */
-
-/* `index` is the userdata. May raise: call before anything is acquired. */
-void znl_node_box_hold(lua_State *L, znl_node_box *b, int index)
-{
-    if (b->holds == 0) {
-        lua_pushvalue(L, index);
-        b->self_ref = luaL_ref(L, LUA_REGISTRYINDEX);
-    }
-    b->holds++;
-}
-
-void znl_node_box_let_go(znl_node_box *b)
-{
-    if (--b->holds == 0) {
-        luaL_unref(b->vm->L, LUA_REGISTRYINDEX, b->self_ref);
-        b->self_ref = LUA_NOREF;
-    }
-}
-
 /* --- frames ------------------------------------------------------------------------------------ */
 
 /* The value at `index` as frames in the box's scratch. 0, ZNL_E_INVALID, ZNL_E_TOO_BIG, NOMEM. */
@@ -161,19 +141,16 @@ static int field_function(lua_State *L, const char *name)
     return LUA_NOREF;
 }
 
-static void leave(znl_deferred *deferred);
-
 static znl_node_box *new_box(lua_State *L, const char *type)
 {
     znl_node_box *b = lua_newuserdata(L, sizeof *b);
     memset(b, 0, sizeof *b);
     b->vm = znl_vm_of(L);
-    b->leave_due.run = leave;
-    b->self_ref = b->event_ref = b->handler_ref = b->services_ref = LUA_NOREF;
-    b->console_ref = b->payload_ref = b->from_ref = LUA_NOREF;
-    b->request_meta_ref = b->run_json_ref = b->place_ref = LUA_NOREF;
+    b->event_ref = b->services_ref = b->payload_ref = b->from_ref = LUA_NOREF;
+    b->request_meta_ref = b->run_json_ref = LUA_NOREF;
     luaL_getmetatable(L, type);
-    b->metatable = lua_topointer(L, -1);
+    znl_jobs_init(
+            L, &b->jobs, sizeof(struct job), znl_node_job_timed_out, znl_node_box_job_ended);
     lua_setmetatable(L, -2);
     b->event_ref = field_function(L, "on_event");
     b->run_json_ref = field_function(L, "run_json");
@@ -185,8 +162,8 @@ static znl_node_box *new_box(lua_State *L, const char *type)
     b->payload_ref = luaL_ref(L, LUA_REGISTRYINDEX);
     lua_pushliteral(L, "from");
     b->from_ref = luaL_ref(L, LUA_REGISTRYINDEX);
-    b->max_jobs = field_u32(L, "max_concurrency", ZNL_CONCURRENCY_DEFAULT, ZNL_CONCURRENCY_MAX);
-    b->handler_timeout_ms = field_u32(L, "handler_timeout_ms", 0, ZNL_TIMEOUT_MS_MAX);
+    b->jobs.max = field_u32(L, "max_concurrency", ZNL_CONCURRENCY_DEFAULT, ZNL_CONCURRENCY_MAX);
+    b->jobs.timeout_ms = field_u32(L, "handler_timeout_ms", 0, ZNL_TIMEOUT_MS_MAX);
     znl_node_box_open_queue(b,
             field_u32(L, "max_queue", ZNL_QUEUE_REQUESTS_DEFAULT, ZNL_QUEUE_REQUESTS_MAX),
             field_u32(L, "max_queue_bytes", ZNL_QUEUE_BYTES_DEFAULT, ZNL_FRAME_BYTES_MAX));
@@ -237,15 +214,8 @@ static int new_slave(lua_State *L)
 
 znl_node_box *znl_node_box_at(lua_State *L, int index)
 {
-    /* A box knows the address of its metatable: looking both types up by name costs more than the rest
-     * of a check. The size makes it safe to read the field of what is no box. */
-    znl_node_box *b = lua_touserdata(L, index);
-    if (b == NULL || lua_type(L, index) != LUA_TUSERDATA || lua_objlen(L, index) != sizeof *b ||
-            !lua_getmetatable(L, index))
-        return NULL;
-    const void *metatable = lua_topointer(L, -1);
-    lua_pop(L, 1);
-    return b->metatable == metatable ? b : NULL;
+    znl_jobs *jobs = znl_jobs_at(L, index);
+    return jobs != NULL && jobs->ended == znl_node_box_job_ended ? (znl_node_box *)jobs : NULL;
 }
 
 znl_node_box *znl_node_box_check(lua_State *L)
@@ -275,12 +245,12 @@ znl_node_box *znl_node_box_checkslave(lua_State *L)
 static int node_start(lua_State *L)
 {
     znl_node_box *b = znl_node_box_check(L);
-    b->is_draining = 0;
+    b->jobs.is_draining = 0;
     if (!b->node->running) {
-        znl_node_box_hold(L, b, 1);
+        znl_anchor_hold(L, &b->jobs.anchor, 1);
         int err = b->master != NULL ? znl_master_start(b->master) : znl_slave_start(b->slave);
         if (err != 0) {
-            znl_node_box_let_go(b);
+            znl_anchor_let_go(&b->jobs.anchor);
             lua_pushfstring(L, "start: %s: %s", b->node->options.endpoint, znl_err_text(err));
             lua_pushnil(L);
             lua_insert(L, -2);
@@ -304,19 +274,7 @@ static void stop(znl_node_box *b)
     znl_node_box_drop_queue(b);
     znl_node_box_cancel_jobs(b, (znl_frame){NULL, 0});
     /* What stops a node is often called by the node: it must outlive the calls on the stack. */
-    b->leaves++;
-    znl_loop_defer(b->vm->loop, &b->leave_due);
-}
-
-/* The holds of the runs that have ended. */
-static void leave(znl_deferred *deferred)
-{
-    znl_node_box *b =
-            (znl_node_box *)(void *)((char *)deferred - offsetof(znl_node_box, leave_due));
-    unsigned count = b->leaves;
-    b->leaves = 0;
-    while (count-- > 0)
-        znl_node_box_let_go(b); /* the last one may be the end of the box */
+    znl_anchor_let_go_later(&b->jobs.anchor);
 }
 
 static int node_stop(lua_State *L)
@@ -329,8 +287,8 @@ static int node_stop(lua_State *L)
 static int node_drain(lua_State *L)
 {
     znl_node_box *b = znl_node_box_check(L);
-    b->is_draining = 1;
-    lua_pushnumber(L, (lua_Number)(b->jobs + b->queue.count));
+    b->jobs.is_draining = 1;
+    lua_pushnumber(L, (lua_Number)(b->jobs.at_work + b->queue.count));
     return 1;
 }
 
@@ -349,51 +307,16 @@ static int node_endpoint(lua_State *L)
     return 1;
 }
 
-/* Arguments `index` to `index` + 2: function or nil, owner or nil, place or nil. Borrowed. */
-static znl_owner *check_handler(lua_State *L, int index)
-{
-    lua_settop(L, index + 2);
-    if (!lua_isnil(L, index))
-        luaL_checktype(L, index, LUA_TFUNCTION);
-    int place = lua_type(L, index + 2);
-    luaL_argcheck(L, place == LUA_TNIL || place == LUA_TSTRING || place == LUA_TFUNCTION,
-            index + 2, "a text or a function that finds one expected");
-    return lua_isnil(L, index + 1) ? NULL : znl_lua_checkowner(L, index + 1);
-}
-
-/* set_handler(self, fn, owner, place): fn nil removes it; `place` names it in messages,
- * a function after the route it is given ("" without) */
+/* set_handler(self, fn, owner, place) */
 static int node_set_handler(lua_State *L)
 {
-    znl_node_box *b = znl_node_box_check(L);
-    znl_owner *owner = check_handler(L, 2);
-    int refs[2] = {LUA_NOREF, LUA_NOREF};
-    for (int i = 0; i < 2 && !lua_isnil(L, 2); i++) {
-        lua_pushvalue(L, i == 0 ? 2 : 4);
-        refs[i] = luaL_ref(L, LUA_REGISTRYINDEX);
-    }
-    luaL_unref(L, LUA_REGISTRYINDEX, b->handler_ref);
-    luaL_unref(L, LUA_REGISTRYINDEX, b->place_ref);
-    if (owner != NULL)
-        znl_owner_hold(owner); /* it may be the one that is released next */
-    znl_owner_release(b->handler_owner);
-    b->handler_ref = refs[0];
-    b->place_ref = refs[1];
-    b->handler_owner = owner;
-    return 0;
+    return znl_jobs_set_handler(L, &znl_node_box_check(L)->jobs);
 }
 
-/* set_console(self, fn): answers calls under "/-/"; nil: they find nothing */
+/* set_console(self, fn) */
 static int node_set_console(lua_State *L)
 {
-    znl_node_box *b = znl_node_box_check(L);
-    if (!lua_isnoneornil(L, 2))
-        luaL_checktype(L, 2, LUA_TFUNCTION);
-    lua_settop(L, 2);
-    int ref = lua_isnil(L, 2) ? LUA_NOREF : luaL_ref(L, LUA_REGISTRYINDEX);
-    luaL_unref(L, LUA_REGISTRYINDEX, b->console_ref);
-    b->console_ref = ref;
-    return 0;
+    return znl_jobs_set_console(L, &znl_node_box_check(L)->jobs);
 }
 
 static int node_listen(lua_State *L)
@@ -429,13 +352,7 @@ static int node_counters(lua_State *L)
 #define ZNL_NODE_COUNTER(name) set_number(L, #name, b->node->counters.name);
     ZNL_NODE_COUNTERS(ZNL_NODE_COUNTER)
 #undef ZNL_NODE_COUNTER
-    set_number(L, "overloaded", b->overloaded);
-    set_number(L, "refused", b->refused);
-    set_number(L, "expired", b->expired);
-    set_number(L, "handler_errors", b->handler_errors);
-    set_number(L, "handler_timeouts", b->handler_timeouts);
-    set_number(L, "unanswered", b->unanswered);
-    set_number(L, "handlers", b->jobs);
+    znl_jobs_count(L, &b->jobs);
     set_number(L, "queued", b->queue.count);
     set_number(L, "pending", znl_pending_count(b->node->requests));
     set_number(L, "pending_services", znl_pending_count(b->node->services));
@@ -455,29 +372,22 @@ static int node_gc(lua_State *L)
     luaL_unref(L, LUA_REGISTRYINDEX, b->event_ref);
     b->event_ref = LUA_NOREF; /* no events from a collected node */
     stop(b);
-    znl_loop_undefer(b->vm->loop, &b->leave_due);
     znl_master_free(b->master);
     znl_slave_free(b->slave);
     b->node = NULL;
     b->master = NULL;
     b->slave = NULL;
-    znl_owner_release(b->handler_owner);
-    b->handler_owner = NULL;
     znl_node_box_drop_queue(b);
-    znl_node_box_drop_jobs(b);
+    znl_jobs_fini(L, &b->jobs);
     znl_node_box_drop_events(b);
     znl_buffer_fini(&b->frames);
-    luaL_unref(L, LUA_REGISTRYINDEX, b->handler_ref);
     luaL_unref(L, LUA_REGISTRYINDEX, b->services_ref);
     luaL_unref(L, LUA_REGISTRYINDEX, b->request_meta_ref);
     luaL_unref(L, LUA_REGISTRYINDEX, b->run_json_ref);
-    luaL_unref(L, LUA_REGISTRYINDEX, b->place_ref);
-    luaL_unref(L, LUA_REGISTRYINDEX, b->console_ref);
     luaL_unref(L, LUA_REGISTRYINDEX, b->payload_ref);
     luaL_unref(L, LUA_REGISTRYINDEX, b->from_ref);
+    b->services_ref = b->request_meta_ref = b->run_json_ref = LUA_NOREF;
     b->payload_ref = b->from_ref = LUA_NOREF;
-    b->handler_ref = b->services_ref = b->request_meta_ref = LUA_NOREF;
-    b->run_json_ref = b->place_ref = b->console_ref = LUA_NOREF;
     return 0;
 }
 
@@ -591,7 +501,7 @@ static int slave_set_service(lua_State *L)
     znl_node_box *b = znl_node_box_checkslave(L);
     znl_frame name = znl_lua_checkframe(L, 2, "name", ZNL_SERVICE_BYTES_MAX);
     luaL_argcheck(L, name.size > 0, 2, "name must not be empty");
-    check_handler(L, 3);
+    znl_jobs_checkhandler(L, 3);
     lua_rawgeti(L, LUA_REGISTRYINDEX, b->services_ref);
     lua_pushvalue(L, 2);
     if (lua_isnil(L, 3)) {

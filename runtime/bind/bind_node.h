@@ -14,39 +14,25 @@
 #ifndef ZNL_BIND_BIND_NODE_H
 #define ZNL_BIND_BIND_NODE_H
 
-#include "bind/bind.h"
+#include "bind/bind_jobs.h"
 #include "node/master.h"
 #include "node/slave.h"
-#include "vm/sched.h"
 
 #define ZNL_REQUEST_TYPE "znl.core.request"
 
 typedef struct znl_node_box znl_node_box;
-
-/* A request names its job by a ticket: the job's slot and a count of uses. */
-#define ZNL_JOB_SLOTS (1u << 20)
 
 /* Of a longer route a job keeps nothing: messages then name no handler. */
 #define ZNL_JOB_ROUTE_BYTES 255u
 
 /* A handler at work: where its answer goes. Pooled. */
 struct job {
-    struct job *next_free;
+    znl_job base;
     znl_node_box *node;
-    uint64_t ticket; /* of this use; another when the memory serves another request */
-    uint32_t slot;   /* in the box's `made` */
     int is_service;
     int is_capable; /* the asker reads error answers */
     int is_call;    /* the answer to it is marked */
     int is_json;
-    int is_at_work;
-    int is_answered;           /* an error went out, or nobody waits: the result is dropped */
-    int is_cancelled;          /* the asker is gone, or the node stopped */
-    uint64_t deadline_ms;      /* of the asker or of the node, the earlier; 0: none */
-    int is_limited;            /* it is the node's: handler_timeout_ms */
-    znl_token *token;          /* with a deadline; NULL without */
-    znl_token_watcher watcher; /* of it */
-    znl_task_ref task;
     size_t peer_size, id_size, service_size, route_size;
     uint8_t peer[ZNL_ID_BYTES_MAX];
     uint8_t id[ZNL_TOPIC_BYTES_MAX];
@@ -61,43 +47,22 @@ struct asker {
 };
 
 struct znl_node_box {
-    const void *metatable; /* of the userdata: what tells it from others */
+    znl_jobs jobs; /* anchored while the node runs */
     znl_vm *vm;
     znl_node *node; /* NULL when closed */
     znl_master *master;
     znl_slave *slave;
-    int self_ref; /* anchors the userdata while `holds` > 0 */
-    unsigned holds;
-    unsigned leaves; /* holds to give back in the next turn of the loop */
-    znl_deferred leave_due;
-    int event_ref; /* on_event */
-    int handler_ref;
-    int console_ref; /* answers calls under "/-/" */
-    int place_ref;   /* text: file and line of the handler; or a function of the route */
-    znl_owner *handler_owner;
-    int services_ref; /* name -> { function, owner or nil, place as above } */
-    int run_json_ref; /* (handler, request): runs a call whose body is JSON */
-    uint32_t jobs, max_jobs;
-    uint32_t handler_timeout_ms; /* 0: none */
-    int is_draining;             /* refuses new requests, until the next start */
-    znl_parcels queue;           /* requests that wait for a job */
+    int event_ref;     /* on_event */
+    int services_ref;  /* name -> { function, owner or nil, place as above } */
+    int run_json_ref;  /* (handler, request): runs a call whose body is JSON */
+    znl_parcels queue; /* requests that wait for a job */
     znl_deferred queue_due;
-    uint64_t overloaded, refused, expired, handler_errors, handler_timeouts, unanswered;
-    struct job *free_jobs;
-    struct job **made; /* every job there is, by slot */
-    size_t made_count, made_capacity;
     int request_meta_ref;
     int payload_ref, from_ref;           /* these words, keys of every request */
     struct late_event *late, *late_last; /* raised while Lua ran, first to last */
     znl_deferred late_due;
     znl_buffer frames; /* scratch: array of znl_frame */
 };
-
-/* Anchors the userdata at `index`; may raise, so call it before anything is acquired. */
-void znl_node_box_hold(lua_State *L, znl_node_box *b, int index);
-
-/* Gives one hold back: the box may be collected after it. */
-void znl_node_box_let_go(znl_node_box *b);
 
 /* The value at `index` as a node, open or closed; NULL when it is something else. */
 znl_node_box *znl_node_box_at(lua_State *L, int index);
@@ -158,9 +123,6 @@ void znl_node_box_drop_queue(znl_node_box *b);
  * send. What the handlers answer later is dropped. */
 void znl_node_box_refuse_all(znl_node_box *b);
 
-/* Frees the memory of all jobs (the box is going away). */
-void znl_node_box_drop_jobs(znl_node_box *b);
-
 /* Whom a job answers, and file and line of its handler for messages: valid until the next call;
  * leaves values on the stack. */
 struct asker znl_node_job_asker(const struct job *job);
@@ -169,8 +131,11 @@ const char *znl_node_job_place(lua_State *L, const struct job *job);
 /* Cancels the handlers at work for that peer (size 0: for all): it is gone, or the node stopped. */
 void znl_node_box_cancel_jobs(znl_node_box *b, znl_frame peer);
 
-/* Ends a job. The box may be collected after it. */
-void znl_node_job_done(struct job *job);
+/* The handler of a job took too long. */
+void znl_node_job_timed_out(znl_job *job);
+
+/* A handler has ended: the next request may have its turn. */
+void znl_node_box_job_ended(znl_jobs *jobs);
 
 /* --- requests ----------------------------------------------------------------------------------- */
 

@@ -85,7 +85,7 @@ void znl_node_box_refuse(
         err = ZNL_E_UNSUPPORTED;
     }
     if (err != 0)
-        b->unanswered++;
+        b->jobs.unanswered++;
 }
 
 void znl_node_box_refuse_err(znl_node_box *b, const struct asker *to, int err, const char *text)
@@ -105,7 +105,7 @@ static void refuse(
         znl_node_box *b, const struct job *job, znl_frame code, const char *text, size_t size)
 {
     struct asker to = znl_node_job_asker(job);
-    if (!job->is_answered)
+    if (!job->base.is_answered)
         znl_node_box_refuse(b, &to, code, text, size);
 }
 
@@ -113,9 +113,9 @@ static void refuse(
 static void handler_failed(znl_node_box *b, const struct job *job, int err, const char *text)
 {
     if (err == ZNL_E_HANDLER_TIMEOUT)
-        b->handler_timeouts++;
+        b->jobs.handler_timeouts++;
     else
-        b->handler_errors++;
+        b->jobs.handler_errors++;
     znl_node_box_emit_error(b, text, kind_of(job), znl_frame_of(job->peer, job->peer_size));
     refuse(b, job, znl_frame_text(znl_err_code(err)), text, strlen(text));
 }
@@ -134,9 +134,9 @@ static void handler_refused(lua_State *L, znl_node_box *b, const struct job *job
         code.data = (const uint8_t *)lua_tolstring(L, 3, &code.size);
     if (!znl_call_is_code(code))
         code = znl_frame_text("REFUSED");
-    b->refused++;
+    b->jobs.refused++;
     if (znl_frame_equal(code, znl_frame_text(znl_err_code(ZNL_E_OVERLOADED))))
-        b->overloaded++;
+        b->jobs.overloaded++;
     refuse(b, job, code, text, size);
 }
 
@@ -167,7 +167,7 @@ static void handler_returned(lua_State *L, znl_node_box *b, const struct job *jo
         result_refused(L, b, job, err);
         return;
     }
-    if (err == 0 && job->is_answered)
+    if (err == 0 && job->base.is_answered)
         return;
     if (err == 0)
         err = answer(b, &to, job->is_call ? &marked : NULL, frames, count);
@@ -178,7 +178,7 @@ static void handler_returned(lua_State *L, znl_node_box *b, const struct job *jo
     else if (err == ZNL_E_TOO_BIG)
         result_refused(L, b, job, err);
     else if (err != 0)
-        b->unanswered++;
+        b->jobs.unanswered++;
 }
 
 void znl_node_box_handler_done(void *user, lua_State *L, int status, int nresults)
@@ -204,5 +204,5 @@ void znl_node_box_handler_done(void *user, lua_State *L, int status, int nresult
             handler_returned(L, b, job);
         }
     }
-    znl_node_job_done(job);
+    znl_job_done(&job->base);
 }

@@ -99,15 +99,15 @@ static void run_late(znl_deferred *deferred)
      * messages come a thousand per turn. */
     struct late_event *late = b->late;
     b->late = NULL;
-    b->holds++;
+    znl_anchor_hold_again(&b->jobs.anchor);
     while (late != NULL) {
         struct late_event *next = late->next;
         znl_vm_protect(b->vm, run_event, &late->event, "node.on_event");
         znl_free(late);
-        b->holds--;
+        znl_anchor_let_go(&b->jobs.anchor);
         late = next;
     }
-    znl_node_box_let_go(b); /* the last thing: the box may be collected after it */
+    znl_anchor_let_go(&b->jobs.anchor); /* the last thing: the box may be collected after it */
 }
 
 static void emit_late(const struct event *event)
@@ -116,7 +116,7 @@ static void emit_late(const struct event *event)
     size_t bytes = 0;
     for (size_t i = 0; i < event->texts; i++)
         bytes += event->text[i].size;
-    if (b->holds == 0)
+    if (b->jobs.anchor.holds == 0)
         return;
     struct late_event *late = znl_calloc(1, sizeof *late + bytes);
     if (late == NULL)
@@ -134,7 +134,7 @@ static void emit_late(const struct event *event)
     else
         b->late = late;
     b->late_last = late;
-    b->holds++;
+    znl_anchor_hold_again(&b->jobs.anchor);
     b->late_due.run = run_late;
     znl_loop_defer(b->vm->loop, &b->late_due);
 }

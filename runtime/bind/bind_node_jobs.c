@@ -6,51 +6,23 @@
  *          `-> refused: no room, no handler, not readable
  *
  * Layer: bind. SPDX-License-Identifier: MIT */
-#include "base/alloc.h"
 #include "base/err.h"
 #include "bind/bind_node.h"
 
 #include <string.h>
 
-static void deadline_passed(znl_token_watcher *watcher);
-
 /* --- jobs -------------------------------------------------------------------------------------- */
-
-/* A job in a new slot, NULL when memory is short. */
-static struct job *job_make(znl_node_box *b)
-{
-    if (b->made_count == b->made_capacity) {
-        size_t capacity = b->made_capacity > 0 ? 2 * b->made_capacity : 16;
-        struct job **made = znl_realloc(b->made, capacity * sizeof(struct job *));
-        if (made == NULL)
-            return NULL;
-        b->made = made;
-        b->made_capacity = capacity;
-    }
-    struct job *job = znl_calloc(1, sizeof *job);
-    if (job == NULL)
-        return NULL;
-    job->node = b;
-    job->slot = (uint32_t)b->made_count;
-    job->ticket = job->slot;
-    b->made[b->made_count++] = job;
-    return job;
-}
 
 static struct job *job_take(znl_node_box *b, const znl_message *message)
 {
-    struct job *job = b->free_jobs;
-    if (job != NULL)
-        b->free_jobs = job->next_free;
-    else if ((job = job_make(b)) == NULL)
+    struct job *job = (struct job *)znl_job_take(&b->jobs);
+    if (job == NULL)
         return NULL;
+    job->node = b;
     job->is_service = message->kind == ZNL_KIND_SERVICE_REQUEST;
     job->is_capable = message->is_capable;
     job->is_call = message->call != NULL;
     job->is_json = job->is_call && message->call->is_json;
-    job->is_at_work = 1;
-    job->is_answered = job->is_cancelled = job->is_limited = 0;
-    job->deadline_ms = message->deadline_ms;
     job->peer_size = message->peer.size; /* lengths were checked by the node */
     job->id_size = message->subject.size;
     job->service_size = message->service.size;
@@ -62,45 +34,14 @@ static struct job *job_take(znl_node_box *b, const znl_message *message)
     job->route_size = job->is_call ? message->call->route.size : 0;
     if (job->route_size > 0 && job->route_size <= sizeof job->route)
         memcpy(job->route, message->call->route.data, job->route_size);
-    b->jobs++;
-    b->holds++;
     return job;
 }
 
-/* Gives the job a deadline, the asker's or the node's. 0 or ZNL_E_NOMEM. */
-static int job_limit(struct job *job)
+void znl_node_box_job_ended(znl_jobs *jobs)
 {
-    znl_node_box *b = job->node;
-    if (b->handler_timeout_ms > 0) {
-        uint64_t limit_ms = znl_loop_now_ms(b->vm->loop) + b->handler_timeout_ms;
-        job->is_limited = job->deadline_ms == 0 || limit_ms < job->deadline_ms;
-        if (job->is_limited)
-            job->deadline_ms = limit_ms;
-    }
-    if (job->deadline_ms == 0)
-        return 0;
-    int err = znl_token_new(b->vm, NULL, job->deadline_ms, &job->token);
-    if (err == 0)
-        znl_token_watch(job->token, &job->watcher, deadline_passed);
-    return err;
-}
-
-void znl_node_job_done(struct job *job)
-{
-    znl_node_box *b = job->node;
-    if (job->token != NULL) {
-        znl_token_unwatch(&job->watcher);
-        znl_token_release(job->token);
-        job->token = NULL;
-    }
-    job->is_at_work = 0;
-    job->ticket += ZNL_JOB_SLOTS; /* requests that are kept no longer find it */
-    job->next_free = b->free_jobs;
-    b->free_jobs = job;
-    b->jobs--;
+    znl_node_box *b = (znl_node_box *)jobs;
     if (b->queue.count > 0)
         znl_loop_defer(b->vm->loop, &b->queue_due);
-    znl_node_box_let_go(b);
 }
 
 struct asker znl_node_job_asker(const struct job *job)
@@ -111,38 +52,23 @@ struct asker znl_node_job_asker(const struct job *job)
             .is_capable = job->is_capable};
 }
 
-/* The token of a job was cancelled. An asker whose own deadline it was does not wait any more. */
-static void deadline_passed(znl_token_watcher *watcher)
+void znl_node_job_timed_out(znl_job *base)
 {
-    struct job *job = (struct job *)(void *)((char *)watcher - offsetof(struct job, watcher));
-    znl_node_box *b = job->node;
-    if (znl_token_is_cancelled(job->token) != ZNL_E_DEADLINE || job->is_answered)
-        return;
-    job->is_answered = 1;
-    if (!job->is_limited) {
-        b->expired++;
-        return;
-    }
+    struct job *job = (struct job *)base;
     struct asker to = znl_node_job_asker(job);
-    b->handler_timeouts++;
-    znl_node_box_refuse_err(
-            b, &to, ZNL_E_HANDLER_TIMEOUT, "the handler took longer than handler_timeout_ms");
+    znl_node_box_refuse_err(job->node, &to, ZNL_E_HANDLER_TIMEOUT,
+            "the handler took longer than handler_timeout_ms");
 }
 
 void znl_node_box_cancel_jobs(znl_node_box *b, znl_frame peer)
 {
     const char *reason = peer.size > 0 ? "the asker went off line" : "the node stopped";
-    for (size_t i = 0; i < b->made_count; i++) {
-        struct job *job = b->made[i];
-        if (!job->is_at_work ||
-                (peer.size > 0 &&
-                        !znl_frame_equal(peer, znl_frame_of(job->peer, job->peer_size))))
-            continue;
-        job->is_cancelled = 1;
-        if (job->token != NULL)
-            znl_token_cancel_for(job->token, ZNL_E_CANCELLED, reason, strlen(reason));
-        else
-            znl_sched_cancel(b->vm->sched, job->task, reason, strlen(reason));
+    for (size_t i = 0; i < b->jobs.made_count; i++) {
+        struct job *job = (struct job *)b->jobs.made[i];
+        if (job->base.is_at_work &&
+                (peer.size == 0 ||
+                        znl_frame_equal(peer, znl_frame_of(job->peer, job->peer_size))))
+            znl_job_cancel(&job->base, reason);
     }
 }
 
@@ -156,13 +82,13 @@ static const char stopping[] = "the node is stopping";
 
 void znl_node_box_refuse_all(znl_node_box *b)
 {
-    for (size_t i = 0; i < b->made_count; i++) {
-        struct job *job = b->made[i];
-        if (!job->is_at_work || job->is_answered)
+    for (size_t i = 0; i < b->jobs.made_count; i++) {
+        struct job *job = (struct job *)b->jobs.made[i];
+        if (!job->base.is_at_work || job->base.is_answered)
             continue;
         struct asker to = znl_node_job_asker(job);
         znl_node_box_refuse_err(b, &to, ZNL_E_STOPPED, stopping);
-        job->is_answered = 1;
+        job->base.is_answered = 1;
     }
     while (b->queue.count > 0) {
         znl_parcel *parcel = znl_parcels_take(&b->queue);
@@ -196,12 +122,12 @@ static void push_handler(
     znl_frame service = message->service;
     *owner = NULL;
     if (is_for_console(message)) {
-        lua_rawgeti(L, LUA_REGISTRYINDEX, b->console_ref);
+        lua_rawgeti(L, LUA_REGISTRYINDEX, b->jobs.console_ref);
         return;
     }
     if (service.size == 0) {
-        lua_rawgeti(L, LUA_REGISTRYINDEX, b->handler_ref);
-        *owner = b->handler_owner;
+        lua_rawgeti(L, LUA_REGISTRYINDEX, b->jobs.handler_ref);
+        *owner = b->jobs.handler_owner;
         return;
     }
     push_service(L, b, service);
@@ -213,18 +139,6 @@ static void push_handler(
     lua_rawgeti(L, -2, 1);
 }
 
-/* Replaces the function at the top by what it says of the route of the job; nil: nothing. */
-static void resolve_place(lua_State *L, const struct job *job)
-{
-    if (job->route_size > sizeof job->route) {
-        lua_pushnil(L);
-        return;
-    }
-    lua_pushlstring(L, (const char *)job->route, job->route_size);
-    if (lua_pcall(L, 1, 1, 0) != 0)
-        lua_pushnil(L);
-}
-
 const char *znl_node_job_place(lua_State *L, const struct job *job)
 {
     if (job->is_service) {
@@ -232,12 +146,12 @@ const char *znl_node_job_place(lua_State *L, const struct job *job)
         if (lua_istable(L, -1))
             lua_rawgeti(L, -1, 3);
     } else {
-        lua_rawgeti(L, LUA_REGISTRYINDEX, job->node->place_ref);
+        lua_rawgeti(L, LUA_REGISTRYINDEX, job->node->jobs.place_ref);
     }
-    if (lua_isfunction(L, -1))
-        resolve_place(L, job);
-    const char *place = lua_tostring(L, -1);
-    return place != NULL ? place : job->is_service ? "service" : "handler";
+    znl_frame route = znl_frame_of(job->route, job->route_size);
+    if (job->route_size > sizeof job->route)
+        route.data = NULL;
+    return znl_jobs_place(L, route, job->is_service ? "service" : "handler");
 }
 
 struct arrival {
@@ -248,7 +162,7 @@ struct arrival {
 
 static void overloaded(znl_node_box *b, const struct asker *to)
 {
-    b->overloaded++;
+    b->jobs.overloaded++;
     znl_node_box_refuse_err(b, to, ZNL_E_OVERLOADED, znl_err_text(ZNL_E_OVERLOADED));
 }
 
@@ -273,7 +187,7 @@ static int run_request(lua_State *L)
         return 0;
     }
     arrival->job = job;
-    if (job_limit(job) != 0)
+    if (znl_job_limit(&job->base, message->deadline_ms) != 0)
         return luaL_error(L, "%s", znl_err_text(ZNL_E_NOMEM));
     int nargs = 1;
     if (job->is_json && b->run_json_ref != LUA_NOREF) {
@@ -285,10 +199,10 @@ static int run_request(lua_State *L)
     znl_node_job_pushrequest(L, job, message);
     znl_spawn how = {.kind = ZNL_TASK_FOREGROUND,
             .owner = owner,
-            .token = job->token,
+            .token = job->base.token,
             .done = znl_node_box_handler_done,
             .user = job,
-            .ref = &job->task};
+            .ref = &job->base.task};
     arrival->job = NULL; /* a task that ended at once has given it back by now */
     int err = znl_sched_spawn_as(L, nargs, &how);
     if (err != 0) {
@@ -296,7 +210,7 @@ static int run_request(lua_State *L)
             znl_node_box_refuse_err(b, &to, err, "the handler is being stopped");
         else
             overloaded(b, &to);
-        znl_node_job_done(job);
+        znl_job_done(&job->base);
     }
     return 0;
 }
@@ -309,7 +223,7 @@ static void start(znl_node_box *b, const znl_message *message)
             arrival.job == NULL)
         return;
     overloaded(b, &to); /* out of memory before there was a task */
-    znl_node_job_done(arrival.job);
+    znl_job_done(&arrival.job->base);
 }
 
 /* --- the queue --------------------------------------------------------------------------------- */
@@ -330,19 +244,20 @@ static void run_queue(znl_deferred *deferred)
             (znl_node_box *)(void *)((char *)deferred - offsetof(znl_node_box, queue_due));
     if (b->queue.count == 0 || b->node == NULL)
         return;
-    b->holds++; /* a handler may stop the node; what runs it may then be collected */
+    znl_anchor_hold_again(
+            &b->jobs.anchor); /* a handler may stop the node; what runs it may then be collected */
     for (unsigned budget = ZNL_BATCH_MESSAGES;
-            budget > 0 && b->queue.count > 0 && b->jobs < b->max_jobs; budget--) {
+            budget > 0 && b->queue.count > 0 && b->jobs.at_work < b->jobs.max; budget--) {
         znl_parcel *parcel = znl_parcels_take(&b->queue);
         if (is_over(b, &parcel->message))
-            b->expired++;
+            b->jobs.expired++;
         else
             start(b, &parcel->message);
         znl_parcel_free(parcel);
     }
-    if (b->queue.count > 0 && b->jobs < b->max_jobs)
+    if (b->queue.count > 0 && b->jobs.at_work < b->jobs.max)
         znl_loop_defer(b->vm->loop, &b->queue_due);
-    znl_node_box_let_go(b);
+    znl_anchor_let_go(&b->jobs.anchor);
 }
 
 void znl_node_box_on_request(void *user, const znl_message *message)
@@ -353,13 +268,13 @@ void znl_node_box_on_request(void *user, const znl_message *message)
         znl_node_box_refuse_err(b, &to, ZNL_E_INVALID, "the call cannot be read");
         return;
     }
-    if (b->is_draining) {
-        b->refused++;
+    if (b->jobs.is_draining) {
+        b->jobs.refused++;
         znl_node_box_refuse_err(b, &to, ZNL_E_STOPPED, stopping);
         return;
     }
-    if ((b->jobs < b->max_jobs && b->queue.count == 0) ||
-            (is_for_console(message) && b->jobs < b->max_jobs + ZNL_CONSOLE_JOBS)) {
+    if ((b->jobs.at_work < b->jobs.max && b->queue.count == 0) ||
+            (is_for_console(message) && b->jobs.at_work < b->jobs.max + ZNL_CONSOLE_JOBS)) {
         start(b, message);
         return;
     }
@@ -376,18 +291,6 @@ void znl_node_box_open_queue(znl_node_box *b, size_t max_requests, size_t max_by
 void znl_node_box_drop_queue(znl_node_box *b)
 {
     znl_loop_undefer(b->vm->loop, &b->queue_due);
-    b->expired += b->queue.count;
+    b->jobs.expired += b->queue.count;
     znl_parcels_fini(&b->queue);
-}
-
-/* --- memory ------------------------------------------------------------------------------------ */
-
-void znl_node_box_drop_jobs(znl_node_box *b)
-{
-    for (size_t i = 0; i < b->made_count; i++)
-        znl_free(b->made[i]);
-    znl_free(b->made);
-    b->made = NULL;
-    b->made_count = b->made_capacity = 0;
-    b->free_jobs = NULL;
 }
