@@ -125,11 +125,6 @@ int znl_base64url_decode(const char *text, size_t size, uint8_t *out, size_t *ou
     return 0;
 }
 
-static inline int is_tail(uint8_t c)
-{
-    return (c & 0xc0) == 0x80;
-}
-
 int znl_utf8_valid(const uint8_t *bytes, size_t size)
 {
     size_t i = 0;
@@ -142,32 +137,10 @@ int znl_utf8_valid(const uint8_t *bytes, size_t size)
                 continue;
             }
         }
-        uint8_t c = bytes[i];
-        size_t left = size - i;
-        if (c < 0x80) {
-            i += 1;
-        } else if (c >= 0xc2 && c <= 0xdf) {
-            if (left < 2 || !is_tail(bytes[i + 1]))
-                return 0;
-            i += 2;
-        } else if (c >= 0xe0 && c <= 0xef) {
-            if (left < 3 || !is_tail(bytes[i + 1]) || !is_tail(bytes[i + 2]))
-                return 0;
-            /* No overlong forms (E0), no surrogates (ED). */
-            if ((c == 0xe0 && bytes[i + 1] < 0xa0) || (c == 0xed && bytes[i + 1] > 0x9f))
-                return 0;
-            i += 3;
-        } else if (c >= 0xf0 && c <= 0xf4) {
-            if (left < 4 || !is_tail(bytes[i + 1]) || !is_tail(bytes[i + 2]) ||
-                    !is_tail(bytes[i + 3]))
-                return 0;
-            /* No overlong forms (F0), nothing past U+10FFFF (F4). */
-            if ((c == 0xf0 && bytes[i + 1] < 0x90) || (c == 0xf4 && bytes[i + 1] > 0x8f))
-                return 0;
-            i += 4;
-        } else {
+        size_t length = znl_utf8_length(bytes + i, size - i);
+        if (length == 0)
             return 0;
-        }
+        i += length;
     }
     return 1;
 }

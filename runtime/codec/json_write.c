@@ -1,0 +1,202 @@
+/* json_write.c - see json.h: writing. SPDX-License-Identifier: MIT */
+#include "codec/json.h"
+
+#include "base/err.h"
+#include "codec/decimal.h"
+#include "codec/json_scan.h"
+#include "codec/text.h"
+
+#include <math.h>
+
+#define NUMBER_BYTES_MAX 32          /* sign, 21 digits, point, or an exponent */
+#define ESCAPE_BYTES_MAX 6           /* \u001f */
+#define WHOLE_MAX 9007199254740992.0 /* 2^53: doubles hold every whole number up to here */
+/* From where on JavaScript writes exponents: 1e21, 1e-7. */
+#define POINT_MAX 21
+#define POINT_MIN (-6)
+
+/* The second byte of two-byte escapes. */
+static const char short_escapes[256] = {['"'] = '"',
+        ['\\'] = '\\',
+        ['\b'] = 'b',
+        ['\f'] = 'f',
+        ['\n'] = 'n',
+        ['\r'] = 'r',
+        ['\t'] = 't'};
+
+static uint8_t *put_escape(uint8_t *at, uint8_t c)
+{
+    *at++ = '\\';
+    if (short_escapes[c] != 0) {
+        *at++ = (uint8_t)short_escapes[c];
+        return at;
+    }
+    memcpy(at, "u00", 3);
+    at[3] = (uint8_t)('0' + (c >> 4));
+    at[4] = (uint8_t) "0123456789abcdef"[c & 15];
+    return at + 5;
+}
+
+int znl_json_put_string(znl_buffer *out, znl_frame text)
+{
+    const uint8_t *at = text.size > 0 ? text.data : (const uint8_t *)"";
+    const uint8_t *end = at + text.size;
+    size_t before = out->size;
+    /* Room for all that is left plain, and for one block more than the last byte. */
+    int err = text.size > SIZE_MAX / 2 ? ZNL_E_NOMEM
+                                       : znl_buffer_extend(out, text.size + 2 + ZNL_JSON_BLOCK);
+    if (err != 0)
+        return err;
+    uint8_t *to = out->data + before;
+    *to++ = '"';
+    for (;;) {
+        /* Copied by the block, looked at while there: what follows a special byte is overwritten. */
+        while (end - at >= ZNL_JSON_BLOCK) {
+            unsigned bits = znl_json_block(at);
+            memcpy(to, at, ZNL_JSON_BLOCK);
+            size_t run = bits != 0 ? (size_t)__builtin_ctz(bits) : ZNL_JSON_BLOCK;
+            at += run;
+            to += run;
+            if (bits != 0)
+                break;
+        }
+        while (at < end && !znl_json_is_special(*at))
+            *to++ = *at++;
+        if (at == end)
+            break;
+        if (*at >= 0x80) {
+            size_t length = znl_utf8_length(at, (size_t)(end - at));
+            if (length == 0) {
+                out->size = before;
+                return ZNL_E_PROTO;
+            }
+            memcpy(to, at, length);
+            at += length;
+            to += length;
+            continue;
+        }
+        uint8_t c = *at++;
+        out->size = (size_t)(to - out->data);
+        err = znl_buffer_extend(
+                out, ESCAPE_BYTES_MAX + (size_t)(end - at) + 1 + ZNL_JSON_BLOCK);
+        if (err != 0) {
+            out->size = before;
+            return err;
+        }
+        to = put_escape(out->data + out->size, c);
+    }
+    *to++ = '"';
+    out->size = (size_t)(to - out->data);
+    return 0;
+}
+
+/* --- numbers ---------------------------------------------------------------------------------- */
+
+static const char pairs[] =
+        "00010203040506070809101112131415161718192021222324252627282930313233"
+        "34353637383940414243444546474849505152535455565758596061626364656667"
+        "6869707172737475767778798081828384858687888990919293949596979899";
+
+static int put_whole(znl_buffer *out, uint64_t value, int is_negative)
+{
+    char text[NUMBER_BYTES_MAX];
+    char *at = text + sizeof text;
+    for (; value >= 100; value /= 100)
+        memcpy(at -= 2, pairs + 2 * (value % 100), 2);
+    if (value >= 10)
+        memcpy(at -= 2, pairs + 2 * value, 2);
+    else
+        *--at = (char)('0' + value);
+    if (is_negative)
+        *--at = '-';
+    return znl_buffer_append(out, at, (size_t)(text + sizeof text - at));
+}
+
+int znl_json_put_integer(znl_buffer *out, int64_t value)
+{
+    return put_whole(out, value < 0 ? 0 - (uint64_t)value : (uint64_t)value, value < 0);
+}
+
+int znl_json_put_unsigned(znl_buffer *out, uint64_t value)
+{
+    return put_whole(out, value, 0);
+}
+
+static char *put_bytes(char *at, const char *bytes, size_t size)
+{
+    memcpy(at, bytes, size);
+    return at + size;
+}
+
+static char *put_zeros(char *at, int count)
+{
+    memset(at, '0', (size_t)count);
+    return at + count;
+}
+
+/* d.ddde+x */
+static char *put_exponent(char *at, const char *digits, unsigned count, int exponent)
+{
+    *at++ = digits[0];
+    if (count > 1) {
+        *at++ = '.';
+        at = put_bytes(at, digits + 1, count - 1);
+    }
+    *at++ = 'e';
+    *at++ = exponent < 0 ? '-' : '+';
+    unsigned rest = (unsigned)(exponent < 0 ? -exponent : exponent);
+    if (rest >= 100)
+        *at++ = (char)('0' + rest / 100);
+    if (rest >= 10)
+        *at++ = (char)('0' + rest / 10 % 10);
+    *at++ = (char)('0' + rest % 10);
+    return at;
+}
+
+/* point_max: how many digits may stand before the point. */
+static int put_shortest(znl_buffer *out, double value, int point_max)
+{
+    if (!isfinite(value))
+        return ZNL_E_INVALID;
+    char digits[ZNL_DECIMAL_DIGITS_MAX], text[NUMBER_BYTES_MAX];
+    char *at = text;
+    int point;
+    unsigned count = znl_decimal_shortest(fabs(value), digits, &point);
+    int whole = (int)count;
+    if (value < 0)
+        *at++ = '-';
+    if (point > point_max || point <= POINT_MIN) {
+        at = put_exponent(at, digits, count, point - 1);
+    } else if (point <= 0) {
+        at = put_bytes(at, "0.", 2);
+        at = put_zeros(at, -point);
+        at = put_bytes(at, digits, count);
+    } else if (point >= whole) {
+        at = put_bytes(at, digits, count);
+        at = put_zeros(at, point - whole);
+    } else {
+        at = put_bytes(at, digits, (size_t)point);
+        *at++ = '.';
+        at = put_bytes(at, digits + point, count - (unsigned)point);
+    }
+    return znl_buffer_append(out, text, (size_t)(at - text));
+}
+
+static inline int is_exact_whole(double value)
+{
+    return value <= WHOLE_MAX && value >= -WHOLE_MAX && value == (double)(int64_t)value;
+}
+
+int znl_json_put_number(znl_buffer *out, double value)
+{
+    if (is_exact_whole(value))
+        return znl_json_put_integer(out, (int64_t)value); /* -0 is 0, as in JavaScript */
+    return put_shortest(out, value, POINT_MAX);
+}
+
+int znl_json_put_double(znl_buffer *out, double value)
+{
+    if (is_exact_whole(value))
+        return znl_json_put_integer(out, (int64_t)value);
+    return put_shortest(out, value, fabs(value) > WHOLE_MAX ? 0 : POINT_MAX);
+}
