@@ -25,6 +25,9 @@ struct znl_loop {
     void *zmq;
     void *sim;
     void (*discard_sim)(void *sim);
+    void *streams;
+    void (*close_streams)(void *streams);
+    void (*discard_streams)(void *streams);
     znl_deferred *first; /* what is deferred, in order */
     znl_deferred *last;
     size_t batch; /* how many of the first are for this turn */
@@ -118,7 +121,11 @@ int znl_loop_close(znl_loop *loop)
         return 0;
     uv_close((uv_handle_t *)&loop->timer, NULL);
     uv_close((uv_handle_t *)&loop->prepare, NULL);
+    if (loop->streams != NULL)
+        loop->close_streams(loop->streams);
     int leaked = finish_handles(&loop->uv);
+    if (loop->streams != NULL)
+        loop->discard_streams(loop->streams);
     if (loop->sim != NULL)
         loop->discard_sim(loop->sim);
     if (loop->zmq != NULL) {
@@ -177,6 +184,19 @@ void znl_loop_set_sim(znl_loop *loop, void *sim, void (*discard)(void *sim))
 {
     loop->sim = sim;
     loop->discard_sim = discard;
+}
+
+void *znl_loop_streams(znl_loop *loop)
+{
+    return loop->streams;
+}
+
+void znl_loop_set_streams(znl_loop *loop, void *streams, void (*close)(void *streams),
+        void (*discard)(void *streams))
+{
+    loop->streams = streams;
+    loop->close_streams = close;
+    loop->discard_streams = discard;
 }
 
 void znl_loop_zmq_used(znl_loop *loop, int change)

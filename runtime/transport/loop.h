@@ -87,6 +87,11 @@ void *znl_loop_zmq(znl_loop *loop);
 void *znl_loop_sim(znl_loop *loop);
 void znl_loop_set_sim(znl_loop *loop, void *sim, void (*discard)(void *sim));
 
+/* The same for stream.c. When the loop ends, `close` runs before the handles are counted. */
+void *znl_loop_streams(znl_loop *loop);
+void znl_loop_set_streams(znl_loop *loop, void *streams, void (*close)(void *streams),
+        void (*discard)(void *streams));
+
 /* Tells the loop that a socket of its context was opened (1) or closed (-1). */
 void znl_loop_zmq_used(znl_loop *loop, int change);
 

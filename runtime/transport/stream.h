@@ -3,7 +3,8 @@
  *   connecting -> open -> ended -> closed
  *
  * What is written in one turn of the loop leaves in one system call, before the loop waits. Events come
- * from the loop, never from inside a call; none comes after znl_stream_close(), nor after on_end.
+ * from the loop, never from inside a call; none comes after znl_stream_close(), nor after on_end. One
+ * stream gives on_data at most 64 KiB before others have their turn.
  *
  * Layer: transport. Everything here belongs to the loop thread. SPDX-License-Identifier: MIT */
 #ifndef ZNL_TRANSPORT_STREAM_H
@@ -22,8 +23,9 @@ typedef struct znl_stream_events {
     void (*on_data)(void *user, uint8_t *data, size_t size);
     /* The queue went below half of its limit after a write had found it full. NULL: not wanted. */
     void (*on_writable)(void *user);
-    /* The last event: 0 the peer ended it in order, otherwise why (TIMEOUT, UNREACHABLE, SYSTEM, PROTO
-     * for TLS, …). The stream is still to be closed. */
+    /* The last event: 0 the peer ended it in order, and may still read; otherwise why: TIMEOUT,
+     * UNREACHABLE (refused, no such host), GONE (reset), LIMIT (descriptors), PROTO (TLS), NOMEM,
+     * SYSTEM; `text` says it for people, borrowed. The stream is still to be closed. */
     void (*on_end)(void *user, int err, const char *text);
 } znl_stream_events;
 
@@ -36,29 +38,31 @@ typedef struct znl_stream_options {
     size_t max_queue_bytes; /* 0: ZNL_STREAM_QUEUE_BYTES_DEFAULT */
 } znl_stream_options;
 
-/* Returns a stream that connects, owned; on_open or on_end follows. 0, ZNL_E_NOMEM, ZNL_E_INVALID. */
+/* Returns a stream that connects, owned; on_open or on_end follows. Every address of the name is tried.
+ * 0, ZNL_E_NOMEM, ZNL_E_INVALID. */
 int znl_stream_connect(znl_stream **out, znl_loop *loop, const znl_stream_options *options,
         const znl_stream_events *events, void *user);
 
-/* Takes `stream` (NULL is accepted). What is queued has up to `linger_ms` to leave; 0: none, the peer
- * may see a reset. */
+/* Takes `stream` (NULL is accepted). With `linger_ms` what is queued has that long to leave and the peer
+ * to end its side, so that nothing is lost by a reset; 0: what is queued is lost. */
 void znl_stream_close(znl_stream *stream, uint32_t linger_ms);
 
-/* Room for `size` bytes at the end of the queue, to be filled at once and committed (fewer is fine);
- * NULL: no memory, the limit is reached, or the stream has ended. */
-uint8_t *znl_stream_reserve(znl_stream *stream, size_t size);
+/* Room for `size` bytes at the end of the queue through *at, to be filled at once and committed (fewer is
+ * fine). 0, ZNL_E_BUSY (the queue is full: on_writable will come), ZNL_E_CLOSED (the peer is not there
+ * any more), ZNL_E_NOMEM. An empty queue takes any size. What is written before the stream is open waits. */
+int znl_stream_reserve(znl_stream *stream, size_t size, uint8_t **at);
 void znl_stream_commit(znl_stream *stream, size_t size);
 
-/* Copies. 0, ZNL_E_BUSY (the queue is full: on_writable will come), ZNL_E_CLOSED, ZNL_E_NOMEM. A write
- * to an empty queue is never too big. */
+/* Copies. Errors as of znl_stream_reserve(). */
 int znl_stream_write(znl_stream *stream, const void *data, size_t size);
 
 size_t znl_stream_queued(const znl_stream *stream); /* bytes not yet handed to the system */
 
-/* Stops reading, and goes on: the peer's window closes meanwhile. */
+/* Stops reading, and goes on: the peer's window closes meanwhile. The end of the stream is not seen
+ * while it is on. */
 void znl_stream_pause(znl_stream *stream, int on);
 
-/* Replaces who hears the events: an upgrade of the protocol. */
+/* Replaces who hears the events: an upgrade of the protocol. `events` is borrowed for good. */
 void znl_stream_set_events(znl_stream *stream, const znl_stream_events *events, void *user);
 
 /* "127.0.0.1:9000", "[::1]:9000"; valid as long as the stream. Empty before it is open. */
@@ -69,18 +73,20 @@ const char *znl_stream_peer(const znl_stream *stream);
 typedef struct znl_listener znl_listener;
 
 typedef struct znl_listener_options {
-    const char *host; /* address to bind; NULL: all interfaces; borrowed */
+    const char *host; /* address to bind; "localhost"; NULL or "*": all interfaces; borrowed */
     uint16_t port;    /* 0: the system chooses */
-    const znl_tls *tls;
-    uint32_t max_connections; /* beyond it connections are closed at once and counted */
-    uint32_t handshake_ms;    /* TLS; 0: ZNL_HANDSHAKE_MS_DEFAULT */
-    size_t max_queue_bytes;   /* of each stream */
+    const znl_tls *tls; /* NULL: plain; held */
+    uint32_t
+            max_connections; /* beyond it connections are closed at once and counted; 0: the default */
+    uint32_t handshake_ms;  /* TLS; 0: ZNL_HANDSHAKE_MS_DEFAULT */
+    size_t max_queue_bytes; /* of each stream; 0: the default */
 } znl_listener_options;
 
-/* Gives an open stream away: `on_accept` owns it and sets its events before it returns. */
+/* Gives a stream away: `on_accept` owns it and sets its events (or closes it) before it returns. Plain
+ * streams are open; under TLS on_open follows, or on_end. */
 typedef void (*znl_accept_fn)(void *user, znl_stream *stream);
 
-/* 0, ZNL_E_ADDRESS_IN_USE, ZNL_E_ADDRESS, ZNL_E_NOMEM, ZNL_E_SYSTEM. */
+/* 0, ZNL_E_ADDRESS_IN_USE, ZNL_E_ADDRESS, ZNL_E_NOMEM, ZNL_E_LIMIT (descriptors), ZNL_E_SYSTEM. */
 int znl_listener_open(znl_listener **out, znl_loop *loop, const znl_listener_options *options,
         znl_accept_fn on_accept, void *user);
 
@@ -88,7 +94,8 @@ int znl_listener_open(znl_listener **out, znl_loop *loop, const znl_listener_opt
 void znl_listener_close(znl_listener *listener);
 
 uint16_t znl_listener_port(const znl_listener *listener);
-uint64_t znl_listener_refused(
-        const znl_listener *listener); /* beyond max_connections, or without descriptors */
+uint64_t znl_listener_accepted(const znl_listener *listener);
+/* Closed at once: beyond max_connections, without descriptors or memory. */
+uint64_t znl_listener_refused(const znl_listener *listener);
 
 #endif
