@@ -98,20 +98,21 @@ export async function until(what, probe, ms = 8000) {
 }
 
 export class Peer {
-    constructor(kind) {
+    /** `script`: the driven program without its ending; `env`: on top of ours. */
+    constructor(kind, { script = "peer", env: more = {} } = {}) {
         this.kind = kind;
         this.traits = TRAITS[kind];
         this.events = [];
         this.waiting = new Map();
         this.next = 1;
         this.stderr = "";
-        const env = { ...process.env };
+        const env = { ...process.env, ...more };
         delete env.ZNL_REAL;
         if (kind === "real") env.ZNL_REAL = REAL;
         const [file, args] =
             kind === "lua"
-                ? [ZNLRUN, [join(here, "peer.lua")]]
-                : [process.execPath, [join(here, "peer.mjs")]];
+                ? [ZNLRUN, [join(here, `${script}.lua`)]]
+                : [process.execPath, [join(here, `${script}.mjs`)]];
         this.process = spawn(file, args, { env, stdio: ["pipe", "pipe", "pipe"] });
         this.process.stdin.on("error", () => {});
         this.process.stderr.on("data", (data) => {
@@ -144,7 +145,13 @@ export class Peer {
         const { resolve, reject } = this.waiting.get(object.re) ?? {};
         this.waiting.delete(object.re);
         if (object.ok) resolve?.(object.value);
-        else reject?.(Object.assign(new Error(object.error), { code: object.code }));
+        else
+            reject?.(
+                Object.assign(new Error(object.error), {
+                    code: object.code,
+                    errorName: object.name,
+                }),
+            );
     }
 
     call(cmd, fields = {}) {
