@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define FILES_MAX 32
+#define FILES_MAX 128
 
 static cJSON *files[FILES_MAX];
 static size_t file_count;
