@@ -104,6 +104,10 @@
 #define ZNL_MICRO_HEARTBEAT_CHECK_MS 5000u
 #define ZNL_MICRO_REQUEST_MS 30000u
 #define ZNL_MICRO_WINDOW_DEFAULT 256u /* chunks of one stream on their way */
+/* Chunks that wait while something else is waited for on the same connection: times the window. */
+#define ZNL_MICRO_OVERFULL 16u
+/* Bytes of one stream that wait before reading stops; four times as many, as above. */
+#define ZNL_MICRO_STREAM_BYTES (4u * 1024 * 1024)
 /* Ids we give begin here: a v1 peer counts from 0 and confuses equal ones (spec, section 24, 1). */
 #define ZNL_MICRO_ID_BASE (1ull << 40)
 
