@@ -148,6 +148,7 @@ void znl_bind_open_all(lua_State *L)
             {"znl.core.crypto", luaopen_znl_core_crypto},
             {"znl.core.socket", luaopen_znl_core_socket},
             {"znl.core.heartbeat", luaopen_znl_core_heartbeat},
+            {"znl.core.registry", luaopen_znl_core_registry},
             {"znl.core.node", luaopen_znl_core_node},
             {"znl.core.shared", luaopen_znl_core_shared},
             {"znl.core.workers", luaopen_znl_core_workers},

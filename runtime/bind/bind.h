@@ -69,6 +69,7 @@ int luaopen_znl_core_runtime(lua_State *L);
 int luaopen_znl_core_crypto(lua_State *L);
 int luaopen_znl_core_socket(lua_State *L);
 int luaopen_znl_core_heartbeat(lua_State *L);
+int luaopen_znl_core_registry(lua_State *L);
 int luaopen_znl_core_node(lua_State *L);
 int luaopen_znl_core_shared(lua_State *L);
 int luaopen_znl_core_workers(lua_State *L);
