@@ -10,6 +10,8 @@
  *     d:count() -> registrations, namespaces
  *     d:counters() -> table
  *     d:close()
+ *     read_topic(json) -> topic, payload|nil, revision|nil | nil, message, code      what a request about
+ *         a topic says, the payload as its JSON text
  *
  * A registration is named by its id, never by its key: what closes late takes away nothing that came
  * later. `now_ms` is for tests; without it the clock of the loop counts.
@@ -21,6 +23,7 @@
 #include "base/limits.h"
 #include "base/random.h"
 #include "bind/bind.h"
+#include "codec/json.h"
 #include "transport/loop.h"
 
 #include <lauxlib.h>
@@ -260,6 +263,100 @@ static int registry_close(lua_State *L)
     return 0;
 }
 
+/* --- requests about topics -------------------------------------------------------------------- */
+
+struct topic_request {
+    char topic[ZNL_TOPIC_BYTES_MAX];
+    size_t topic_size;
+    int has_topic, has_revision;
+    double revision;
+    znl_frame payload; /* {NULL, 0}: absent */
+};
+
+static int read_name(znl_json_reader *reader, struct topic_request *request)
+{
+    znl_buffer scratch = {0};
+    znl_frame text;
+    request->has_topic = 0;
+    int kind = znl_json_peek(reader);
+    if (kind != ZNL_JSON_STRING)
+        return kind < 0 ? kind : znl_json_skip(reader, &text);
+    int err = znl_json_string(reader, &text, &scratch);
+    if (err == 0 && text.size > sizeof request->topic)
+        err = ZNL_E_TOO_BIG;
+    if (err == 0) {
+        memcpy(request->topic, text.data, text.size);
+        request->topic_size = text.size;
+        request->has_topic = 1;
+    }
+    znl_buffer_fini(&scratch);
+    return err;
+}
+
+static int read_revision(znl_json_reader *reader, struct topic_request *request)
+{
+    znl_frame raw;
+    int is_integer;
+    int64_t integer;
+    int kind = znl_json_peek(reader);
+    request->has_revision = kind == ZNL_JSON_NUMBER;
+    if (kind != ZNL_JSON_NUMBER)
+        return kind < 0 ? kind : znl_json_skip(reader, &raw);
+    return znl_json_number(reader, &request->revision, &is_integer, &integer);
+}
+
+/* The members that count; the last of two with one name does, as in JavaScript. */
+static int read_request(znl_frame text, struct topic_request *request)
+{
+    znl_json_reader reader;
+    znl_frame name;
+    int is_plain, more;
+    znl_json_begin(&reader, text, ZNL_JSON_DEPTH_MAX);
+    if (znl_json_peek(&reader) != ZNL_JSON_OBJECT)
+        return ZNL_E_INVALID;
+    int err = znl_json_enter(&reader);
+    while (err == 0 && (more = znl_json_next(&reader, &name, &is_plain)) != 0) {
+        znl_frame raw;
+        if (more < 0)
+            return more;
+        if (znl_frame_equal(name, znl_frame_text("topic")))
+            err = read_name(&reader, request);
+        else if (znl_frame_equal(name, znl_frame_text("revision")))
+            err = read_revision(&reader, request);
+        else if (znl_frame_equal(name, znl_frame_text("payload")))
+            err = znl_json_skip(&reader, &request->payload);
+        else
+            err = znl_json_skip(&reader, &raw);
+    }
+    if (err == 0)
+        err = znl_json_end(&reader);
+    return err == 0 && !request->has_topic ? ZNL_E_INVALID : err;
+}
+
+static int registry_read_topic(lua_State *L)
+{
+    struct topic_request request = {0};
+    int err = read_request(znl_lua_checkframe(L, 1, "json", SIZE_MAX), &request);
+    if (err == ZNL_E_INVALID) {
+        lua_pushnil(L);
+        lua_pushliteral(L, "the data must be an object with a text as its topic");
+        lua_pushstring(L, znl_err_code(err));
+        return 3;
+    }
+    if (err != 0)
+        return znl_lua_fail(L, err, "topic");
+    lua_pushlstring(L, request.topic, request.topic_size);
+    if (request.payload.data != NULL)
+        lua_pushlstring(L, (const char *)request.payload.data, request.payload.size);
+    else
+        lua_pushnil(L);
+    if (request.has_revision)
+        lua_pushnumber(L, request.revision);
+    else
+        lua_pushnil(L);
+    return 3;
+}
+
 static const luaL_Reg methods[] = {
         {"add", registry_add},
         {"remove", registry_remove},
@@ -276,8 +373,10 @@ static const luaL_Reg methods[] = {
 int luaopen_znl_core_registry(lua_State *L)
 {
     znl_lua_newtype(L, TYPE, methods, registry_close);
-    lua_createtable(L, 0, 1);
+    lua_createtable(L, 0, 2);
     lua_pushcfunction(L, registry_new);
     lua_setfield(L, -2, "new");
+    lua_pushcfunction(L, registry_read_topic);
+    lua_setfield(L, -2, "read_topic");
     return 1;
 }

@@ -84,3 +84,29 @@ describe("znl.core.registry", function()
     assert.error_matches(function() d:count() end, "the directory is closed")
   end)
 end)
+
+describe("znl.core.registry.read_topic", function()
+  local read = registry.read_topic
+
+  it("takes the members of a request apart, the payload as it is written", function()
+    assert.same({ "t", '{"b": 1,"a":[ ]}', 7.5 }, { read '{"topic":"t","payload": {"b": 1,"a":[ ]} ,"revision":7.5}' })
+    assert.same({ n = 3, "t" }, { n = select("#", read '{"topic":"t"}'), (read '{"topic":"t"}') })
+    assert.same({ "é\0\n", "null" }, { read '{"payload":null,"x":[{}],"topic":"\\u00e9\\u0000\\n"}' })
+    assert.same({ "2", "2" }, { read '{"topic":"1","payload":1,"topic":"2","payload":2}' })
+    assert.same({ "t", nil, nil }, { read '{"topic":"t","revision":"7"}' })
+  end)
+
+  it("refuses what is none", function()
+    for _, text in ipairs { "null", "[]", "1", "{}", '{"topic":1}', '{"topic":"a","topic":null}' } do
+      local topic, message, code = read(text)
+      assert.same({ "nil", "the data must be an object with a text as its topic", "INVALID" },
+        { tostring(topic), message, code })
+    end
+    for _, text in ipairs { '{"topic":"t"', '{"topic":"t"} x', '{"topic":"t","payload":}', '{"topic":"\255"}' } do
+      assert.equal("PROTO", select(3, read(text)), text)
+    end
+    assert.equal("TOO_BIG", select(3, read('{"topic":"' .. ("x"):rep(1025) .. '"}')))
+    assert.equal(1024, #read('{"topic":"' .. ("x"):rep(1024) .. '"}'))
+    assert.error_matches(function() read(nil) end, "json must be a string")
+  end)
+end)
