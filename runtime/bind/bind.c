@@ -1,6 +1,7 @@
 /* bind.c - see bind.h. SPDX-License-Identifier: MIT */
 #include "bind/bind.h"
 
+#include "base/clock.h"
 #include "base/err.h"
 
 #include <math.h>
@@ -49,6 +50,69 @@ znl_frame znl_lua_checkframe(lua_State *L, int idx, const char *name, size_t max
         luaL_error(L, "%s must be at most %s bytes long", name, limit);
     }
     return frame;
+}
+
+uint32_t znl_lua_fieldu32(
+        lua_State *L, int idx, const char *name, uint32_t fallback, uint32_t max)
+{
+    lua_getfield(L, idx, name);
+    uint32_t value = fallback;
+    if (!lua_isnil(L, -1))
+        value = znl_lua_checku32(L, lua_gettop(L), name, 0, max);
+    lua_pop(L, 1);
+    return value;
+}
+
+int znl_lua_fieldboolean(lua_State *L, int idx, const char *name)
+{
+    lua_getfield(L, idx, name);
+    int value = lua_toboolean(L, -1);
+    lua_pop(L, 1);
+    return value;
+}
+
+znl_frame znl_lua_fieldtext(lua_State *L, int idx, const char *name, size_t max)
+{
+    znl_frame value = {NULL, 0};
+    lua_getfield(L, idx, name);
+    if (!lua_isnil(L, -1)) {
+        if (lua_type(L, -1) != LUA_TSTRING)
+            luaL_error(L, "%s must be a string", name);
+        value.data = (const uint8_t *)lua_tolstring(L, -1, &value.size);
+        if (value.size > max)
+            luaL_error(L, "%s must be at most %d bytes", name, (int)max);
+    }
+    lua_pop(L, 1);
+    return value;
+}
+
+int znl_lua_fieldfunction(lua_State *L, int idx, const char *name)
+{
+    lua_getfield(L, idx, name);
+    if (!lua_isnil(L, -1) && !lua_isfunction(L, -1))
+        luaL_error(L, "%s must be a function", name);
+    if (!lua_isnil(L, -1))
+        return luaL_ref(L, LUA_REGISTRYINDEX);
+    lua_pop(L, 1);
+    return LUA_NOREF;
+}
+
+int znl_lua_limit_timeout(lua_State *L, uint32_t *timeout_ms, int *is_limited)
+{
+    const znl_sched *sched = znl_vm_of(L)->sched;
+    uint64_t deadline_ms = znl_sched_deadline_ms(sched);
+    int err = znl_sched_is_task(L) ? znl_sched_is_cancelled(sched) : 0;
+    *is_limited = deadline_ms > 0;
+    if (err != 0 || deadline_ms == 0)
+        return err;
+    uint64_t now_ms = znl_clock_mono_ms();
+    if (deadline_ms <= now_ms)
+        return ZNL_E_DEADLINE;
+    /* A little later than the task's own, which then ends the wait and names the reason. */
+    uint64_t left_ms = deadline_ms - now_ms + 1;
+    if (left_ms < *timeout_ms)
+        *timeout_ms = (uint32_t)left_ms;
+    return 0;
 }
 
 int znl_lua_toframes(lua_State *L, int idx, znl_frame *out, size_t cap, size_t *count)

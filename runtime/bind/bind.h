@@ -25,6 +25,18 @@ uint32_t znl_lua_checku32(lua_State *L, int idx, const char *name, uint32_t min,
  * are not taken for strings. */
 znl_frame znl_lua_checkframe(lua_State *L, int idx, const char *name, size_t max);
 
+/* Fields of the option table at `idx`; misuse raises. Absent: the fallback, 0, {NULL, 0}, LUA_NOREF. A
+ * text is kept alive by the table; a function becomes a reference of the registry. */
+uint32_t znl_lua_fieldu32(
+        lua_State *L, int idx, const char *name, uint32_t fallback, uint32_t max);
+int znl_lua_fieldboolean(lua_State *L, int idx, const char *name);
+znl_frame znl_lua_fieldtext(lua_State *L, int idx, const char *name, size_t max);
+int znl_lua_fieldfunction(lua_State *L, int idx, const char *name);
+
+/* How long the running task may wait for an answer: no longer than it lives itself. 0,
+ * ZNL_E_CANCELLED or ZNL_E_DEADLINE. *is_limited when it has a deadline, which the peer should know. */
+int znl_lua_limit_timeout(lua_State *L, uint32_t *timeout_ms, int *is_limited);
+
 /* A payload as frames: nil is one empty frame, a string one frame, an array of strings one
  * each (at least one). The frames borrow from Lua: keep the value on the stack, unchanged,
  * while they are used. Returns 0, ZNL_E_INVALID (anything else) or ZNL_E_TOO_BIG (more than

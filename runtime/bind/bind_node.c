@@ -33,80 +33,49 @@ void znl_node_box_pushframe(lua_State *L, znl_frame frame)
 
 /* --- construction ------------------------------------------------------------------------------ */
 
-static uint32_t field_u32(lua_State *L, const char *name, uint32_t fallback, uint32_t max)
-{
-    lua_getfield(L, 1, name);
-    uint32_t value = fallback;
-    if (!lua_isnil(L, -1))
-        value = znl_lua_checku32(L, lua_gettop(L), name, 0, max);
-    lua_pop(L, 1);
-    return value;
-}
-
-static int field_boolean(lua_State *L, const char *name)
-{
-    lua_getfield(L, 1, name);
-    int value = lua_toboolean(L, -1);
-    lua_pop(L, 1);
-    return value;
-}
-
-/* A string that the table keeps alive; size 0 when absent. */
-static znl_frame field_text(lua_State *L, const char *name, size_t max)
-{
-    znl_frame value = {NULL, 0};
-    lua_getfield(L, 1, name);
-    if (!lua_isnil(L, -1)) {
-        if (lua_type(L, -1) != LUA_TSTRING)
-            luaL_error(L, "%s must be a string", name);
-        value.data = (const uint8_t *)lua_tolstring(L, -1, &value.size);
-        if (value.size > max)
-            luaL_error(L, "%s must be at most %d bytes", name, (int)max);
-    }
-    lua_pop(L, 1);
-    return value;
-}
-
 static void read_options(lua_State *L, znl_node_options *o)
 {
     luaL_checktype(L, 1, LUA_TTABLE);
     memset(o, 0, sizeof *o);
-    o->id = field_text(L, "id", ZNL_ID_BYTES_MAX);
-    znl_frame endpoint = field_text(L, "endpoint", 1024);
+    o->id = znl_lua_fieldtext(L, 1, "id", ZNL_ID_BYTES_MAX);
+    znl_frame endpoint = znl_lua_fieldtext(L, 1, "endpoint", 1024);
     if (o->id.size == 0 || o->id.data[0] == 0)
         luaL_error(
                 L, "id must be a string of 1..255 bytes that does not start with a zero byte");
     if (endpoint.size == 0)
         luaL_error(L, "endpoint must be a string such as tcp://127.0.0.1:6003");
     o->endpoint = (const char *)endpoint.data;
-    o->encrypted = field_boolean(L, "encrypted");
-    o->secret = field_text(L, "auth_key", ZNL_SECRET_BYTES_MAX);
-    o->salt = field_text(L, "kdf_salt", ZNL_SECRET_BYTES_MAX);
-    o->require_digest = field_boolean(L, "require_digest");
-    o->heartbeat_ms = field_u32(
-            L, "heartbeat_ms", ZNL_HEARTBEAT_MS_DEFAULT, ZNL_HEARTBEAT_MS_MAX);
-    o->heartbeat_timeout_ms = field_u32(L, "heartbeat_timeout_ms", 0, ZNL_HEARTBEAT_MS_MAX);
-    o->max_pending = field_u32(L, "max_pending", ZNL_PENDING_DEFAULT, ZNL_PENDING_MAX);
-    o->max_skew_ms = field_u32(L, "max_skew_ms", ZNL_SKEW_MS_DEFAULT, ZNL_SKEW_MS_MAX);
-    o->replay_window_ms = field_u32(
-            L, "replay_window_ms", ZNL_REPLAY_WINDOW_MS_DEFAULT, ZNL_REPLAY_WINDOW_MS_MAX);
-    o->start_allowance_ms = field_u32(
-            L, "start_allowance_ms", ZNL_START_ALLOWANCE_MS_DEFAULT, ZNL_SKEW_MS_MAX);
-    o->max_peers = field_u32(L, "max_peers", ZNL_PEERS_DEFAULT, ZNL_PEERS_MAX);
-    o->max_replay_nonces = field_u32(
-            L, "max_replay_nonces", ZNL_REPLAY_NONCES_DEFAULT, ZNL_REPLAY_NONCES_MAX);
-    o->max_frame_bytes = field_u32(
-            L, "max_frame_bytes", ZNL_FRAME_BYTES_DEFAULT, ZNL_FRAME_BYTES_MAX);
-    o->max_frames = field_u32(L, "max_frames", ZNL_FRAMES_DEFAULT, ZNL_FRAMES_MAX);
-    o->max_message_bytes = field_u32(
-            L, "max_message_bytes", ZNL_MESSAGE_BYTES_DEFAULT, ZNL_FRAME_BYTES_MAX);
-    o->send_hwm = field_u32(L, "send_hwm", ZNL_HWM_DEFAULT, ZNL_HWM_MAX);
-    o->recv_hwm = field_u32(L, "recv_hwm", ZNL_HWM_DEFAULT, ZNL_HWM_MAX);
-    o->outbox_messages = field_u32(
-            L, "outbox_messages", ZNL_OUTBOX_MESSAGES_DEFAULT, ZNL_HWM_MAX);
-    o->outbox_bytes = field_u32(
-            L, "outbox_bytes", ZNL_OUTBOX_BYTES_DEFAULT, ZNL_FRAME_BYTES_MAX);
-    o->master_id = field_text(L, "master_id", ZNL_ID_BYTES_MAX);
+    o->encrypted = znl_lua_fieldboolean(L, 1, "encrypted");
+    o->secret = znl_lua_fieldtext(L, 1, "auth_key", ZNL_SECRET_BYTES_MAX);
+    o->salt = znl_lua_fieldtext(L, 1, "kdf_salt", ZNL_SECRET_BYTES_MAX);
+    o->require_digest = znl_lua_fieldboolean(L, 1, "require_digest");
+    o->heartbeat_ms = znl_lua_fieldu32(
+            L, 1, "heartbeat_ms", ZNL_HEARTBEAT_MS_DEFAULT, ZNL_HEARTBEAT_MS_MAX);
+    o->heartbeat_timeout_ms = znl_lua_fieldu32(
+            L, 1, "heartbeat_timeout_ms", 0, ZNL_HEARTBEAT_MS_MAX);
+    o->max_pending = znl_lua_fieldu32(
+            L, 1, "max_pending", ZNL_PENDING_DEFAULT, ZNL_PENDING_MAX);
+    o->max_skew_ms = znl_lua_fieldu32(
+            L, 1, "max_skew_ms", ZNL_SKEW_MS_DEFAULT, ZNL_SKEW_MS_MAX);
+    o->replay_window_ms = znl_lua_fieldu32(
+            L, 1, "replay_window_ms", ZNL_REPLAY_WINDOW_MS_DEFAULT, ZNL_REPLAY_WINDOW_MS_MAX);
+    o->start_allowance_ms = znl_lua_fieldu32(
+            L, 1, "start_allowance_ms", ZNL_START_ALLOWANCE_MS_DEFAULT, ZNL_SKEW_MS_MAX);
+    o->max_peers = znl_lua_fieldu32(L, 1, "max_peers", ZNL_PEERS_DEFAULT, ZNL_PEERS_MAX);
+    o->max_replay_nonces = znl_lua_fieldu32(
+            L, 1, "max_replay_nonces", ZNL_REPLAY_NONCES_DEFAULT, ZNL_REPLAY_NONCES_MAX);
+    o->max_frame_bytes = znl_lua_fieldu32(
+            L, 1, "max_frame_bytes", ZNL_FRAME_BYTES_DEFAULT, ZNL_FRAME_BYTES_MAX);
+    o->max_frames = znl_lua_fieldu32(L, 1, "max_frames", ZNL_FRAMES_DEFAULT, ZNL_FRAMES_MAX);
+    o->max_message_bytes = znl_lua_fieldu32(
+            L, 1, "max_message_bytes", ZNL_MESSAGE_BYTES_DEFAULT, ZNL_FRAME_BYTES_MAX);
+    o->send_hwm = znl_lua_fieldu32(L, 1, "send_hwm", ZNL_HWM_DEFAULT, ZNL_HWM_MAX);
+    o->recv_hwm = znl_lua_fieldu32(L, 1, "recv_hwm", ZNL_HWM_DEFAULT, ZNL_HWM_MAX);
+    o->outbox_messages = znl_lua_fieldu32(
+            L, 1, "outbox_messages", ZNL_OUTBOX_MESSAGES_DEFAULT, ZNL_HWM_MAX);
+    o->outbox_bytes = znl_lua_fieldu32(
+            L, 1, "outbox_bytes", ZNL_OUTBOX_BYTES_DEFAULT, ZNL_FRAME_BYTES_MAX);
+    o->master_id = znl_lua_fieldtext(L, 1, "master_id", ZNL_ID_BYTES_MAX);
 }
 
 static void on_peer(void *user, znl_frame id, int online, const char *reason)
@@ -129,18 +98,6 @@ static const znl_node_events events = {
         .on_trouble = znl_node_box_on_trouble,
 };
 
-/* A reference to a function, LUA_NOREF when absent. */
-static int field_function(lua_State *L, const char *name)
-{
-    lua_getfield(L, 1, name);
-    if (!lua_isnil(L, -1) && !lua_isfunction(L, -1))
-        luaL_error(L, "%s must be a function", name);
-    if (!lua_isnil(L, -1))
-        return luaL_ref(L, LUA_REGISTRYINDEX);
-    lua_pop(L, 1);
-    return LUA_NOREF;
-}
-
 static znl_node_box *new_box(lua_State *L, const char *type)
 {
     znl_node_box *b = lua_newuserdata(L, sizeof *b);
@@ -152,8 +109,8 @@ static znl_node_box *new_box(lua_State *L, const char *type)
     znl_jobs_init(
             L, &b->jobs, sizeof(struct job), znl_node_job_timed_out, znl_node_box_job_ended);
     lua_setmetatable(L, -2);
-    b->event_ref = field_function(L, "on_event");
-    b->run_json_ref = field_function(L, "run_json");
+    b->event_ref = znl_lua_fieldfunction(L, 1, "on_event");
+    b->run_json_ref = znl_lua_fieldfunction(L, 1, "run_json");
     lua_newtable(L);
     b->services_ref = luaL_ref(L, LUA_REGISTRYINDEX);
     luaL_getmetatable(L, ZNL_REQUEST_TYPE);
@@ -162,11 +119,14 @@ static znl_node_box *new_box(lua_State *L, const char *type)
     b->payload_ref = luaL_ref(L, LUA_REGISTRYINDEX);
     lua_pushliteral(L, "from");
     b->from_ref = luaL_ref(L, LUA_REGISTRYINDEX);
-    b->jobs.max = field_u32(L, "max_concurrency", ZNL_CONCURRENCY_DEFAULT, ZNL_CONCURRENCY_MAX);
-    b->jobs.timeout_ms = field_u32(L, "handler_timeout_ms", 0, ZNL_TIMEOUT_MS_MAX);
+    b->jobs.max = znl_lua_fieldu32(
+            L, 1, "max_concurrency", ZNL_CONCURRENCY_DEFAULT, ZNL_CONCURRENCY_MAX);
+    b->jobs.timeout_ms = znl_lua_fieldu32(L, 1, "handler_timeout_ms", 0, ZNL_TIMEOUT_MS_MAX);
     znl_node_box_open_queue(b,
-            field_u32(L, "max_queue", ZNL_QUEUE_REQUESTS_DEFAULT, ZNL_QUEUE_REQUESTS_MAX),
-            field_u32(L, "max_queue_bytes", ZNL_QUEUE_BYTES_DEFAULT, ZNL_FRAME_BYTES_MAX));
+            znl_lua_fieldu32(
+                    L, 1, "max_queue", ZNL_QUEUE_REQUESTS_DEFAULT, ZNL_QUEUE_REQUESTS_MAX),
+            znl_lua_fieldu32(
+                    L, 1, "max_queue_bytes", ZNL_QUEUE_BYTES_DEFAULT, ZNL_FRAME_BYTES_MAX));
     return b;
 }
 

@@ -1,7 +1,6 @@
 /* bind_node_ask.c - requests and calls of a script, and the answers that wake it.
  *
  * Layer: bind. SPDX-License-Identifier: MIT */
-#include "base/clock.h"
 #include "base/err.h"
 #include "bind/bind_node.h"
 
@@ -9,26 +8,6 @@ static znl_waiter park(lua_State *L, const char *where)
 {
     znl_wait wait = znl_sched_park_as(L, where);
     return (znl_waiter){wait.task, wait.ticket};
-}
-
-/* How long a request may wait: no longer than the task that asks. 0, ZNL_E_CANCELLED or
- * ZNL_E_DEADLINE. *is_limited when that task has a deadline, which the peer should know. */
-static int limit_timeout(
-        lua_State *L, const znl_node_box *b, uint32_t *timeout_ms, int *is_limited)
-{
-    uint64_t deadline_ms = znl_sched_deadline_ms(b->vm->sched);
-    uint64_t now_ms = znl_clock_mono_ms();
-    int err = znl_sched_is_task(L) ? znl_sched_is_cancelled(b->vm->sched) : 0;
-    *is_limited = deadline_ms > 0;
-    if (err != 0 || deadline_ms == 0)
-        return err;
-    if (deadline_ms <= now_ms)
-        return ZNL_E_DEADLINE;
-    /* A little later than the task's own, which then ends the wait and names the reason. */
-    uint64_t left_ms = deadline_ms - now_ms + 1;
-    if (left_ms < *timeout_ms)
-        *timeout_ms = (uint32_t)left_ms;
-    return 0;
 }
 
 /* Argument `index` as a payload; one of the wrong type is misuse and raises. */
@@ -60,7 +39,7 @@ static int read_question(lua_State *L, int index, znl_node_box *b, struct questi
 {
     q->timeout_ms = check_timeout(L, index + 1);
     int err = znl_node_box_checkpayload(L, index, b, &q->payload, &q->count);
-    return err != 0 ? err : limit_timeout(L, b, &q->timeout_ms, &q->is_limited);
+    return err != 0 ? err : znl_lua_limit_timeout(L, &q->timeout_ms, &q->is_limited);
 }
 
 /* A route: "" or a path. */

@@ -154,7 +154,7 @@ static void on_stop_done(void *user, lua_State *L, int status, int nresults)
     (void)nresults;
     if (status != 0) {
         size_t size = 0;
-        const char *text = lua_tolstring(L, -1, &size);
+        const char *text = lua_tolstring(L, 1, &size);
         znl_log_field field = {"error", text != NULL ? text : "", size, 0};
         znl_log_write(ZNL_LOG_ERROR, "runtime", "an on_stop function failed", &field, 1);
     }

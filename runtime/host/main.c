@@ -407,7 +407,7 @@ static void on_main_done(void *user, lua_State *L, int status, int nresults)
     app->is_main_running = 0;
     if (status == 0 || app->is_over || app->is_exiting)
         return;
-    const char *text = lua_tostring(L, -1);
+    const char *text = lua_tostring(L, 1);
     fflush(stdout);
     fprintf(stderr, "znlrun: %s\n", text != NULL ? text : "out of memory");
     app->exit_code = EXIT_SCRIPT;

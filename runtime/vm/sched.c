@@ -78,9 +78,20 @@ static void unpark(task *t)
     unqueue(t);
 }
 
+/* The wait, if there is one, ends without a wake. */
+static void lose(task *t)
+{
+    void (*lost)(void *user, uint64_t id) = t->lost;
+    t->lost = NULL;
+    if (lost != NULL && t->ticket != 0)
+        lost(t->lost_user, t->lost_id);
+}
+
 void znl_task_enqueue(task *t, int what, int err)
 {
     znl_sched *sched = t->sched;
+    if (what == ZNL_QUEUED_CANCEL || what == ZNL_QUEUED_DROP)
+        lose(t);
     unpark(t);
     t->queued = (uint8_t)what;
     t->queued_err = err;
@@ -201,7 +212,8 @@ static int run_done(lua_State *L)
     if (sched->done_text != NULL)
         lua_pushstring(L, sched->done_text);
     sched->done_begun = 1;
-    sched->done(sched->done_user, L, sched->done_status, lua_gettop(L));
+    sched->done(sched->done_user, L, sched->done_status,
+            sched->done_status != 0 ? 1 : lua_gettop(L));
     return 0;
 }
 
@@ -286,8 +298,13 @@ static void finish(znl_sched *sched, lua_State *L, task *t, int status)
         lua_xmove(co, L, 1);
         if (status == LUA_ERRMEM)
             sched->collect_due = 1;
+        int is_table = done != NULL && lua_istable(L, -1);
+        if (is_table)
+            lua_pushvalue(L, -1);
         znl_vm_traceback(L, co);
-        count = 1;
+        if (is_table)
+            lua_insert(L, -2);
+        count = 1 + is_table;
     }
     retire(sched, t);
     put_task(sched, t, status == 0);
@@ -438,6 +455,7 @@ static task *begin_wait(lua_State *L, const char *where)
                 "main script or znl.spawn (not coroutine.create)");
     unpark(t);
     t->where = where;
+    t->lost = NULL;
     if (__builtin_expect(t->is_doomed, 0))
         znl_task_enqueue(t, ZNL_QUEUED_DROP, 0);
     else if (__builtin_expect(
@@ -452,6 +470,15 @@ znl_wait znl_sched_park_as(lua_State *L, const char *where)
 {
     task *t = begin_wait(L, where);
     return (znl_wait){t, t->ticket};
+}
+
+void znl_sched_on_lost(
+        znl_sched *sched, void (*lost)(void *user, uint64_t id), void *user, uint64_t id)
+{
+    task *t = sched->current;
+    t->lost = lost;
+    t->lost_user = user;
+    t->lost_id = id;
 }
 
 znl_wait znl_sched_park(lua_State *L)
@@ -470,6 +497,8 @@ static void on_timeout(znl_timer *timer)
 {
     task *t = (task *)(void *)((char *)timer - offsetof(task, timer));
     znl_wait wait = {t, t->ticket};
+    if (t->times_out)
+        lose(t);
     if (t->times_out)
         znl_sched_wake_error(t->sched, wait, ZNL_E_TIMEOUT, t->where);
     else

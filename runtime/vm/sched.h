@@ -51,8 +51,8 @@
 /* Reports the end of a task, exactly once, protected; what it raises is logged.
  *
  * status 0: the `nresults` values the function returned are at indices 1 .. nresults of L (the
- * top of its stack). Otherwise a string is there and nresults is 1: message and traceback, or,
- * with ZNL_TASK_DROPPED, why it was dropped. L
+ * top of its stack). Otherwise a string is at 1 and nresults is 1: message and traceback, or,
+ * with ZNL_TASK_DROPPED, why it was dropped. A table that was raised is at 2 as well. L
  * is a state to read them from, not the coroutine of the task, which may already serve
  * another. */
 typedef void (*znl_task_done_fn)(void *user, lua_State *L, int status, int nresults);
@@ -114,6 +114,12 @@ znl_wait znl_sched_park(lua_State *L);
 /* True when L is the coroutine of the running task, so that znl_sched_park(L) would not raise.
  */
 int znl_sched_is_task(lua_State *L);
+
+/* Calls lost(user, id) when the wait the running task has just begun ends in another way than by a
+ * wake: its time is over, it was cancelled or dropped. It must not call Lua. Not called at shutdown,
+ * nor when the wait was void from the start. */
+void znl_sched_on_lost(
+        znl_sched *sched, void (*lost)(void *user, uint64_t id), void *user, uint64_t id);
 
 /* znl_sched_park_as with a deadline, timeout_ms from now: then the task is resumed with
  * nil, "where: no answer in time", "TIMEOUT". */

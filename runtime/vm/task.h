@@ -45,6 +45,9 @@ struct znl_task {
     znl_token *own; /* cancels this task alone; made when that happens */
     znl_task_done_fn done;
     void *user;
+    void (*lost)(void *user, uint64_t id); /* of the wait: znl_sched_on_lost() */
+    void *lost_user;
+    uint64_t lost_id;
 };
 
 /* --- owner.c ------------------------------------------------------------------------------ */

@@ -25,6 +25,7 @@ static struct {
     unsigned calls;
     int status;
     int count;
+    int raised_table;
     char text[2000];
 } ended;
 
@@ -34,13 +35,33 @@ static void on_done(void *user, lua_State *L, int status, int nresults)
     ended.calls++;
     ended.status = status;
     ended.count = nresults;
-    const char *text = nresults > 0 ? lua_tostring(L, -1) : NULL;
+    const char *text = nresults > 0 ? lua_tostring(L, status != 0 ? 1 : -1) : NULL;
+    ended.raised_table = status != 0 && lua_istable(L, 2);
     snprintf(ended.text, sizeof ended.text, "%s", text != NULL ? text : "");
 }
 
 static int l_wait(lua_State *L)
 {
     waits[wait_count++] = znl_sched_park(L);
+    return lua_yield(L, 0);
+}
+
+/* Of the waits that lost() heard of: their numbers, as digits. */
+static uint64_t lost_waits;
+
+static void lost(void *user, uint64_t id)
+{
+    assert_ptr_equal(user, &lost_waits);
+    lost_waits = lost_waits * 10 + id;
+}
+
+/* The number that lost() hears. With a second argument the wait has that timeout. */
+static int l_watched_wait(lua_State *L)
+{
+    uint32_t timeout_ms = (uint32_t)lua_tointeger(L, 2);
+    waits[wait_count++] = timeout_ms > 0 ? znl_sched_park_for(L, timeout_ms, "pause")
+                                         : znl_sched_park(L);
+    znl_sched_on_lost(vm->sched, lost, &lost_waits, (uint64_t)lua_tointeger(L, 1));
     return lua_yield(L, 0);
 }
 
@@ -101,12 +122,20 @@ struct start {
     int err;
 };
 
+static znl_task_ref started; /* the last one */
+
 static int run_start(lua_State *L)
 {
     struct start *start = lua_touserdata(L, 1);
     if (luaL_loadbuffer(L, start->chunk, strlen(start->chunk), "@test.lua") != 0)
         return lua_error(L);
-    start->err = znl_sched_spawn(L, 0, start->owner, on_done, &ended);
+    znl_spawn how = {.inherits = 1,
+            .owner = start->owner,
+            .kind = start->owner != NULL ? ZNL_TASK_FOREGROUND : ZNL_TASK_INHERITS,
+            .done = on_done,
+            .user = &ended,
+            .ref = &started};
+    start->err = znl_sched_spawn_as(L, 0, &how);
     return 0;
 }
 
@@ -203,8 +232,10 @@ static void error_carries_message_and_traceback(void **state)
     znl_sched_wake(vm->sched, waits[0], NULL, NULL);
     assert_int_equal(ended.calls, 2);
     assert_int_equal(strncmp(ended.text, "object\nstack traceback", 22), 0);
+    assert_true(ended.raised_table);
     start("error({})");
     assert_non_null(strstr(ended.text, "(error object is a table value)"));
+    assert_int_equal(ended.count, 1);
     start("error(setmetatable({}, {__tostring = function() error('worse') end}))");
     assert_int_equal(ended.calls, 4);
     assert_int_not_equal(ended.status, 0);
@@ -273,6 +304,34 @@ static void deadline_ends_the_wait(void **state)
     znl_sched_wake(vm->sched, waits[3], push_pair, &number);
     assert_string_equal(ended.text, "7");
     assert_int_equal(znl_loop_wheel(loop)->count, 0);
+}
+
+static void lost_waits_are_told(void **state)
+{
+    (void)state;
+    lost_waits = 0;
+    lua_register(vm->L, "watched_wait", l_watched_wait);
+    start("watched_wait(1)");
+    znl_sched_wake(vm->sched, waits[0], NULL, NULL);
+    start("watched_wait(2)");
+    znl_sched_wake_error(vm->sched, waits[1], ZNL_E_GONE, "test");
+    start("watched_wait(3, 1000)");
+    znl_sched_wake_error_later(vm->sched, waits[2], ZNL_E_GONE, "test");
+    znl_loop_run(loop);
+    assert_int_equal(lost_waits, 0); /* each was woken */
+    start("watched_wait(4, 2)");
+    znl_loop_run(loop);
+    assert_int_equal(lost_waits, 4);
+    start("watched_wait(5) wait()"); /* the first is watched, the second not */
+    znl_sched_wake(vm->sched, waits[4], NULL, NULL);
+    znl_sched_cancel(vm->sched, started, NULL, 0);
+    assert_int_equal(lost_waits, 4);
+    start("watched_wait(6)");
+    znl_sched_cancel(vm->sched, started, NULL, 0);
+    znl_sched_cancel(vm->sched, started, NULL, 0);
+    assert_int_equal(lost_waits, 46);
+    znl_loop_run(loop);
+    assert_int_equal(lost_waits, 46);
 }
 
 static void waiting_elsewhere_raises(void **state)
@@ -436,6 +495,7 @@ int main(void)
             CASE(wake_error_while_lua_runs_is_queued),
             CASE(queued_task_that_ends_first_is_left_alone),
             CASE(deadline_ends_the_wait),
+            CASE(lost_waits_are_told),
             CASE(waiting_elsewhere_raises),
             CASE(task_resumed_by_script_does_no_harm),
             CASE(failed_push_still_wakes),
