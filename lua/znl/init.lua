@@ -15,6 +15,7 @@ local estate = require("znl.versions.estate")
 local file = require("znl.system.file")
 local group = require("znl.tasks.group")
 local handlers = require("znl.versions.handlers")
+local json = require("znl.json")
 local log = require("znl.log")
 local master = require("znl.roles.master")
 local node = require("znl.roles.node")
@@ -50,6 +51,10 @@ M.retry = retry.run
 M.secret = secret.new
 M.shared = shared.open
 M.workers = workers.open
+
+--- Stands for null in data that is JSON, where nil cannot be.
+M.null = json.null
+M.json = json
 
 M.file = file
 M.process = process

@@ -3,6 +3,7 @@
 
 #include "base/clock.h"
 #include "base/err.h"
+#include "bind/bind_json.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -214,6 +215,7 @@ void znl_bind_open_all(lua_State *L)
             {"znl.core.heartbeat", luaopen_znl_core_heartbeat},
             {"znl.core.registry", luaopen_znl_core_registry},
             {"znl.core.node", luaopen_znl_core_node},
+            {"znl.core.json", luaopen_znl_core_json},
             {"znl.core.shared", luaopen_znl_core_shared},
             {"znl.core.workers", luaopen_znl_core_workers},
             {"znl.core.testing", luaopen_znl_core_testing},
@@ -224,4 +226,5 @@ void znl_bind_open_all(lua_State *L)
     luaL_register(L, NULL, modules);
     lua_pop(L, 2);
     znl_runtime_prepare(L);
+    znl_lua_preparejson(L);
 }

@@ -8,12 +8,21 @@
 #define ZNL_BIND_BIND_JSON_H
 
 #include "bind/bind.h"
+#include "codec/json.h"
 
-/* Pushes the value of a text. 0; ZNL_E_PROTO or ZNL_E_LIMIT: nothing is pushed. Raises on memory alone. */
+/* Pushes the value of a text. 0; ZNL_E_PROTO or ZNL_E_LIMIT (nested deeper than ZNL_JSON_DEPTH_MAX, or no
+ * room on the stack): nothing is pushed. Raises on memory alone. A member named twice has its last value. */
 int znl_lua_pushjson(lua_State *L, znl_frame text);
 
-/* Appends the text of the value at `index`. 0, ZNL_E_NOMEM, ZNL_E_INVALID: then `problem` says what cannot
- * be written and where: "a function at on_done". Never raises; runs no metamethods. */
+/* The same for the value that `reader` is at, to the depth it allows; moves it past the value. */
+int znl_lua_pushjsonvalue(lua_State *L, znl_json_reader *reader);
+
+/* Appends the text of the value at `index`; nil is null. 0, ZNL_E_NOMEM, ZNL_E_INVALID: then `problem` says
+ * what cannot be written and where: "a function at on_done"; it is UTF-8 and needs 256 bytes at most. `out`
+ * is as before when it fails. Never raises; runs no metamethods. */
 int znl_lua_writejson(lua_State *L, int index, znl_buffer *out, char *problem, size_t size);
+
+/* Makes what the functions above need in a new state, for znl_bind_open_all(). May raise. */
+void znl_lua_preparejson(lua_State *L);
 
 #endif

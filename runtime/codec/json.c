@@ -242,6 +242,11 @@ int znl_json_unescape(znl_frame quoted, znl_frame *text, znl_buffer *scratch)
     return 0;
 }
 
+int znl_json_quoted(znl_json_reader *reader, znl_frame *text, int *is_plain)
+{
+    return next_byte(reader) == '"' ? pass_string(reader, text, is_plain) : ZNL_E_PROTO;
+}
+
 int znl_json_string(znl_json_reader *reader, znl_frame *text, znl_buffer *scratch)
 {
     znl_frame quoted;

@@ -50,7 +50,9 @@ int znl_json_next(znl_json_reader *reader, znl_frame *name, int *is_plain);
 
 /* A string: the text between the quotes; undone into `scratch` when it has escapes. Borrowed. */
 int znl_json_string(znl_json_reader *reader, znl_frame *text, znl_buffer *scratch);
-/* The same for a name that is not plain: undoes the escapes of `quoted`, which the reader has checked,
+/* The same with its escapes left in; *is_plain 1 when it has none. */
+int znl_json_quoted(znl_json_reader *reader, znl_frame *text, int *is_plain);
+/* For such a text, or a name, that is not plain: undoes the escapes of `quoted`, which the reader has checked,
  * into `scratch`. 0 or ZNL_E_NOMEM. */
 int znl_json_unescape(znl_frame quoted, znl_frame *text, znl_buffer *scratch);
 /* The next character of such a text as a code point, half of a surrogate pair included; moves *at, which

@@ -70,7 +70,7 @@ describe("what a handler must not return", function()
       assert.equal(files:at("index.msg.lua:3") .. NO_PAYLOAD, plain)
       assert.equal(files:at("users/[id].msg.lua:3") ..
         ": returned a table that is no array of strings; a handler returns a string, an array of strings or nil", raw)
-      assert.equal(files:at("deep.msg.lua:3") .. ": returned what JSON cannot carry: the number nan at b at a",
+      assert.equal(files:at("deep.msg.lua:3") .. ": returned what JSON cannot carry: the number nan at a.b",
         refusal(s:call("/deep")))
     end)
 

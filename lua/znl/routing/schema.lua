@@ -8,10 +8,10 @@
 --- type too.
 ---
 --- A schema is compiled into functions once; checking makes no table. An empty Lua table is an empty
---- object and an empty array.
+--- array, and also an empty object unless it was read as an array (`znl.json`).
 --- SPDX-License-Identifier: MIT
 
-local cjson = require("cjson")
+local json = require("znl.json")
 
 local M = {}
 
@@ -43,23 +43,25 @@ local function is_array(value)
 end
 
 local function is_object(value)
-  return type(value) == "table" and (type(next(value)) == "string" or next(value) == nil)
+  if type(value) ~= "table" then return false end
+  local key = next(value)
+  return type(key) == "string" or (key == nil and not json.is_array(value))
 end
 
 local TYPES = {
   object = is_object,
   array = is_array,
   string = function(value) return type(value) == "string" end,
-  number = function(value) return type(value) == "number" end,
+  number = function(value) return type(value) == "number" or json.is_long(value) end,
   integer = function(value)
-    return type(value) == "number" and value % 1 == 0
+    return (type(value) == "number" and value % 1 == 0) or json.is_long(value)
   end,
   boolean = function(value) return type(value) == "boolean" end,
-  null = function(value) return value == nil or value == cjson.null end,
+  null = function(value) return value == nil or value == json.null end,
 }
 
 local function equal(a, b, depth)
-  if a == nil then a = cjson.null end -- how null arrives at the top
+  if a == nil then a = json.null end -- how null arrives at the top
   if a == b then return true end
   if type(a) ~= "table" or type(b) ~= "table" or depth > MAX_DEPTH then return false end
   for key, value in pairs(a) do
@@ -73,8 +75,8 @@ end
 
 --- A value as JSON, for messages.
 local function shown(value)
-  local ok, text = pcall(cjson.encode, value)
-  if not ok then return tostring(value) end
+  local text = json.encode(value)
+  if not text then return tostring(value) end
   return #text <= 60 and text or text:sub(1, 60) .. "..."
 end
 
@@ -165,14 +167,15 @@ local function bound(kind, measure, is_wrong, words, accepts)
   }
 end
 
-local function identity(value) return value end
+--- As a double: numbers of the FFI compare with others as whole numbers of one sign.
+local function amount(value) return tonumber(value) end
 local function size(value) return #value end
 -- NaN is outside of every bound.
 local function below(value, limit) return value < limit or value ~= value end
 local function above(value, limit) return value > limit or value ~= value end
 
-WORDS.minimum = bound("number", identity, below, "be at least %s", is_number)
-WORDS.maximum = bound("number", identity, above, "be at most %s", is_number)
+WORDS.minimum = bound("number", amount, below, "be at least %s", is_number)
+WORDS.maximum = bound("number", amount, above, "be at most %s", is_number)
 WORDS.minLength = bound("string", characters, below, "have at least %s characters", is_count)
 WORDS.maxLength = bound("string", characters, above, "have at most %s characters", is_count)
 WORDS.minItems = bound("array", size, below, "have at least %s items", is_count)

@@ -7,7 +7,7 @@
 ---
 --- SPDX-License-Identifier: MIT
 
-local cjson = require("cjson.safe")
+local json = require("znl.json")
 local schema = require("znl.routing.schema")
 
 local M = {}
@@ -16,10 +16,10 @@ local M = {}
 --- becomes `req.data`.
 local function data_of(req)
   if req.data ~= nil or type(req.payload) ~= "string" then return req.data end
-  local data, message = cjson.decode(req.payload)
-  if message then return nil, "data: must be JSON" end
-  if data ~= cjson.null then req.data = data end
-  return req.data
+  local ok, data = json.decode(req.payload)
+  if not ok then return nil, "data: must be JSON" end
+  req.data = data
+  return data
 end
 
 ---@param rules znl.Schema  raises when it is wrong itself
