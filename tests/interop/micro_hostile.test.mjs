@@ -15,7 +15,7 @@ const limit = { timeout: 30000 };
 const LIMITS = {
     handshake_ms: 500,
     max_message_bytes: MIB,
-    max_queue_bytes: MIB,
+    max_write_bytes: MIB,
 };
 
 describe("hostile peers", { skip: NO_LUA, concurrency: 4 }, () => {

@@ -27,16 +27,16 @@ local function check(value, message, code)
   return value
 end
 
-local SHARED = { "host", "port", "advertise_host", "heartbeat_ms", "heartbeat_timeout_ms",
-  "heartbeat_check_ms", "strict_heartbeat", "max_message_bytes", "max_queue_bytes",
-  "max_connections", "max_depth", "handshake_ms" }
+local SHARED = { "host", "port", "heartbeat_ms", "heartbeat_timeout_ms", "heartbeat_check_ms",
+  "strict_heartbeat", "max_message_bytes", "max_write_bytes", "max_connections", "max_depth",
+  "handshake_ms" }
 local OPTIONS = {
   registry = { "config_dir", "allow", "secret", "check_host", "max_topics", "max_payload_bytes",
-    "max_topics_per_connection" },
-  server = { "namespace" },
-  application = { "namespace", "registry", "request_timeout_ms", "registry_lookup_timeout_ms",
-    "reconnect_ms", "retries", "retry", "balance", "connections", "correlation", "hedge_ms",
-    "max_concurrency" },
+    "max_topic_bytes", "max_connection_topics" },
+  server = { "namespace", "advertise_host" },
+  application = { "namespace", "advertise_host", "registry", "request_timeout_ms",
+    "registry_lookup_timeout_ms", "reconnect_ms", "retries", "retry", "balance", "connections",
+    "correlation", "hedge_ms", "max_concurrency", "breaker", "compat" },
 }
 
 local function options(config)
@@ -44,13 +44,20 @@ local function options(config)
   for _, names in ipairs { SHARED, OPTIONS[config.role] } do
     for _, name in ipairs(names) do out[name] = given(config[name]) end
   end
-  if config.role == "application" then
-    local v1 = config.flavour == "1.0.5"
-    out.breaker = given(config.breaker) or {}
-    out.breaker.version = v1 and 1 or 2
-    if v1 then out.correlation, out.breaker.failure_threshold = true, nil end
-  end
   return out
+end
+
+--- The events of connections have one name here.
+local CONNECTED = { application = "connected", server = "connection", registry = "connection" }
+local DISCONNECTED = { application = "disconnected", server = "disconnect", registry = "disconnect" }
+
+local function watch(node, as, role)
+  node:on(CONNECTED[role], function(client)
+    write { ev = "connected", as = as, key = client.key }
+  end)
+  node:on(DISCONNECTED[role], function(client)
+    write { ev = "disconnected", as = as, key = client.key }
+  end)
 end
 
 --- The routes every object here has; micro_peer.mjs has the same.
@@ -154,6 +161,7 @@ function commands.start(cmd)
   local object = { config = cmd, log = json.array {}, runs = 0, topics = {}, offs = {} }
   object.node = check(MAKERS[cmd.role](options(cmd)))
   objects[as] = object
+  watch(object.node, as, cmd.role)
   if cmd.role ~= "registry" then routes(object, as) end
   check(object.node:start())
   return {}
@@ -253,6 +261,12 @@ end
 function commands.unsubscribe(cmd, object) object.offs[cmd.label or cmd.topic]() end
 
 function commands.connect(cmd, object) return { key = client(object, cmd).key } end
+
+function commands.clients(_, object)
+  local keys = json.array {}
+  for key in pairs(object.node:clients()) do keys[#keys + 1] = key end
+  return keys
+end
 
 function commands.log(_, object) return object.log end
 

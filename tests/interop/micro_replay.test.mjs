@@ -8,7 +8,7 @@
 //
 // SPDX-License-Identifier: MIT
 import assert from "node:assert/strict";
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { after, before, describe, test } from "node:test";
@@ -200,6 +200,7 @@ async function replay(transcript, role, kind, shared) {
     const stage = new Stage(transcript, role, { strict: kind === "js", scene });
     const as = `${role}-${++serial}`;
     const dir = mkdtempSync(join(tmpdir(), "micro-"));
+    mkdirSync(join(dir, "configs"));
     let own;
     await stage.open();
     try {
@@ -236,6 +237,7 @@ async function replay(transcript, role, kind, shared) {
             as,
             role: role === "registry" ? "registry" : "application",
             flavour: version,
+            compat: version === "1.0.5" ? 1 : 2,
             namespace: NAMESPACES[role] ?? role,
             host: "127.0.0.1",
             advertise_host: "127.0.0.1",

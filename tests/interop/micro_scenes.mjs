@@ -16,7 +16,7 @@
 // recordings do, c.frame(i) waits until the recording has come to frame i.
 //
 // SPDX-License-Identifier: MIT
-import { mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { until } from "./scene.mjs";
 
@@ -66,10 +66,8 @@ async function delivered(c, count) {
     return { delivered: seen() };
 }
 
-const writeConfig = (c, namespace, value) => {
-    mkdirSync(c.configDir, { recursive: true });
+const writeConfig = (c, namespace, value) =>
     writeFileSync(join(c.configDir, `${namespace}.config.yaml`), JSON.stringify(value));
-};
 
 const timing = (interval, timeout, check) => ({
     heartbeat_ms: interval,
