@@ -3,7 +3,7 @@
 function(znl_flags target)
   target_compile_options(${target} PRIVATE
     -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla
-    -fno-omit-frame-pointer $<$<BOOL:${ZNL_WERROR}>:-Werror>)
+    -fno-omit-frame-pointer -fno-plt $<$<BOOL:${ZNL_WERROR}>:-Werror>)
   if(ZNL_SANITIZE STREQUAL "address")
     target_compile_options(${target} PRIVATE -fsanitize=address,undefined -fno-sanitize-recover=all)
     target_link_options(${target} PRIVATE -fsanitize=address,undefined)

@@ -85,11 +85,16 @@ void znl_lua_preparejson(lua_State *L)
 
 /* --- reading ---------------------------------------------------------------------------------- */
 
-/* Values of one table that wait on the stack until their number is known: then the table is made with
- * that size at once. Not in deep tables: the stack holds 8,000 values. */
+/* Elements of an array that wait on the stack until their number is known: then the table is made with
+ * that size at once. Not in deep arrays: the stack holds 8,000 values. */
+#define BATCH 64
 #define BATCH_DEPTH 8u
-#define BATCH_ARRAY 64
-#define BATCH_OBJECT 32
+
+/* Objects whose first names are equal usually have as many members: the number of the last one is the
+ * size that the next is made with. A wrong guess costs time or room, no more. */
+#define SIZES 64u
+#define SIZE_MAX_GUESS 32u
+static _Thread_local uint8_t sizes[SIZES];
 
 /* Strings with escapes up to here are undone on the C stack. */
 #define ESCAPED_BYTES 512u
@@ -146,22 +151,7 @@ static int push_number(lua_State *L, znl_json_reader *reader)
     return 0;
 }
 
-/* Makes a table of the `count` pairs on top of the stack, in their place. */
-static void collect_object(lua_State *L, int count)
-{
-    lua_createtable(L, 0, count);
-    int table = lua_gettop(L), first = table - 2 * count;
-    for (int at = first; at < table; at += 2) { /* forward: of equal names the last counts */
-        lua_pushvalue(L, at);
-        lua_pushvalue(L, at + 1);
-        lua_rawset(L, table);
-    }
-    if (count > 0) {
-        lua_replace(L, first);
-        lua_settop(L, first);
-    }
-}
-
+/* Makes an array of the `count` values on top of the stack, in their place. */
 static void collect_array(lua_State *L, int count)
 {
     lua_createtable(L, count, 0);
@@ -175,21 +165,28 @@ static void collect_array(lua_State *L, int count)
     lua_setmetatable(L, -2);
 }
 
+static uint8_t *size_of(znl_frame first_name)
+{
+    uint32_t hash = (uint32_t)first_name.size;
+    if (first_name.size > 0)
+        hash += 31u * first_name.data[0] + 7u * first_name.data[first_name.size - 1];
+    return &sizes[hash % SIZES];
+}
+
 static int push_object(lua_State *L, znl_json_reader *reader)
 {
     znl_frame name;
-    int is_plain, more, count = 0;
-    int batch = reader->depth <= BATCH_DEPTH ? BATCH_OBJECT : 0;
-    int is_table = batch == 0;
-    if (!lua_checkstack(L, 2 * batch + 8))
-        return ZNL_E_LIMIT;
-    if (is_table)
+    int is_plain, more = znl_json_next(reader, &name, &is_plain);
+    if (more <= 0) {
         lua_newtable(L);
-    while ((more = znl_json_next(reader, &name, &is_plain)) > 0) {
-        if (!is_table && count == batch) {
-            collect_object(L, count);
-            is_table = 1;
-        }
+        return more;
+    }
+    if (!lua_checkstack(L, 8))
+        return ZNL_E_LIMIT;
+    uint8_t *size = size_of(name);
+    unsigned count = 0;
+    lua_createtable(L, 0, *size);
+    do {
         if (is_plain)
             push_text(L, name);
         else
@@ -197,19 +194,17 @@ static int push_object(lua_State *L, znl_json_reader *reader)
         int err = push_value(L, reader);
         if (err != 0)
             return err;
-        if (is_table)
-            lua_rawset(L, -3);
-        else
-            count++;
-    }
-    if (!is_table && more == 0)
-        collect_object(L, count);
+        lua_rawset(L, -3);
+        count++;
+        more = znl_json_next(reader, &name, &is_plain);
+    } while (more > 0);
+    *size = (uint8_t)(count < SIZE_MAX_GUESS ? count : SIZE_MAX_GUESS);
     return more;
 }
 
 static int push_array(lua_State *L, znl_json_reader *reader)
 {
-    int more, count = 0, batch = reader->depth <= BATCH_DEPTH ? BATCH_ARRAY : 0;
+    int more, count = 0, batch = reader->depth <= BATCH_DEPTH ? BATCH : 0;
     int is_table = batch == 0;
     if (!lua_checkstack(L, batch + 8))
         return ZNL_E_LIMIT;

@@ -247,19 +247,45 @@ static unsigned shortest_by_library(double value, char *digits, int *point)
     return most;
 }
 
+/* The digits of a number, which is not 0, without zeros at the end; *dropped: how many there were. */
+static unsigned print_whole(uint64_t number, char *digits, int *dropped)
+{
+    char reversed[24];
+    unsigned count = 0;
+    *dropped = 0;
+    for (; number % 10 == 0; number /= 10)
+        *dropped += 1;
+    for (; number > 0; number /= 10)
+        reversed[count++] = (char)('0' + number % 10);
+    for (unsigned i = 0; i < count; i++)
+        digits[i] = reversed[count - 1 - i];
+    return count;
+}
+
+/* Most numbers have few decimals: m / 10^4 with at most 15 digits. When dividing gives the value back,
+ * m are its digits, for no other number of 15 digits or less reads as the same double. 0: not so. */
+static uint64_t as_few_decimals(double value)
+{
+    if (value >= 1e11)
+        return 0;
+    uint64_t whole = (uint64_t)(value * 1e4 + 0.5);
+    return (double)whole / 1e4 == value ? whole : 0;
+}
+
 unsigned znl_decimal_shortest(double value, char digits[ZNL_DECIMAL_DIGITS_MAX], int *point)
 {
-#ifdef __SIZEOF_INT128__
-    uint64_t all;
     int exponent;
+    uint64_t all = as_few_decimals(value);
+    if (all != 0) {
+        unsigned count = print_whole(all, digits, &exponent);
+        *point = (int)count + exponent - 4;
+        return count;
+    }
+#ifdef __SIZEOF_INT128__
+    int dropped;
     if (shortest_exactly(value, &all, &exponent)) {
-        char reversed[24];
-        unsigned count = 0;
-        for (; all > 0; all /= 10)
-            reversed[count++] = (char)('0' + all % 10);
-        for (unsigned i = 0; i < count; i++)
-            digits[i] = reversed[count - 1 - i];
-        *point = (int)count + exponent;
+        unsigned count = print_whole(all, digits, &dropped);
+        *point = (int)count + dropped + exponent;
         return count;
     }
 #endif

@@ -6,7 +6,8 @@
 #include "codec/json_scan.h"
 #include "codec/text.h"
 
-#define DIGITS_MAX 19                /* that always fit 64 bits */
+#define DIGITS_MAX 19 /* that always fit 64 bits */
+#define NEAR 16 /* the next escape is often a few bytes away, where a search does not pay */
 #define EXPONENT_MAX 100000          /* larger ones are no different */
 #define REPLACEMENT 0xfffdu          /* for what UTF-8 has no form for */
 #define WHOLE_MAX 9007199254740992.0 /* 2^53: doubles hold every whole number up to here */
@@ -67,24 +68,31 @@ int znl_json_peek(znl_json_reader *reader)
 
 /* --- strings ---------------------------------------------------------------------------------- */
 
+/* The value plus one of each hex digit; 0 for every byte that is none. */
+/* clang-format off */
+static const uint8_t hex_values[256] = {
+    ['0'] = 1, ['1'] = 2, ['2'] = 3, ['3'] = 4, ['4'] = 5, ['5'] = 6, ['6'] = 7, ['7'] = 8,
+    ['8'] = 9, ['9'] = 10, ['a'] = 11, ['b'] = 12, ['c'] = 13, ['d'] = 14, ['e'] = 15, ['f'] = 16,
+    ['A'] = 11, ['B'] = 12, ['C'] = 13, ['D'] = 14, ['E'] = 15, ['F'] = 16,
+};
+
+/* What the letter after a backslash stands for; 0 for every byte that has no meaning there, and for u. */
+static const uint8_t letters[256] = {
+    ['"'] = '"', ['\\'] = '\\', ['/'] = '/', ['b'] = '\b', ['f'] = '\f', ['n'] = '\n', ['r'] = '\r',
+    ['t'] = '\t',
+};
+/* clang-format on */
+
 /* The value of four hex digits; -1 when they are not. */
-static int hex4(const uint8_t *at, const uint8_t *end)
+static inline int hex4(const uint8_t *at, const uint8_t *end)
 {
-    int value = 0;
     if (end - at < 4)
         return -1;
-    for (int i = 0; i < 4; i++) {
-        uint8_t c = at[i];
-        int digit;
-        if (is_digit(c))
-            digit = c - '0';
-        else if ((c | 0x20) >= 'a' && (c | 0x20) <= 'f')
-            digit = (c | 0x20) - 'a' + 10;
-        else
-            return -1;
-        value = value << 4 | digit;
-    }
-    return value;
+    int a = hex_values[at[0]], b = hex_values[at[1]];
+    int c = hex_values[at[2]], d = hex_values[at[3]];
+    if (a == 0 || b == 0 || c == 0 || d == 0)
+        return -1;
+    return (a - 1) << 12 | (b - 1) << 8 | (c - 1) << 4 | (d - 1);
 }
 
 /* The escape at `at`, which is a backslash: its length, or 0. */
@@ -92,21 +100,9 @@ static size_t escape_length(const uint8_t *at, const uint8_t *end)
 {
     if (end - at < 2)
         return 0;
-    switch (at[1]) {
-    case '"':
-    case '\\':
-    case '/':
-    case 'b':
-    case 'f':
-    case 'n':
-    case 'r':
-    case 't':
+    if (letters[at[1]] != 0)
         return 2;
-    case 'u':
-        return hex4(at + 2, end) >= 0 ? 6 : 0;
-    default:
-        return 0;
-    }
+    return at[1] == 'u' && hex4(at + 2, end) >= 0 ? 6 : 0;
 }
 
 /* Moves past a string, of which the reader is at the opening quote. */
@@ -145,26 +141,13 @@ malformed:
     return ZNL_E_PROTO;
 }
 
-static uint32_t escaped(const uint8_t **at, const uint8_t *end)
+/* The character of the escape at *at, which has been checked; moves past it. */
+static inline uint32_t escaped(const uint8_t **at, const uint8_t *end)
 {
     const uint8_t *escape = *at;
     *at += 2;
-    switch (escape[1]) {
-    case 'b':
-        return '\b';
-    case 'f':
-        return '\f';
-    case 'n':
-        return '\n';
-    case 'r':
-        return '\r';
-    case 't':
-        return '\t';
-    case 'u':
-        break;
-    default:
-        return escape[1];
-    }
+    if (escape[1] != 'u')
+        return letters[escape[1]];
     uint32_t code = (uint32_t)hex4(escape + 2, end);
     *at += 4;
     if ((code & 0xfc00) == 0xd800 && end - *at >= 6 && (*at)[0] == '\\' && (*at)[1] == 'u') {
@@ -198,7 +181,7 @@ uint32_t znl_json_character(const uint8_t **at, const uint8_t *end)
     }
 }
 
-static uint8_t *put_utf8(uint8_t *out, uint32_t code)
+static inline uint8_t *put_utf8(uint8_t *out, uint32_t code)
 {
     if (code >= 0xd800 && code <= 0xdfff)
         code = REPLACEMENT;
@@ -229,12 +212,17 @@ int znl_json_unescape(znl_frame quoted, znl_frame *text, znl_buffer *scratch)
     const uint8_t *at = quoted.data, *end = quoted.data + quoted.size;
     uint8_t *out = scratch->data;
     while (at < end) {
-        const uint8_t *slash = memchr(at, '\\', (size_t)(end - at));
-        size_t run = (size_t)((slash != NULL ? slash : end) - at);
-        memcpy(out, at, run);
-        out += run;
-        at += run;
-        if (slash != NULL)
+        const uint8_t *near = end - at > NEAR ? at + NEAR : end;
+        while (at < near && *at != '\\')
+            *out++ = *at++;
+        if (at == near && at < end) {
+            const uint8_t *slash = memchr(at, '\\', (size_t)(end - at));
+            size_t run = (size_t)((slash != NULL ? slash : end) - at);
+            memcpy(out, at, run);
+            out += run;
+            at += run;
+        }
+        if (at < end)
             out = put_utf8(out, escaped(&at, end));
     }
     scratch->size = (size_t)(out - scratch->data);

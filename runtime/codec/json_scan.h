@@ -18,6 +18,18 @@ static inline int znl_json_is_special(uint8_t c)
     return c < 0x20 || c >= 0x80 || c == '"' || c == '\\';
 }
 
+/* Whether none of the 8 bytes at `at` is special. */
+static inline int znl_json_is_plain8(const uint8_t *at)
+{
+    const uint64_t ones = UINT64_C(0x0101010101010101), tops = UINT64_C(0x8080808080808080);
+    uint64_t word;
+    memcpy(&word, at, sizeof word);
+    uint64_t quotes = word ^ ones * '"', slashes = word ^ ones * '\\';
+    /* A byte below what is taken from it borrows, which sets its top bit or a neighbour's: exact as
+     * "is there any", not as to which. */
+    return ((word | (word - ones * 0x20) | (quotes - ones) | (slashes - ones)) & tops) == 0;
+}
+
 #ifdef __SSE2__
 
 #define ZNL_JSON_BLOCK 16
@@ -40,13 +52,7 @@ static inline unsigned znl_json_block(const uint8_t *at)
 /* A bit for each special byte among the 8 at `at`. */
 static inline unsigned znl_json_block(const uint8_t *at)
 {
-    const uint64_t ones = UINT64_C(0x0101010101010101), tops = UINT64_C(0x8080808080808080);
-    uint64_t word;
-    memcpy(&word, at, sizeof word);
-    uint64_t quotes = word ^ ones * '"', slashes = word ^ ones * '\\';
-    /* Exact as "is there any"; which, is asked byte by byte: borrows mark neighbours too. */
-    uint64_t found = (word | (word - ones * 0x20) | (quotes - ones) | (slashes - ones)) & tops;
-    if (found == 0)
+    if (znl_json_is_plain8(at))
         return 0;
     unsigned bits = 0;
     for (unsigned i = 0; i < 8; i++)

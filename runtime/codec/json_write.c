@@ -37,6 +37,12 @@ static uint8_t *put_escape(uint8_t *at, uint8_t c)
     return at + 5;
 }
 
+/* Room for `extra` bytes more; the call is left out when there is. */
+static inline int make_room(znl_buffer *out, size_t extra)
+{
+    return extra <= out->capacity - out->size ? 0 : znl_buffer_extend(out, extra);
+}
+
 int znl_json_put_string(znl_buffer *out, znl_frame text)
 {
     const uint8_t *at = text.size > 0 ? text.data : (const uint8_t *)"";
@@ -44,7 +50,7 @@ int znl_json_put_string(znl_buffer *out, znl_frame text)
     size_t before = out->size;
     /* Room for all that is left plain, and for one block more than the last byte. */
     int err = text.size > SIZE_MAX / 2 ? ZNL_E_NOMEM
-                                       : znl_buffer_extend(out, text.size + 2 + ZNL_JSON_BLOCK);
+                                       : make_room(out, text.size + 2 + ZNL_JSON_BLOCK);
     if (err != 0)
         return err;
     uint8_t *to = out->data + before;
@@ -60,25 +66,29 @@ int znl_json_put_string(znl_buffer *out, znl_frame text)
             if (bits != 0)
                 break;
         }
+        for (; end - at >= 8 && znl_json_is_plain8(at); at += 8, to += 8)
+            memcpy(to, at, 8);
         while (at < end && !znl_json_is_special(*at))
             *to++ = *at++;
         if (at == end)
             break;
         if (*at >= 0x80) {
-            size_t length = znl_utf8_length(at, (size_t)(end - at));
-            if (length == 0) {
-                out->size = before;
-                return ZNL_E_PROTO;
+            const uint8_t *start = at; /* such characters come in rows */
+            while (at < end && *at >= 0x80) {
+                size_t length = znl_utf8_length(at, (size_t)(end - at));
+                if (length == 0) {
+                    out->size = before;
+                    return ZNL_E_PROTO;
+                }
+                at += length;
             }
-            memcpy(to, at, length);
-            at += length;
-            to += length;
+            memcpy(to, start, (size_t)(at - start));
+            to += at - start;
             continue;
         }
         uint8_t c = *at++;
         out->size = (size_t)(to - out->data);
-        err = znl_buffer_extend(
-                out, ESCAPE_BYTES_MAX + (size_t)(end - at) + 1 + ZNL_JSON_BLOCK);
+        err = make_room(out, ESCAPE_BYTES_MAX + (size_t)(end - at) + 1 + ZNL_JSON_BLOCK);
         if (err != 0) {
             out->size = before;
             return err;
@@ -101,6 +111,9 @@ static int put_whole(znl_buffer *out, uint64_t value, int is_negative)
 {
     char text[NUMBER_BYTES_MAX];
     char *at = text + sizeof text;
+    int err = make_room(out, sizeof text);
+    if (err != 0)
+        return err;
     for (; value >= 100; value /= 100)
         memcpy(at -= 2, pairs + 2 * (value % 100), 2);
     if (value >= 10)
@@ -109,7 +122,10 @@ static int put_whole(znl_buffer *out, uint64_t value, int is_negative)
         *--at = (char)('0' + value);
     if (is_negative)
         *--at = '-';
-    return znl_buffer_append(out, at, (size_t)(text + sizeof text - at));
+    size_t size = (size_t)(text + sizeof text - at);
+    memcpy(out->data + out->size, at, size);
+    out->size += size;
+    return 0;
 }
 
 int znl_json_put_integer(znl_buffer *out, int64_t value)
