@@ -6,12 +6,14 @@
  *     is_array(value) -> boolean
  *     raw(text) -> value | nil, message, code          stands for this text wherever it is written
  *     null
+ *     signature(text?) -> text | nil, message, code    by which topics judge payloads equal; nil is absent
  *
  * SPDX-License-Identifier: MIT */
 #include "bind/bind_json.h"
 
 #include "base/err.h"
 #include "base/limits.h"
+#include "codec/json_signature.h"
 #include "codec/text.h"
 
 #include <lauxlib.h>
@@ -775,6 +777,20 @@ static int json_raw(lua_State *L)
     return 1;
 }
 
+static int json_signature(lua_State *L)
+{
+    znl_buffer *scratch = lua_touserdata(L, lua_upvalueindex(1));
+    znl_frame text = {0};
+    if (!lua_isnoneornil(L, 1))
+        text = check_text(L);
+    scratch->size = 0;
+    int err = znl_json_signature(text, ZNL_JSON_DEPTH_DEFAULT, scratch);
+    if (err == 0)
+        lua_pushlstring(L, (const char *)scratch->data, scratch->size);
+    znl_buffer_trim(scratch, SCRATCH_KEEP_BYTES);
+    return err == 0 ? 1 : znl_lua_fail(L, err, "json.signature");
+}
+
 int luaopen_znl_core_json(lua_State *L)
 {
     static const luaL_Reg none[] = {{NULL, NULL}};
@@ -792,8 +808,11 @@ int luaopen_znl_core_json(lua_State *L)
     *scratch = (znl_buffer){0};
     luaL_getmetatable(L, SCRATCH_TYPE);
     lua_setmetatable(L, -2);
+    lua_pushvalue(L, -1);
     lua_pushcclosure(L, json_encode, 1);
-    lua_setfield(L, -2, "encode");
+    lua_setfield(L, -3, "encode");
+    lua_pushcclosure(L, json_signature, 1);
+    lua_setfield(L, -2, "signature");
     lua_pushlightuserdata(L, NULL);
     lua_setfield(L, -2, "null");
     return 1;

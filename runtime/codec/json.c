@@ -203,6 +203,11 @@ static inline uint8_t *put_utf8(uint8_t *out, uint32_t code)
     return out;
 }
 
+size_t znl_json_put_utf8(uint8_t *out, uint32_t code)
+{
+    return (size_t)(put_utf8(out, code) - out);
+}
+
 int znl_json_unescape(znl_frame quoted, znl_frame *text, znl_buffer *scratch)
 {
     /* Undone it is never longer: two bytes and more become one, six become three, twelve four. */

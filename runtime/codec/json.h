@@ -58,6 +58,8 @@ int znl_json_unescape(znl_frame quoted, znl_frame *text, znl_buffer *scratch);
 /* The next character of such a text as a code point, half of a surrogate pair included; moves *at, which
  * must not be at the end. */
 uint32_t znl_json_character(const uint8_t **at, const uint8_t *end);
+/* A code point as UTF-8, of which half of a pair has none: U+FFFD. Returns the 1 to 4 bytes written. */
+size_t znl_json_put_utf8(uint8_t *out, uint32_t code);
 /* A number as the nearest double. *is_integer 1 and *integer when it is a whole number that fits 64 bits
  * with sign; 2 when it only fits without sign: *integer holds the bits of the uint64_t. Past 2^53 only
  * what is written without point and exponent counts. */
