@@ -129,6 +129,7 @@ static void free_listener(uv_handle_t *handle)
 {
     znl_listener *listener = handle->data;
     znl_stream_gate_release(listener->gate);
+    znl_tls_release(listener->options.tls);
     znl_free(listener);
 }
 
@@ -221,6 +222,8 @@ int znl_listener_open(znl_listener **out, znl_loop *loop, const znl_listener_opt
     listener->options.host = NULL; /* borrowed until now */
     if (options->max_connections == 0)
         listener->options.max_connections = ZNL_CONNECTIONS_DEFAULT;
+    if (options->tls != NULL)
+        znl_tls_hold(options->tls);
     listener->on_accept = on_accept;
     listener->user = user;
     listener->reserve = open_reserve();
@@ -250,6 +253,7 @@ fail:
     if (listener->reserve >= 0)
         close(listener->reserve);
     znl_stream_gate_release(listener->gate);
+    znl_tls_release(listener->options.tls);
     znl_free(listener);
     return err;
 }

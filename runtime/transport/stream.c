@@ -1,12 +1,12 @@
 /* stream.c - see stream.h.
  *
  * Bytes written collect in `queue`. Once per turn the streams that wrote are visited: the queue becomes
- * `flying` and is offered to the system at once; what it does not take is handed to libuv piece by piece,
- * and meanwhile the next queue collects. Buffers that are empty go back to the loop, so that a stream at
- * rest has none. All streams of a loop read into one buffer.
+ * `flying` (under TLS: what became of it) and is offered to the system at once; what it does not take is
+ * handed to libuv piece by piece, and meanwhile the next queue collects. Buffers that are empty go back to
+ * the loop, so that a stream at rest has none. All streams of a loop read into one buffer.
  *
- *   DIALING -> OPEN -> ENDED -> GONE        GONE: closed by its owner, kept until libuv has closed
- *        \       \________\-> LINGERING -^  LINGERING: closed by its owner, and says goodbye
+ *   DIALING -> [SHAKING ->] OPEN -> ENDED -> GONE     closed, kept until libuv has closed the socket
+ *                               \----\-> LINGERING -^ closed by its owner, says goodbye
  *
  * SPDX-License-Identifier: MIT */
 #include "transport/stream_backend.h"
@@ -15,6 +15,7 @@
 #include "base/err.h"
 #include "base/limits.h"
 #include "transport/dial.h"
+#include "transport/tls_session.h"
 
 #include <errno.h>
 #include <netinet/in.h>
@@ -24,15 +25,17 @@
 #include <unistd.h>
 
 #define READ_BYTES 65536u
-#define PIECE_BYTES                                                                            \
-    (256u * 1024)  /* given to libuv at once: how finely the queue is seen to empty */
-#define SPARES 64u /* empty buffers a loop keeps */
+/* Sealed, and given to libuv, at once: the queue is seen to empty as finely. */
+#define PIECE_BYTES (256u * 1024)
+#define SPARES 64u               /* empty buffers a loop keeps */
 #define SPARE_BYTES (64u * 1024) /* larger ones are given back to the system */
+/* Of TLS itself, to a peer that asks and does not read. */
+#define ANSWER_BYTES (64u * 1024)
 #define BUFFER_BYTES 2048u
 #define PEER_BYTES 56u
 #define KEEPALIVE_S 60
 
-typedef enum stream_state { DIALING, OPEN, ENDED, LINGERING, GONE } stream_state;
+typedef enum stream_state { DIALING, SHAKING, OPEN, ENDED, LINGERING, GONE } stream_state;
 
 /* What the streams of one loop share. */
 typedef struct streams {
@@ -43,6 +46,7 @@ typedef struct streams {
     znl_stream *lingering;
     size_t spare_count;
     znl_buffer spares[SPARES];
+    uint8_t *plain; /* ZNL_TLS_RECORD_BYTES, from the first stream with TLS on */
     uint8_t input[READ_BYTES];
 } streams;
 
@@ -62,27 +66,33 @@ struct znl_stream {
     const znl_stream_events *events;
     void *user;
     znl_dial *dial;
+    znl_tls_session *session; /* NULL: plain */
     znl_stream_gate *gate;
     stream_place turn;
     stream_place lingers;
     znl_buffer queue;
     znl_buffer flying;
+    size_t sealed; /* of `queue` under TLS: on its way */
     size_t flown;  /* of `flying` */
     size_t in_air; /* bytes of it that libuv has */
     size_t max_queue_bytes;
-    znl_timer timer; /* handshake; lingering */
-    uint8_t state;   /* stream_state */
+    uint64_t deadline_ms; /* for hands to be shaken */
+    znl_timer timer;      /* of that; of lingering */
+    uint8_t state;        /* stream_state */
     uint8_t is_paused;
     uint8_t has_filled_input; /* the others first */
     uint8_t wants_writable;
-    uint8_t has_peer_ended; /* it sends no more */
-    uint8_t is_finishing;   /* a shutdown is under way */
-    int write_error;        /* UV_…: nothing can be written any more */
+    uint8_t has_peer_ended;  /* it sends no more */
+    uint8_t has_input_ended; /* the same of the socket, below TLS */
+    uint8_t is_resumed;      /* what TLS holds is to be read */
+    uint8_t is_finishing;    /* a shutdown is under way */
+    int write_error;         /* UV_…: nothing can be written any more */
     char peer[PEER_BYTES];
 };
 
+static void visit(znl_stream *stream);
 static void flush(znl_stream *stream);
-static void schedule(znl_stream *stream);
+static int offer(znl_stream *stream);
 
 /* --- lists ------------------------------------------------------------------------------------- */
 
@@ -118,7 +128,7 @@ static void on_turn(znl_deferred *deferred)
     while (all->visiting != NULL) {
         znl_stream *stream = all->visiting;
         leave(&stream->turn, offsetof(znl_stream, turn));
-        flush(stream);
+        visit(stream);
     }
 }
 
@@ -136,6 +146,7 @@ static void discard_streams(void *shared)
     streams *all = shared;
     while (all->spare_count > 0)
         znl_buffer_fini(&all->spares[--all->spare_count]);
+    znl_free(all->plain);
     znl_free(all);
 }
 
@@ -198,6 +209,7 @@ static void free_stream(uv_handle_t *handle)
     znl_stream *stream = handle->data;
     give_back(stream->all, &stream->queue);
     give_back(stream->all, &stream->flying);
+    znl_tls_session_free(stream->session);
     znl_stream_gate_release(stream->gate);
     znl_free(stream);
 }
@@ -219,6 +231,17 @@ static int stream_new(znl_stream **out, znl_loop *loop, size_t max_queue_bytes)
                                                    : ZNL_STREAM_QUEUE_BYTES_DEFAULT;
     *out = stream;
     return 0;
+}
+
+/* 0, ZNL_E_NOMEM, ZNL_E_INVALID. */
+static int use_tls(znl_stream *stream, const znl_tls *tls, const char *host)
+{
+    streams *all = stream->all;
+    if (tls == NULL)
+        return 0;
+    if (all->plain == NULL)
+        all->plain = znl_malloc(ZNL_TLS_RECORD_BYTES);
+    return all->plain != NULL ? znl_tls_session_new(&stream->session, tls, host) : ZNL_E_NOMEM;
 }
 
 /* The socket is closed and nothing happens any more. */
@@ -277,11 +300,91 @@ static void peer_ended(znl_stream *stream)
 {
     stream->has_peer_ended = 1;
     if (stream->state == LINGERING)
-        schedule(stream); /* ends when all is written */
+        schedule(stream); /* gone when all is written */
     else if (stream->write_error != 0)
         end_by_system(stream, stream->write_error);
     else
         end(stream, 0, "the peer ended the connection");
+}
+
+/* What TLS has against the connection leaves before the end, as far as the socket takes it. */
+static void end_by_tls(znl_stream *stream, int err)
+{
+    char text[200];
+    snprintf(text, sizeof text, "TLS: %s", znl_tls_session_why(stream->session));
+    if (stream->in_air == 0 && stream->write_error == 0)
+        offer(stream);
+    end(stream, err, text);
+}
+
+/* The socket ended, and TLS did not: anybody on the way could have done that. */
+static void end_cut_off(znl_stream *stream)
+{
+    if (stream->write_error != 0)
+        end_by_system(stream, stream->write_error);
+    else if (stream->state == SHAKING)
+        end(stream, ZNL_E_GONE, "TLS: the peer ended the connection before hands were shaken");
+    else
+        end(stream, ZNL_E_PROTO, "TLS: the peer ended the connection without a goodbye");
+}
+
+/* 0, ZNL_E_BUSY, or the error that ended the stream. */
+static int shake_hands(znl_stream *stream)
+{
+    int err = znl_tls_session_shake(stream->session);
+    schedule(stream);
+    if (err != 0 && err != ZNL_E_BUSY)
+        end_by_tls(stream, err);
+    if (err != 0)
+        return err;
+    stream->state = OPEN;
+    znl_wheel_stop(znl_loop_wheel(stream->all->loop), &stream->timer);
+    if (stream->is_paused)
+        uv_read_stop((uv_stream_t *)&stream->tcp);
+    stream->events->on_open(stream->user);
+    return 0;
+}
+
+/* Reads what has been fed, until the owner pauses or closes. Nothing may follow. */
+static void read_tls(znl_stream *stream)
+{
+    znl_tls_session *session = stream->session;
+    int err = stream->state == SHAKING ? shake_hands(stream) : 0;
+    while (err == 0 && stream->state == OPEN && !stream->is_paused) {
+        uint8_t *plain = stream->all->plain;
+        size_t size = 0;
+        err = znl_tls_session_read(session, plain, ZNL_TLS_RECORD_BYTES, &size);
+        if (err == 0 && size > 0)
+            stream->events->on_data(stream->user, plain, size);
+        else if (err == ZNL_E_CLOSED)
+            peer_ended(stream);
+        else if (err != 0 && err != ZNL_E_BUSY)
+            end_by_tls(stream, err);
+    }
+    if (stream->state != OPEN && stream->state != SHAKING)
+        return;
+    size_t answers = znl_tls_session_out(session)->size;
+    if (znl_tls_session_keep(session) != 0)
+        end(stream, ZNL_E_NOMEM, znl_err_text(ZNL_E_NOMEM));
+    else if (stream->has_input_ended && err == ZNL_E_BUSY)
+        end_cut_off(stream);
+    else if (answers > ANSWER_BYTES && stream->in_air > 0)
+        end(stream, ZNL_E_LIMIT, "TLS: the peer asks and does not read");
+    else if (answers > 0)
+        schedule(stream);
+}
+
+static void take(znl_stream *stream, uint8_t *data, size_t size)
+{
+    if (stream->session == NULL) {
+        if (stream->state == OPEN)
+            stream->events->on_data(stream->user, data, size);
+    } else if (stream->state == OPEN || stream->state == SHAKING) {
+        if (znl_tls_session_feed(stream->session, data, size) != 0)
+            end(stream, ZNL_E_NOMEM, znl_err_text(ZNL_E_NOMEM));
+        else
+            read_tls(stream);
+    }
 }
 
 static void on_read(uv_stream_t *tcp, ssize_t count, const uv_buf_t *buffer)
@@ -289,14 +392,16 @@ static void on_read(uv_stream_t *tcp, ssize_t count, const uv_buf_t *buffer)
     znl_stream *stream = tcp->data;
     if (count == 0 || count == UV_ENOBUFS)
         return;
-    if (count == UV_EOF) {
-        peer_ended(stream);
-    } else if (count < 0) {
-        end_by_system(stream, (int)count);
-    } else {
+    if (count > 0) {
         stream->has_filled_input = count == READ_BYTES;
-        if (stream->state == OPEN)
-            stream->events->on_data(stream->user, (uint8_t *)buffer->base, (size_t)count);
+        take(stream, (uint8_t *)buffer->base, (size_t)count);
+    } else if (count != UV_EOF) {
+        end_by_system(stream, (int)count);
+    } else if (stream->session == NULL || stream->state == LINGERING) {
+        peer_ended(stream);
+    } else {
+        stream->has_input_ended = 1;
+        read_tls(stream);
     }
 }
 
@@ -307,17 +412,23 @@ void znl_stream_pause(znl_stream *stream, int on)
     stream->is_paused = on != 0;
     if (stream->state != OPEN)
         return;
-    if (on)
+    if (on) {
         uv_read_stop((uv_stream_t *)&stream->tcp);
-    else
+        return;
+    }
+    if (!stream->has_input_ended)
         uv_read_start((uv_stream_t *)&stream->tcp, on_room, on_read);
+    if (stream->session != NULL) {
+        stream->is_resumed = 1;
+        schedule(stream);
+    }
 }
 
 /* --- writing ----------------------------------------------------------------------------------- */
 
 size_t znl_stream_queued(const znl_stream *stream)
 {
-    return stream->queue.size + stream->flying.size - stream->flown;
+    return stream->queue.size - stream->sealed + stream->flying.size - stream->flown;
 }
 
 int znl_stream_reserve(znl_stream *stream, size_t size, uint8_t **at)
@@ -330,9 +441,15 @@ int znl_stream_reserve(znl_stream *stream, size_t size, uint8_t **at)
         stream->wants_writable = 1;
         return ZNL_E_BUSY;
     }
-    int err = make_room(stream->all, &stream->queue, size);
+    znl_buffer *queue = &stream->queue;
+    if (stream->sealed > queue->size / 2 && size > queue->capacity - queue->size) {
+        memmove(queue->data, queue->data + stream->sealed, queue->size - stream->sealed);
+        queue->size -= stream->sealed;
+        stream->sealed = 0;
+    }
+    int err = make_room(stream->all, queue, size);
     if (err == 0)
-        *at = stream->queue.data + stream->queue.size;
+        *at = queue->data + queue->size;
     return err;
 }
 
@@ -359,6 +476,7 @@ static void fail_writing(znl_stream *stream, int code)
 {
     stream->write_error = code;
     stream->flown = 0;
+    stream->sealed = 0;
     give_back(stream->all, &stream->flying);
     give_back(stream->all, &stream->queue);
     if (stream->state == LINGERING)
@@ -381,15 +499,53 @@ static void on_written(uv_write_t *request, int status)
         flush(stream);
 }
 
-/* Puts the queue in the place of what has flown. False: there is nothing. */
+/* Seals some of the queue. 0 or UV_…. */
+static int seal(znl_stream *stream)
+{
+    znl_buffer *queue = &stream->queue;
+    int err = 0;
+    if (stream->state != SHAKING && queue->size > 0) {
+        size_t count = queue->size - stream->sealed;
+        if (count > PIECE_BYTES)
+            count = PIECE_BYTES;
+        err = znl_tls_session_write(stream->session, queue->data + stream->sealed, count);
+        stream->sealed += count;
+        if (stream->sealed == queue->size) {
+            stream->sealed = 0;
+            queue->size = 0;
+        }
+    }
+    if (err == 0 && stream->state == LINGERING && queue->size == 0)
+        znl_tls_session_finish(stream->session);
+    return err == 0 ? 0 : err == ZNL_E_NOMEM ? UV_ENOMEM : UV_EPROTO;
+}
+
+/* Puts what is to leave next in the place of what has flown. 0 or UV_…. */
 static int load(znl_stream *stream)
 {
     znl_buffer empty = stream->flying;
+    znl_buffer *from = &stream->queue;
+    int rc = 0;
+    if (stream->session != NULL) {
+        rc = seal(stream);
+        from = znl_tls_session_out(stream->session);
+    }
     empty.size = 0;
     stream->flown = 0;
-    stream->flying = stream->queue;
-    stream->queue = empty;
-    return stream->flying.size > 0;
+    stream->flying = *from;
+    *from = empty;
+    return rc;
+}
+
+/* Nothing is in the air, and nothing can be sent now: at rest there are no buffers. */
+static void fold(znl_stream *stream)
+{
+    stream->flown = 0;
+    give_back(stream->all, &stream->flying);
+    if (stream->queue.size == 0)
+        give_back(stream->all, &stream->queue);
+    if (stream->session != NULL)
+        give_back(stream->all, znl_tls_session_out(stream->session));
 }
 
 /* Offers everything to the system. 0 or UV_…; what the system does not take is in the air, or nothing
@@ -397,10 +553,17 @@ static int load(znl_stream *stream)
 static int offer(znl_stream *stream)
 {
     uv_stream_t *tcp = (uv_stream_t *)&stream->tcp;
-    while (stream->flown < stream->flying.size || load(stream)) {
-        char *data = (char *)stream->flying.data + stream->flown;
+    for (;;) {
+        int rc = stream->flown < stream->flying.size ? 0 : load(stream);
+        if (rc != 0)
+            return rc;
         size_t left = stream->flying.size - stream->flown;
-        uv_buf_t piece = uv_buf_init(data, left < UINT32_MAX ? (unsigned)left : UINT32_MAX);
+        if (left == 0) {
+            fold(stream);
+            return 0;
+        }
+        uv_buf_t piece = uv_buf_init((char *)stream->flying.data + stream->flown,
+                left < UINT32_MAX ? (unsigned)left : UINT32_MAX);
         int count = uv_try_write(tcp, &piece, 1);
         if (count < 0 && count != UV_EAGAIN)
             return count;
@@ -409,17 +572,13 @@ static int offer(znl_stream *stream)
             continue;
         left = stream->flying.size - stream->flown;
         stream->in_air = left < PIECE_BYTES ? left : PIECE_BYTES;
-        piece = uv_buf_init(data + (count > 0 ? count : 0), (unsigned)stream->in_air);
-        int rc = uv_write(&stream->request.write, tcp, &piece, 1, on_written);
+        piece = uv_buf_init(
+                (char *)stream->flying.data + stream->flown, (unsigned)stream->in_air);
+        rc = uv_write(&stream->request.write, tcp, &piece, 1, on_written);
         if (rc != 0)
             stream->in_air = 0;
         return rc;
     }
-    stream->flown = 0;
-    stream->flying.size = 0;
-    give_back(stream->all, &stream->flying);
-    give_back(stream->all, &stream->queue);
-    return 0;
 }
 
 static void on_finished(uv_shutdown_t *request, int status)
@@ -459,11 +618,27 @@ static void flush(znl_stream *stream)
     }
 }
 
+static void visit(znl_stream *stream)
+{
+    int is_resumed = stream->is_resumed;
+    stream->is_resumed = 0;
+    if (is_resumed && stream->state == OPEN && !stream->is_paused) {
+        schedule(stream); /* to write, after it has read */
+        read_tls(stream);
+    } else {
+        flush(stream);
+    }
+}
+
 /* --- opening and closing ----------------------------------------------------------------------- */
 
 static void on_late(znl_timer *timer)
 {
-    destroy((znl_stream *)(void *)((char *)timer - offsetof(znl_stream, timer)));
+    znl_stream *stream = (znl_stream *)(void *)((char *)timer - offsetof(znl_stream, timer));
+    if (stream->state == SHAKING)
+        end(stream, ZNL_E_TIMEOUT, "TLS: hands were not shaken in time");
+    else
+        destroy(stream);
 }
 
 void znl_stream_close(znl_stream *stream, uint32_t linger_ms)
@@ -471,7 +646,7 @@ void znl_stream_close(znl_stream *stream, uint32_t linger_ms)
     if (stream == NULL)
         return;
     int has_nothing_to_say = stream->has_peer_ended && znl_stream_queued(stream) == 0;
-    if (linger_ms == 0 || stream->state == DIALING || stream->state > ENDED ||
+    if (linger_ms == 0 || stream->state < OPEN || stream->state > ENDED ||
             stream->write_error != 0 || has_nothing_to_say) {
         destroy(stream);
         return;
@@ -481,7 +656,7 @@ void znl_stream_close(znl_stream *stream, uint32_t linger_ms)
     enter(stream, &stream->lingers, &stream->all->lingering, offsetof(znl_stream, lingers));
     znl_wheel_start(
             znl_loop_wheel(loop), &stream->timer, znl_loop_now_ms(loop) + linger_ms, on_late);
-    if (!stream->has_peer_ended)
+    if (!stream->has_peer_ended && !stream->has_input_ended)
         uv_read_start((uv_stream_t *)&stream->tcp, on_room, on_read);
     schedule(stream);
 }
@@ -531,11 +706,14 @@ static int take_socket(znl_stream *stream, int fd, const struct sockaddr *peer)
     int rc = uv_tcp_open(&stream->tcp, fd);
     if (rc != 0)
         return rc;
-    stream->state = OPEN;
+    stream->state = stream->session != NULL ? SHAKING : OPEN;
     znl_stream_name(peer, stream->peer, sizeof stream->peer);
-    if (!stream->is_paused)
+    if (!stream->is_paused || stream->session != NULL)
         uv_read_start((uv_stream_t *)&stream->tcp, on_room, on_read);
-    if (stream->queue.size > 0)
+    if (stream->session != NULL)
+        znl_wheel_start(znl_loop_wheel(stream->all->loop), &stream->timer, stream->deadline_ms,
+                on_late);
+    else if (stream->queue.size > 0)
         schedule(stream);
     return 0;
 }
@@ -560,7 +738,10 @@ static void on_dialed(void *user, int fd, int err, const char *text)
     }
     znl_dial_free(stream->dial);
     stream->dial = NULL;
-    stream->events->on_open(stream->user);
+    if (stream->session != NULL)
+        read_tls(stream); /* says hello */
+    else
+        stream->events->on_open(stream->user);
 }
 
 int znl_stream_connect(znl_stream **out, znl_loop *loop, const znl_stream_options *options,
@@ -569,14 +750,15 @@ int znl_stream_connect(znl_stream **out, znl_loop *loop, const znl_stream_option
     znl_stream *stream;
     uint32_t timeout_ms = options->timeout_ms != 0 ? options->timeout_ms
                                                    : ZNL_CONNECT_MS_DEFAULT;
-    if (options->tls != NULL)
-        return ZNL_E_UNSUPPORTED;
     int err = stream_new(&stream, loop, options->max_queue_bytes);
     if (err != 0)
         return err;
     znl_stream_set_events(stream, events, user);
-    err = znl_dial_new(
-            &stream->dial, loop, options->host, options->port, timeout_ms, on_dialed, stream);
+    stream->deadline_ms = znl_loop_now_ms(loop) + timeout_ms;
+    err = use_tls(stream, options->tls, options->host);
+    if (err == 0)
+        err = znl_dial_new(&stream->dial, loop, options->host, options->port, timeout_ms,
+                on_dialed, stream);
     if (err != 0) {
         destroy(stream);
         return err;
@@ -588,11 +770,17 @@ int znl_stream_connect(znl_stream **out, znl_loop *loop, const znl_stream_option
 int znl_stream_adopt(znl_stream **out, znl_loop *loop, const znl_stream_adoption *adoption)
 {
     znl_stream *stream;
-    if (adoption->tls != NULL)
-        return ZNL_E_UNSUPPORTED;
+    uint32_t handshake_ms = adoption->handshake_ms != 0 ? adoption->handshake_ms
+                                                        : ZNL_HANDSHAKE_MS_DEFAULT;
     int err = stream_new(&stream, loop, adoption->max_queue_bytes);
     if (err != 0)
         return err;
+    stream->deadline_ms = znl_loop_now_ms(loop) + handshake_ms;
+    err = use_tls(stream, adoption->tls, NULL);
+    if (err != 0) {
+        destroy(stream);
+        return err;
+    }
     int rc = take_socket(stream, adoption->fd, adoption->peer);
     if (rc != 0) {
         destroy(stream);
