@@ -81,7 +81,7 @@ static int is_silent(znl_micro *micro, uint64_t now_ms)
     uint64_t quiet_ms = now_ms - micro->last_seen_ms;
     if (quiet_ms > timeout_ms)
         return 1;
-    if (quiet_ms >= timeout_ms / 2)
+    if (quiet_ms >= (uint64_t)timeout_ms * 3 / 4)
         micro->carrier->ping(micro->carrier_user);
     return 0;
 }

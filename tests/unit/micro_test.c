@@ -15,7 +15,7 @@
 #include "base/err.h"
 #include "base/limits.h"
 #include "base/random.h"
-#include "node/micro.h"
+#include "node/micro_parts.h"
 
 #define NONE ((znl_frame){0})
 #define TEXT(text) znl_frame_of(text, sizeof text - 1)
@@ -72,9 +72,11 @@ static const znl_micro_carrier carrier = {carrier_send, carrier_ping, carrier_pa
 
 static void hear(struct end *end, const char *event, unsigned ticket, znl_frame text)
 {
+    if (text.data == NULL)
+        text = TEXT("-");
     int size = snprintf(end->heard + end->heard_size, sizeof end->heard - end->heard_size,
-            "%s %u %.*s\n", event, ticket, text.data != NULL ? (int)text.size : 1,
-            text.data != NULL ? (const char *)text.data : "-");
+            "%s %u %.*s\n", event, ticket, (int)(text.size < 200 ? text.size : 200),
+            (const char *)text.data);
     end->heard_size += (size_t)size;
     assert_true(end->heard_size < sizeof end->heard);
     if (end->react != NULL)
@@ -145,8 +147,10 @@ static void on_stream_end(void *user, znl_waiter waiter, const znl_micro_refusal
 
 static void on_room(void *user, znl_micro_job job)
 {
+    struct end *end = user;
     assert_true(job != 0);
-    hear(user, "room", 0, NONE);
+    end->job = job;
+    hear(end, "room", 0, NONE);
 }
 
 static void on_silent(void *user)
@@ -318,6 +322,16 @@ static uint64_t ask_stream(struct end *end, const char *url, uint32_t window, ui
 static int answer(struct end *end, const char *data)
 {
     return znl_micro_answer(end->micro, end->job, data != NULL ? znl_frame_text(data) : NONE);
+}
+
+static int chunk(struct end *end, const char *payload)
+{
+    return znl_micro_chunk(end->micro, end->job, znl_frame_text(payload));
+}
+
+static int finish(struct end *end)
+{
+    return znl_micro_finish(end->micro, end->job);
 }
 
 static znl_micro_counters count(const struct end *end)
@@ -773,6 +787,693 @@ static void what_does_not_fit_is_sent_later(void **state)
     assert_sent(&a, "(nothing)");
 }
 
+/* --- streams --------------------------------------------------------------------------------------- */
+
+/* v2-stream-3.json */
+static void a_stream_to_its_end(void **state)
+{
+    (void)state;
+    two();
+    ask_stream(&a, "/stream", 8, 3);
+    pump();
+    assert_heard(&b, "stream 0 /stream {}\n");
+    assert_int_equal(chunk(&b, "{\"seq\":1}"), 0);
+    assert_int_equal(chunk(&b, "\"text\""), 0);
+    assert_int_equal(finish(&b), 0);
+    assert_int_equal(chunk(&b, "1"), ZNL_E_NOT_FOUND);
+    pump();
+    assert_heard(&a, "chunk 3 {\"seq\":1}\nchunk 3 \"text\"\nend 3 -\n");
+    assert_int_equal(znl_micro_pending(a.micro), 0);
+    assert_int_equal(znl_micro_jobs(b.micro), 0);
+}
+
+static void streams_as_they_are_sent(void **state)
+{
+    (void)state;
+    one();
+    receive(&a,
+            "{\"id\":0,\"twoway\":true,\"data\":{\"url\":\"/s\",\"data\":{}},\"mode\":0,\"stream\":true}");
+    znl_micro_job first = a.job;
+    assert_int_equal(chunk(&a, "{\"seq\":1}"), 0);
+    assert_sent(&a,
+            "{\"id\":0,\"mode\":1,\"stream\":true,\"data\":{\"status\":200,\"seq\":0,\"payload\":{\"seq\":1},"
+            "\"final\":false},\"twoway\":false}");
+    /* Null would end the stream of a v2 consumer. */
+    assert_int_equal(chunk(&a, "null"), ZNL_E_INVALID);
+    assert_int_equal(znl_micro_chunk(a.micro, a.job, NONE), ZNL_E_INVALID);
+    assert_int_equal(finish(&a), 0);
+    assert_sent(&a,
+            "{\"id\":0,\"mode\":1,\"stream\":true,\"data\":{\"status\":200,\"seq\":1,\"final\":true},"
+            "\"twoway\":false}");
+    /* v2-stream-error-midway.json, v2-stream-exception-midway.json */
+    receive(&a,
+            "{\"id\":1,\"twoway\":true,\"data\":{\"url\":\"/s\"},\"mode\":0,\"stream\":true}");
+    assert_int_equal(chunk(&a, "1"), 0);
+    next_sent(&a);
+    const znl_micro_refusal plain = {.err = ZNL_E_HANDLER_ERROR, .text = TEXT("boom")};
+    assert_int_equal(znl_micro_refuse(a.micro, a.job, &plain), 0);
+    assert_sent(&a,
+            "{\"id\":1,\"mode\":1,\"stream\":true,\"data\":{\"status\":500,\"seq\":0,\"payload\":"
+            "\"Unknown error\",\"final\":true},\"twoway\":false}");
+    receive(&a,
+            "{\"id\":2,\"twoway\":true,\"data\":{\"url\":\"/s\"},\"mode\":0,\"stream\":true}");
+    const znl_micro_refusal known = {.is_number = 1, .number = 409, .text = TEXT("conflict")};
+    assert_int_equal(znl_micro_refuse(a.micro, a.job, &known), 0);
+    assert_sent(&a,
+            "{\"id\":2,\"mode\":1,\"stream\":true,\"data\":{\"status\":409,\"seq\":0,\"payload\":"
+            "\"conflict\",\"final\":true},\"twoway\":false}");
+    /* v2-stream-non-iterable.json */
+    receive(&a,
+            "{\"id\":3,\"twoway\":true,\"data\":{\"url\":\"/s\"},\"mode\":0,\"stream\":true}");
+    assert_int_equal(answer(&a, "5"), 0);
+    assert_sent(&a,
+            "{\"id\":3,\"mode\":1,\"stream\":true,\"data\":{\"status\":500,\"seq\":0,\"payload\":"
+            "\"Invalid async iterable\",\"final\":true},\"twoway\":false}");
+    /* No stream was asked for. */
+    receive(&a,
+            "{\"id\":4,\"twoway\":true,\"data\":{\"url\":\"/s\"},\"mode\":0,\"stream\":false}");
+    assert_int_equal(chunk(&a, "5"), ZNL_E_INVALID);
+    assert_int_equal(answer(&a, "5"), 0);
+    assert_int_equal(znl_micro_chunk(a.micro, first, TEXT("1")), ZNL_E_NOT_FOUND);
+    assert_int_equal(znl_micro_jobs(a.micro), 0);
+}
+
+static void what_a_producer_may_send(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *members, *heard;
+        int is_aborted; /* it may go on otherwise */
+    } cases[] = {
+            {"{\"status\":200,\"seq\":1,\"payload\":7,\"final\":false}", "chunk 1 7\n", 0},
+            {"{\"status\":200,\"seq\":1,\"payload\":null,\"final\":false}", "chunk 1 null\n",
+                    0},
+            {"{\"status\":200,\"seq\":1,\"final\":false}", "chunk 1 -\n", 0},
+            {"{\"status\":200,\"seq\":1}", "chunk 1 -\n", 0},
+            {"{\"status\":200,\"seq\":1,\"final\":true}", "end 1 -\n", 0},
+            {"{\"status\":200,\"seq\":2,\"payload\":7,\"final\":false}", "broken 1 PROTO\n", 1},
+            {"{\"status\":200,\"seq\":0,\"payload\":7,\"final\":false}", "broken 1 PROTO\n", 1},
+            {"{\"status\":200,\"payload\":7,\"final\":false}", "broken 1 PROTO\n", 1},
+            {"{\"status\":200,\"seq\":0,\"final\":true}", "broken 1 PROTO\n", 1},
+            {"{\"status\":500,\"seq\":0,\"payload\":\"Unknown error\",\"final\":true}",
+                    "broken 1 500 Unknown error\n", 0},
+            {"{\"status\":\"E_X\",\"seq\":1,\"payload\":{\"a\":1},\"final\":true}",
+                    "broken 1 'E_X' {\"a\":1}\n", 0},
+            {"{\"status\":409,\"seq\":0,\"payload\":\"c\",\"final\":false}", "broken 1 409 c\n",
+                    1},
+            {"null", "broken 1 404 Empty chunk data\n", 1},
+    };
+    one();
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char text[256], abort_text[256];
+        unsigned long long id = ask_stream(&a, "/s", 8, 1);
+        next_sent(&a);
+        snprintf(text, sizeof text,
+                "{\"id\":%llu,\"mode\":1,\"stream\":true,\"data\":{\"status\":200,\"seq\":0,\"payload\":1,"
+                "\"final\":false},\"twoway\":false}",
+                id);
+        receive(&a, text);
+        assert_heard(&a, "chunk 1 1\n");
+        snprintf(text, sizeof text,
+                "{\"id\":%llu,\"mode\":1,\"stream\":true,\"data\":%s,\"twoway\":false}", id,
+                cases[i].members);
+        receive(&a, text);
+        assert_heard(&a, cases[i].heard);
+        snprintf(abort_text, sizeof abort_text, "\"data\":$%u.",
+                (unsigned)((id - ZNL_MICRO_ID_BASE) >> 20));
+        assert_int_equal(strstr(next_sent(&a), abort_text) != NULL, cases[i].is_aborted);
+        int is_open = strncmp(cases[i].heard, "chunk", 5) == 0;
+        assert_int_equal(znl_micro_pending(a.micro), is_open);
+        if (is_open)
+            znl_micro_abort(a.micro, id);
+        while (a.count > 0)
+            next_sent(&a);
+    }
+}
+
+/* v1 answers a stream request as if it were none (spec, section 6). */
+static void a_peer_without_streams(void **state)
+{
+    (void)state;
+    one();
+    char text[128];
+    unsigned long long id = ask_stream(&a, "/s", 8, 1);
+    snprintf(text, sizeof text,
+            "{\"id\":%llu,\"mode\":1,\"twoway\":false,\"data\":{\"status\":200,\"data\":1}}",
+            id);
+    receive(&a, text);
+    assert_heard(&a, "broken 1 UNSUPPORTED\n");
+    id = ask_stream(&a, "/s", 8, 1);
+    snprintf(text, sizeof text,
+            "{\"id\":%llu,\"mode\":1,\"twoway\":false,\"data\":{\"status\":500,\"message\":\"/s\"}}",
+            id);
+    receive(&a, text);
+    assert_heard(&a, "broken 1 500 /s\n");
+    id = ask(&a, "/s", NULL, 2); /* and the other way round */
+    snprintf(text, sizeof text,
+            "{\"id\":%llu,\"mode\":1,\"stream\":true,\"data\":{\"status\":200,\"seq\":0}}", id);
+    receive(&a, text);
+    assert_heard(&a, "refused 2 PROTO\n");
+    assert_int_equal(znl_micro_pending(a.micro), 0);
+}
+
+/* v2-stream-abort.json, v2-stream-destroy.json */
+static void a_dropped_stream_sends_an_abort(void **state)
+{
+    (void)state;
+    two();
+    uint64_t id = ask_stream(&a, "/slow", 8, 1);
+    pump();
+    chunk(&b, "1");
+    pump();
+    znl_micro_abort(a.micro, id);
+    chunk(&b, "2"); /* crosses with the abort */
+    pump();
+    assert_heard(&a, "chunk 1 1\n");
+    assert_heard(&b, "stream 0 /slow {}\nabort 0 -\n");
+    assert_int_equal(chunk(&b, "3"), ZNL_E_NOT_FOUND);
+    assert_int_equal(finish(&b), ZNL_E_NOT_FOUND);
+    assert_int_equal(count(&a).late, 1);
+}
+
+static void a_stream_can_have_a_time_limit(void **state)
+{
+    (void)state;
+    two();
+    uint64_t id;
+    assert_int_equal(
+            znl_micro_ask_stream(a.micro, TEXT("/s"), NONE, 4, 50, (znl_waiter){0}, &id), 0);
+    pump();
+    assert_int_equal(chunk(&b, "1"), 0);
+    pump();
+    pass(50);
+    assert_heard(&a, "chunk 0 1\nbroken 0 TIMEOUT\n");
+    pump();
+    assert_heard(&b, "stream 0 /s -\nabort 0 -\n");
+}
+
+/* --- flow ------------------------------------------------------------------------------------------ */
+
+static void credit_between_peers_of_ours(void **state)
+{
+    (void)state;
+    options.is_ours = 1;
+    two();
+    uint64_t id = ask_stream(&a, "/s", 4, 1);
+    pump();
+    assert_heard(&b, "flow 0 /s {}\n");
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(chunk(&b, "null"), 0);
+    assert_int_equal(chunk(&b, "5"), ZNL_E_BUSY);
+    assert_int_equal(chunk(&b, "5"), ZNL_E_BUSY);
+    pump();
+    assert_heard(&a, "chunk 1 null\nchunk 1 null\nchunk 1 null\nchunk 1 null\n");
+    assert_false(a.is_paused); /* credit is enough */
+    znl_micro_took(a.micro, id, 1);
+    pump();
+    assert_heard(&b, ""); /* granted again when half of the window is gone */
+    znl_micro_took(a.micro, id, 1);
+    pump();
+    assert_heard(&b, "room 0 -\n");
+    assert_int_equal(chunk(&b, "5"), 0);
+    assert_int_equal(chunk(&b, "6"), 0);
+    assert_int_equal(chunk(&b, "7"), ZNL_E_BUSY);
+    assert_int_equal(finish(&b), 0); /* the end needs no credit */
+    pump();
+    assert_heard(&a, "chunk 1 5\nchunk 1 6\nend 1 -\n");
+    znl_micro_took(a.micro, id, 4); /* over */
+    pump();
+    assert_heard(&b, "");
+}
+
+static void more_than_was_granted(void **state)
+{
+    (void)state;
+    options.is_ours = 1;
+    one();
+    unsigned long long id = ask_stream(&a, "/s", 2, 1);
+    assert_sent(&a,
+            "{\"id\":$0.0,\"twoway\":true,\"data\":{\"url\":\"/s\",\"data\":{}},\"mode\":0,\"stream\":true,"
+            "\"credit\":2}");
+    for (int i = 0; i < 3; i++) {
+        char text[256];
+        snprintf(text, sizeof text,
+                "{\"id\":%llu,\"mode\":1,\"stream\":true,\"data\":{\"status\":200,\"seq\":%d,\"payload\":1,\"final\":"
+                "false}}",
+                id, i);
+        receive(&a, text);
+    }
+    assert_heard(&a, "chunk 1 1\nchunk 1 1\nbroken 1 PROTO\n");
+    assert_sent(&a, "{\"id\":$1,\"twoway\":false,\"data\":$0.0,\"mode\":2}");
+}
+
+/* Spec, section 25. */
+static void one_credit_at_a_time(void **state)
+{
+    (void)state;
+    one();
+    receive(&a,
+            "{\"id\":0,\"twoway\":true,\"data\":{\"url\":\"/s\"},\"mode\":0,\"stream\":true,\"streamVersion\":1}");
+    assert_heard(&a, "flow 0 /s -\n");
+    assert_int_equal(chunk(&a, "1"), 0);
+    assert_int_equal(chunk(&a, "2"), ZNL_E_BUSY);
+    assert_sent(&a,
+            "{\"id\":0,\"mode\":1,\"stream\":true,\"data\":{\"status\":200,\"seq\":0,\"payload\":1,\"final\":"
+            "false},\"twoway\":false,\"streamVersion\":1}");
+    receive(&a,
+            "{\"id\":1,\"mode\":3,\"twoway\":false,\"data\":{\"id\":0,\"seq\":1}}"); /* never sent */
+    receive(&a,
+            "{\"id\":1,\"mode\":3,\"twoway\":false,\"data\":{\"id\":0,\"credit\":9}}"); /* not its kind */
+    receive(&a, "{\"id\":1,\"mode\":3,\"twoway\":false,\"data\":{\"id\":5,\"seq\":0}}");
+    assert_heard(&a, "");
+    receive(&a, "{\"id\":1,\"mode\":3,\"twoway\":false,\"data\":{\"id\":0,\"seq\":0}}");
+    assert_heard(&a, "room 0 -\n");
+    assert_int_equal(chunk(&a, "2"), 0);
+    next_sent(&a);
+    const znl_micro_refusal refusal = {
+            .text = TEXT("boom")}; /* the true text, and the next number */
+    assert_int_equal(znl_micro_refuse(a.micro, a.job, &refusal), 0);
+    assert_sent(&a,
+            "{\"id\":0,\"mode\":1,\"stream\":true,\"data\":{\"status\":500,\"seq\":2,\"payload\":\"boom\","
+            "\"final\":true},\"twoway\":false,\"streamVersion\":1}");
+}
+
+static void grants_add_up_without_overflow(void **state)
+{
+    (void)state;
+    options.is_ours = 1;
+    one();
+    receive(&a,
+            "{\"id\":0,\"twoway\":true,\"data\":{\"url\":\"/s\"},\"mode\":0,\"stream\":true,\"credit\":1}");
+    for (int i = 0; i < 3; i++)
+        receive(&a, "{\"id\":1,\"mode\":3,\"data\":{\"id\":0,\"credit\":4294967295}}");
+    receive(&a, "{\"id\":1,\"mode\":3,\"data\":{\"id\":0,\"credit\":-5}}");
+    receive(&a, "{\"id\":1,\"mode\":3,\"data\":{\"id\":0,\"credit\":\"5\"}}");
+    for (int i = 0; i < 10; i++)
+        assert_int_equal(chunk(&a, "1"), 0);
+    assert_heard(&a, "flow 0 /s -\n");
+}
+
+static void feed(struct end *end, unsigned long long id, unsigned first, unsigned count)
+{
+    for (unsigned seq = first; seq < first + count; seq++) {
+        char text[256];
+        snprintf(text, sizeof text,
+                "{\"id\":%llu,\"mode\":1,\"stream\":true,\"data\":{\"status\":200,\"seq\":%u,\"payload\":1,\"final\":"
+                "false}}",
+                id, seq);
+        receive(end, text);
+    }
+    end->heard_size = 0;
+}
+
+static void an_original_is_not_read_while_chunks_wait(void **state)
+{
+    (void)state;
+    one();
+    uint64_t id = ask_stream(&a, "/s", 8, 1);
+    feed(&a, id, 0, 7);
+    assert_false(a.is_paused);
+    feed(&a, id, 7, 1);
+    assert_true(a.is_paused);
+    znl_micro_took(a.micro, id, 3);
+    assert_true(a.is_paused);
+    znl_micro_took(a.micro, id, 1); /* half of it is gone */
+    assert_false(a.is_paused);
+    feed(&a, id, 8, 4);
+    assert_true(a.is_paused);
+    znl_micro_abort(a.micro, id);
+    assert_false(a.is_paused);
+}
+
+/* What is waited for may stand behind the chunks: not reading on would wait for ever. */
+static void reading_goes_on_while_something_is_awaited(void **state)
+{
+    (void)state;
+    one();
+    uint64_t id = ask_stream(&a, "/s", 8, 1);
+    uint64_t call = ask(&a, "/x", NULL, 2);
+    feed(&a, id, 0, 8);
+    assert_false(a.is_paused);
+    znl_micro_abort(a.micro, call);
+    assert_true(a.is_paused);
+    uint64_t other = ask_stream(&a, "/other", 8, 3); /* its first chunk */
+    assert_false(a.is_paused);
+    feed(&a, id, 8, 8 * ZNL_MICRO_OVERFULL - 9);
+    assert_false(a.is_paused);
+    feed(&a, id, 8 * ZNL_MICRO_OVERFULL - 1, 1); /* but not for ever */
+    assert_true(a.is_paused);
+    znl_micro_took(a.micro, id, 8 * ZNL_MICRO_OVERFULL - 4);
+    assert_false(a.is_paused);
+    znl_micro_abort(a.micro, other);
+    feed(&a, id, 8 * ZNL_MICRO_OVERFULL, 4);
+    assert_true(a.is_paused);
+    /* A stream of this side that waits for a grant. */
+    receive(&a,
+            "{\"id\":0,\"twoway\":true,\"data\":{\"url\":\"/s\"},\"mode\":0,\"stream\":true,\"streamVersion\":1}");
+    assert_int_equal(chunk(&a, "1"), 0);
+    assert_int_equal(chunk(&a, "2"), ZNL_E_BUSY);
+    assert_false(a.is_paused);
+    receive(&a, "{\"id\":1,\"twoway\":false,\"data\":0,\"mode\":2}");
+    assert_true(a.is_paused);
+    znl_micro_close(a.micro, ZNL_E_CLOSED);
+}
+
+static void large_chunks_count_by_their_bytes(void **state)
+{
+    (void)state;
+    options.is_ours = 1;
+    one();
+    unsigned long long id = ask_stream(&a, "/s", 100, 1);
+    size_t size = 1024 * 1024;
+    char *text = malloc(size + 256);
+    assert_non_null(text);
+    for (int seq = 0; seq < 5; seq++) {
+        int at = snprintf(text, 256,
+                "{\"id\":%llu,\"mode\":1,\"stream\":true,\"data\":{\"status\":200,\"seq\":%d,\"payload\":\"",
+                id, seq);
+        memset(text + at, 'x', size);
+        memcpy(text + at + size, "\"}}", 4);
+        assert_int_equal(a.is_paused, seq == 4);
+        znl_micro_receive(a.micro, text, strlen(text));
+        a.heard_size = 0;
+    }
+    znl_micro_took(a.micro, id, 2);
+    assert_true(a.is_paused);
+    znl_micro_took(a.micro, id, 2);
+    assert_false(a.is_paused);
+    free(text);
+}
+
+static void send_two(struct end *end, const char *event)
+{
+    if (strcmp(event, "room") == 0) {
+        chunk(end, "1");
+        chunk(end, "2");
+    }
+}
+
+static void chunks_wait_for_the_carrier(void **state)
+{
+    (void)state;
+    one();
+    receive(&a,
+            "{\"id\":0,\"twoway\":true,\"data\":{\"url\":\"/s\"},\"mode\":0,\"stream\":true}");
+    znl_micro_job first = a.job;
+    receive(&a,
+            "{\"id\":1,\"twoway\":true,\"data\":{\"url\":\"/s\"},\"mode\":0,\"stream\":true}");
+    a.heard_size = 0;
+    znl_micro_job second = a.job;
+    a.is_full = 1;
+    assert_int_equal(znl_micro_chunk(a.micro, first, TEXT("1")), ZNL_E_BUSY);
+    assert_int_equal(znl_micro_chunk(a.micro, second, TEXT("1")), ZNL_E_BUSY);
+    a.react = send_two;
+    znl_micro_writable(a.micro);
+    assert_heard(&a, "room 0 -\n"); /* it found it full again, so the other was not asked */
+    assert_true(a.job == first);
+    a.is_full = 0;
+    znl_micro_writable(a.micro);
+    assert_heard(&a, "room 0 -\nroom 0 -\n");
+    assert_true(a.job == first); /* the other one's turn came first */
+    assert_int_equal(a.count, 4);
+    znl_micro_writable(a.micro);
+    assert_heard(&a, "");
+    a.is_full = 1;
+    assert_int_equal(chunk(&a, "1"), ZNL_E_BUSY);
+    a.react = close_it;
+    znl_micro_writable(a.micro);
+    assert_heard(&a, "room 0 -\nabort 0 -\nabort 0 -\n");
+}
+
+static void grants_and_ends_wait_for_the_carrier(void **state)
+{
+    (void)state;
+    options.is_ours = 1;
+    two();
+    uint64_t id = ask_stream(&a, "/s", 2, 1);
+    pump();
+    chunk(&b, "1");
+    chunk(&b, "2");
+    pump();
+    a.is_full = 1;
+    znl_micro_took(a.micro, id, 1);
+    znl_micro_took(a.micro, id, 1);
+    a.is_full = 0;
+    znl_micro_writable(a.micro);
+    assert_sent(
+            &a, "{\"id\":$3,\"twoway\":false,\"mode\":3,\"data\":{\"id\":$0.0,\"credit\":2}}");
+    b.is_full = 1;
+    assert_int_equal(finish(&b), 0);
+    assert_int_equal(finish(&b), ZNL_E_NOT_FOUND);
+    b.is_full = 0;
+    znl_micro_writable(b.micro);
+    pump();
+    assert_heard(&a, "chunk 1 1\nchunk 1 2\nend 1 -\n");
+    assert_int_equal(znl_micro_jobs(b.micro), 0);
+}
+
+/* --- extensions ------------------------------------------------------------------------------------ */
+
+static void deadlines_cross_between_peers_of_ours(void **state)
+{
+    (void)state;
+    options.is_ours = 1;
+    two();
+    uint64_t id;
+    znl_waiter waiter = {0};
+    assert_int_equal(znl_micro_ask(a.micro, TEXT("/x"), NONE, 1500, 1, waiter, &id), 0);
+    pump();
+    assert_true(b.deadline_ms == znl_loop_now_ms(loop) + 1500);
+    assert_int_equal(znl_micro_ask(a.micro, TEXT("/x"), NONE, 1500, 0, waiter, &id), 0);
+    pump();
+    assert_true(b.deadline_ms == 0);
+}
+
+static void originals_know_no_extensions(void **state)
+{
+    (void)state;
+    one();
+    uint64_t id;
+    znl_waiter waiter = {0};
+    assert_int_equal(znl_micro_ask(a.micro, TEXT("/x"), NONE, 1500, 1, waiter, &id), 0);
+    assert_sent(&a, "{\"id\":$0.0,\"twoway\":true,\"data\":{\"url\":\"/x\"},\"mode\":0}");
+    receive(&a,
+            "{\"id\":0,\"twoway\":true,\"data\":{\"url\":\"/s\"},\"mode\":0,\"stream\":true,\"credit\":1,"
+            "\"deadline\":5}");
+    assert_heard(&a, "stream 0 /s -\n");
+    assert_true(a.deadline_ms == 0);
+}
+
+/* --- heartbeats ------------------------------------------------------------------------------------ */
+
+static void use_heartbeats(void)
+{
+    options.heartbeat_ms = 500;
+    options.heartbeat_timeout_ms = 1200;
+    options.heartbeat_check_ms = 300;
+}
+
+#define HEARTBEAT                                                                              \
+    "{\"id\":0,\"twoway\":false,\"data\":{\"url\":\"/-/heartbeat\",\"data\":{}},\"mode\":0}"
+
+/* v2-heartbeat.json */
+static void heartbeats_both_ways(void **state)
+{
+    (void)state;
+    use_heartbeats();
+    two();
+    pass(499);
+    assert_int_equal(a.count, 0);
+    pass(1);
+    assert_int_equal(a.count, 1);
+    pump();
+    for (int i = 0; i < 40; i++) {
+        pass(250);
+        pump();
+    }
+    assert_int_equal(a.silences + b.silences, 0);
+    assert_int_equal(count(&a).heartbeats, 21);
+    assert_heard(&a, ""); /* taken before routing */
+    assert_int_equal(count(&a).pushes, 0);
+    assert_int_equal(a.pings + b.pings, 0);
+}
+
+/* v2-heartbeat-timeout.json */
+static void a_peer_that_stops_its_heartbeats(void **state)
+{
+    (void)state;
+    use_heartbeats();
+    one();
+    pass(100);
+    receive(&a, HEARTBEAT);
+    for (int i = 0; i < 11; i++) { /* other traffic does not count */
+        pass(100);
+        receive(&a, "{\"id\":0,\"twoway\":false,\"data\":{\"url\":\"/log\"},\"mode\":0}");
+        znl_micro_ponged(a.micro);
+    }
+    assert_int_equal(a.silences, 0); /* at 1200 it is 1100 ago */
+    pass(299);
+    assert_int_equal(a.silences, 0);
+    pass(1);
+    assert_int_equal(a.silences, 1);
+    pass(2000);
+    assert_int_equal(a.silences, 1); /* told once */
+    assert_int_equal(a.pings, 0);
+}
+
+/* A v1 peer never sends any (spec, section 23): it is asked by pings. */
+static void a_peer_without_heartbeats(void **state)
+{
+    (void)state;
+    use_heartbeats();
+    one();
+    int pings = 0;
+    for (int i = 0; i < 20; i++) {
+        pass(300);
+        if (a.pings > pings)
+            znl_micro_ponged(a.micro);
+        pings = a.pings;
+    }
+    assert_int_equal(a.silences, 0);
+    assert_int_equal(
+            pings, 6); /* every 900 ms, when it is quiet for three quarters of the limit */
+    for (int i = 0; i < 20; i++) { /* what it sends is as good */
+        receive(&a, "{\"id\":0,\"twoway\":false,\"data\":{\"url\":\"/log\"},\"mode\":0}");
+        pass(300);
+    }
+    assert_int_equal(a.pings, pings);
+    assert_int_equal(a.silences, 0);
+    pass(1500);
+    assert_int_equal(a.silences, 1);
+    assert_true(a.pings > pings);
+}
+
+static void strict_heartbeats(void **state)
+{
+    (void)state;
+    use_heartbeats();
+    options.strict_heartbeat = 1;
+    one();
+    for (int i = 0; i < 5; i++) {
+        pass(240);
+        znl_micro_ponged(a.micro);
+    }
+    assert_int_equal(a.silences, 0);
+    pass(300);
+    assert_int_equal(a.silences, 1);
+    assert_int_equal(a.pings, 0);
+}
+
+/* Its heartbeats stand unread in the socket: nothing is known about it. */
+static void a_peer_that_is_not_read_is_not_silent(void **state)
+{
+    (void)state;
+    use_heartbeats();
+    one();
+    receive(&a, HEARTBEAT);
+    uint64_t id = ask_stream(&a, "/s", 1, 1);
+    feed(&a, id, 0, 1);
+    assert_true(a.is_paused);
+    pass(5000);
+    assert_int_equal(a.silences, 0);
+    znl_micro_took(a.micro, id, 1);
+    pass(1200);
+    assert_int_equal(a.silences, 0);
+    pass(600);
+    assert_int_equal(a.silences, 1);
+    while (a.count > 0)
+        next_sent(&a);
+}
+
+static void a_stall_of_ours_is_not_their_silence(void **state)
+{
+    (void)state;
+    use_heartbeats();
+    one();
+    receive(&a, HEARTBEAT);
+    znl_clock_advance(10000); /* the process was stopped */
+    znl_loop_clock_changed(loop);
+    znl_wheel_advance(znl_loop_wheel(loop), znl_loop_now_ms(loop));
+    assert_int_equal(a.silences, 0);
+    receive(&a, HEARTBEAT); /* read now */
+    pass(1200);
+    assert_int_equal(a.silences, 0);
+    pass(300);
+    assert_int_equal(a.silences, 1);
+}
+
+static void a_heartbeat_that_does_not_fit_is_owed(void **state)
+{
+    (void)state;
+    use_heartbeats();
+    one();
+    a.is_full = 1;
+    pass(600);
+    znl_micro_writable(a.micro);
+    assert_sent(&a, "(nothing)");
+    a.is_full = 0;
+    znl_micro_writable(a.micro);
+    assert_sent(&a,
+            "{\"id\":$2,\"twoway\":false,\"data\":{\"url\":\"/-/heartbeat\",\"data\":{}},\"mode\":0}");
+    znl_micro_writable(a.micro);
+    assert_sent(&a, "(nothing)");
+    /* One that wants an answer gets it. */
+    receive(&a,
+            "{\"id\":6,\"twoway\":true,\"data\":{\"url\":\"/-/heartbeat\",\"data\":{}},\"mode\":0}");
+    assert_sent(&a, "{\"id\":6,\"mode\":1,\"twoway\":false,\"data\":{\"status\":200}}");
+}
+
+/* --- memory ---------------------------------------------------------------------------------------- */
+
+static void an_idle_connection_is_small(void **state)
+{
+    (void)state;
+    use_heartbeats();
+    options.scratch = NULL;
+    znl_alloc_fail_after(1); /* the connection itself, no table */
+    one();
+    znl_alloc_fail_after(-1);
+    assert_true(sizeof *a.micro < 1024);
+    pass(2000);
+    while (a.count > 0)
+        next_sent(&a);
+    receive(&a, HEARTBEAT);
+}
+
+/* Every allocation fails once: each call says so, nothing leaks, and who waits is told. */
+static void without_memory(void **state)
+{
+    (void)state;
+    options.scratch = NULL; /* so that each frame allocates */
+    two();
+    uint64_t id, waited = 0;
+    for (long round = 0; round < 40; round++) {
+        znl_alloc_fail_after(round);
+        int err = znl_micro_ask(a.micro, TEXT("/x"), TEXT("1"), 0, 0, (znl_waiter){0}, &id);
+        assert_true(err == 0 || err == ZNL_E_NOMEM);
+        if (err == 0) {
+            waited++;
+            b.job = 0;
+            b.heard_size = 0;
+            pump(); /* taken, or refused for want of memory, or even that cannot be said */
+            if (b.job != 0)
+                answer(&b, "1");
+            pump();
+        }
+        znl_alloc_fail_after(-1);
+    }
+    assert_true(waited > 0);
+    uint64_t lost = count(&b).unanswered;
+    assert_int_equal(znl_micro_pending(a.micro), lost);
+    assert_int_equal(znl_micro_jobs(b.micro), 0);
+    znl_micro *none = NULL;
+    znl_alloc_fail_after(0);
+    assert_int_equal(
+            znl_micro_new(&none, loop, &options, &carrier, &a, &events, &a), ZNL_E_NOMEM);
+    znl_alloc_fail_after(-1);
+    znl_micro_free(none);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -794,6 +1495,32 @@ int main(void)
             STAGED(closing_ends_everything_once),
             STAGED(closed_from_inside_an_event),
             STAGED(what_does_not_fit_is_sent_later),
+            STAGED(a_stream_to_its_end),
+            STAGED(streams_as_they_are_sent),
+            STAGED(what_a_producer_may_send),
+            STAGED(a_peer_without_streams),
+            STAGED(a_dropped_stream_sends_an_abort),
+            STAGED(a_stream_can_have_a_time_limit),
+            STAGED(credit_between_peers_of_ours),
+            STAGED(more_than_was_granted),
+            STAGED(one_credit_at_a_time),
+            STAGED(grants_add_up_without_overflow),
+            STAGED(an_original_is_not_read_while_chunks_wait),
+            STAGED(reading_goes_on_while_something_is_awaited),
+            STAGED(large_chunks_count_by_their_bytes),
+            STAGED(chunks_wait_for_the_carrier),
+            STAGED(grants_and_ends_wait_for_the_carrier),
+            STAGED(deadlines_cross_between_peers_of_ours),
+            STAGED(originals_know_no_extensions),
+            STAGED(heartbeats_both_ways),
+            STAGED(a_peer_that_stops_its_heartbeats),
+            STAGED(a_peer_without_heartbeats),
+            STAGED(strict_heartbeats),
+            STAGED(a_peer_that_is_not_read_is_not_silent),
+            STAGED(a_stall_of_ours_is_not_their_silence),
+            STAGED(a_heartbeat_that_does_not_fit_is_owed),
+            STAGED(an_idle_connection_is_small),
+            STAGED(without_memory),
 #undef STAGED
     };
     return znl_random_start() == 0 ? cmocka_run_group_tests(tests, NULL, NULL) : 1;
