@@ -168,11 +168,146 @@ static int read_member(znl_modem *out, znl_json_reader *reader, znl_frame name)
     return 0;
 }
 
+/* --- the usual shapes ------------------------------------------------------------------------------
+ *
+ * Frames as the originals and we write them: same members, same order, no white space. Their envelope is
+ * compared instead of read, which takes a third of the time; all else goes the general way. */
+
+typedef struct cursor {
+    const uint8_t *at, *end;
+} cursor;
+
+static int eat_bytes(cursor *in, const char *text, size_t size)
+{
+    if ((size_t)(in->end - in->at) < size || memcmp(in->at, text, size) != 0)
+        return 0;
+    in->at += size;
+    return 1;
+}
+
+#define EAT(in, text) eat_bytes(in, text, sizeof text - 1)
+
+/* A whole number without sign, of at most 15 digits. */
+static int eat_number(cursor *in, znl_frame *raw, int64_t *value)
+{
+    const uint8_t *start = in->at;
+    int64_t sum = 0;
+    while (in->at < in->end && *in->at >= '0' && *in->at <= '9' && in->at - start < 16)
+        sum = sum * 10 + (*in->at++ - '0');
+    size_t size = (size_t)(in->at - start);
+    if (size == 0 || size > 15 || (size > 1 && *start == '0'))
+        return 0;
+    *raw = znl_frame_of(start, size);
+    *value = sum;
+    return 1;
+}
+
+/* A string of ASCII without escapes, with its quotes. */
+static int eat_plain_string(cursor *in, znl_frame *raw)
+{
+    const uint8_t *start = in->at;
+    if (!EAT(in, "\""))
+        return 0;
+    while (in->at < in->end && *in->at >= 0x20 && *in->at < 0x80 && *in->at != '"' &&
+            *in->at != '\\')
+        in->at++;
+    if (!EAT(in, "\""))
+        return 0;
+    *raw = znl_frame_of(start, (size_t)(in->at - start));
+    return 1;
+}
+
+static int eat_value(cursor *in, znl_frame *raw, unsigned max_depth)
+{
+    znl_json_reader reader;
+    znl_json_begin(&reader, znl_frame_of(in->at, (size_t)(in->end - in->at)), max_depth);
+    if (znl_json_skip(&reader, raw) != 0 || raw->data != in->at)
+        return 0;
+    in->at = raw->data + raw->size;
+    return 1;
+}
+
+/* After `"id":…`: {"url":…,"data":…} and what follows it. */
+static int read_usual_request(znl_modem *out, cursor *in, unsigned max_depth)
+{
+    znl_frame raw;
+    int64_t number;
+    if (EAT(in, "true"))
+        out->is_twoway = 1;
+    else if (!EAT(in, "false"))
+        return 0;
+    if (!EAT(in, ",\"data\":{\"url\":") || !eat_plain_string(in, &out->url))
+        return 0;
+    if (EAT(in, ",\"data\":") && !eat_value(in, &out->body, max_depth))
+        return 0;
+    if (!EAT(in, "},\"mode\":0"))
+        return 0;
+    if (EAT(in, ",\"stream\":true"))
+        out->is_stream = 1;
+    else
+        EAT(in, ",\"stream\":false");
+    if (EAT(in, ",\"deadline\":")) {
+        if (!eat_number(in, &raw, &number))
+            return 0;
+        out->deadline_ms = positive(raw);
+    }
+    if (EAT(in, ",\"credit\":")) {
+        if (!eat_number(in, &raw, &number))
+            return 0;
+        out->credit = positive(raw);
+    }
+    out->mode = ZNL_MODEM_REQUEST;
+    return EAT(in, "}");
+}
+
+/* After `"mode":1`: an answer of status 200, or a chunk. */
+static int read_usual_response(znl_modem *out, cursor *in, unsigned max_depth)
+{
+    int64_t number;
+    out->mode = ZNL_MODEM_RESPONSE;
+    if (EAT(in, ",\"twoway\":false,\"data\":{\"status\":")) {
+        if (!eat_number(in, &out->status, &number))
+            return 0;
+        if (EAT(in, ",\"data\":") && !eat_value(in, &out->body, max_depth))
+            return 0;
+        return EAT(in, "}}");
+    }
+    if (!EAT(in, ",\"stream\":true,\"data\":{\"status\":") ||
+            !eat_number(in, &out->status, &number) || !EAT(in, ",\"seq\":") ||
+            !eat_number(in, &out->seq, &number) || !EAT(in, ",\"payload\":") ||
+            !eat_value(in, &out->payload, max_depth) || !EAT(in, ",\"final\":"))
+        return 0;
+    out->is_stream = 1;
+    out->final = znl_frame_of(in->at, sizeof "false" - 1);
+    return EAT(in, "false},\"twoway\":false}");
+}
+
+/* 1 when the frame has one of these shapes; 0: read it the general way, from the beginning. */
+static int read_usual(znl_modem *out, znl_frame text, unsigned max_depth)
+{
+    cursor in = {text.data, text.data + text.size};
+    znl_frame raw;
+    if (!EAT(&in, "{\"id\":") || !eat_number(&in, &raw, &out->id))
+        return 0;
+    out->has_id = out->has_object = 1;
+    int is_read = EAT(&in, ",\"twoway\":") ? read_usual_request(out, &in, max_depth)
+            : EAT(&in, ",\"mode\":1")      ? read_usual_response(out, &in, max_depth)
+                                           : 0;
+    return is_read && in.at == in.end;
+}
+
+/* --- any shape ------------------------------------------------------------------------------------- */
+
 int znl_modem_read(znl_modem *out, znl_frame text, unsigned max_depth)
 {
     znl_json_reader reader;
     znl_frame name;
     int is_plain;
+    memset(out, 0, sizeof *out);
+    if (max_depth > ZNL_JSON_DEPTH_MAX - ENVELOPE_DEPTH)
+        max_depth = ZNL_JSON_DEPTH_MAX - ENVELOPE_DEPTH;
+    if (text.size > 0 && read_usual(out, text, max_depth))
+        return 0;
     memset(out, 0, sizeof *out);
     out->mode = -1;
     znl_json_begin(&reader, text, max_depth + ENVELOPE_DEPTH);
@@ -206,15 +341,18 @@ static uint8_t *put_frame(uint8_t *at, znl_frame frame)
 
 static uint8_t *put_unsigned(uint8_t *at, uint64_t value)
 {
-    uint8_t digits[20];
-    size_t count = 0;
-    do {
-        digits[count++] = (uint8_t)('0' + value % 10);
-        value /= 10;
-    } while (value > 0);
-    while (count > 0)
-        *at++ = digits[--count];
-    return at;
+    uint8_t digits[20], *first = digits + sizeof digits;
+    while (value >= 10) { /* by pairs: half the divisions */
+        unsigned pair = (unsigned)(value % 100);
+        value /= 100;
+        *--first = (uint8_t)('0' + pair % 10);
+        *--first = (uint8_t)('0' + pair / 10);
+    }
+    if (value > 0 || first == digits + sizeof digits)
+        *--first = (uint8_t)('0' + value);
+    size_t count = (size_t)(digits + sizeof digits - first);
+    memcpy(at, first, count);
+    return at + count;
 }
 
 static uint8_t *put_integer(uint8_t *at, int64_t value)

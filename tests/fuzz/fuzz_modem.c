@@ -2,6 +2,8 @@
  * SPDX-License-Identifier: MIT */
 #include "fuzz/fuzz.h"
 
+#include <string.h>
+
 #include "base/err.h"
 #include "codec/json.h"
 #include "codec/modem.h"
@@ -76,10 +78,39 @@ static void response(const znl_modem *frame, znl_buffer *out)
     znl_buffer_fini(&text);
 }
 
+/* With a space in front a frame is read the general way: that must make no difference. */
+static void both_ways(const uint8_t *data, size_t size)
+{
+    znl_modem usual, general;
+    uint8_t *spaced = malloc(size + 1);
+    FUZZ_HOLDS(spaced != NULL);
+    spaced[0] = ' ';
+    if (size > 0)
+        memcpy(spaced + 1, data, size);
+    int err = znl_modem_read(&usual, znl_frame_of(data, size), DEPTH);
+    FUZZ_HOLDS(err == znl_modem_read(&general, znl_frame_of(spaced, size + 1), DEPTH));
+    if (err == 0) {
+        FUZZ_HOLDS(usual.mode == general.mode && usual.has_id == general.has_id);
+        FUZZ_HOLDS(!usual.has_id || usual.id == general.id);
+        FUZZ_HOLDS(
+                usual.is_twoway == general.is_twoway && usual.is_stream == general.is_stream);
+        FUZZ_HOLDS(usual.has_version == general.has_version);
+        FUZZ_HOLDS(usual.deadline_ms == general.deadline_ms && usual.credit == general.credit);
+        FUZZ_HOLDS(usual.has_object == general.has_object);
+        FUZZ_HOLDS(usual.has_target == general.has_target);
+        FUZZ_HOLDS(same(usual.url, general.url) && same(usual.body, general.body));
+        FUZZ_HOLDS(same(usual.status, general.status) && same(usual.message, general.message));
+        FUZZ_HOLDS(same(usual.seq, general.seq) && same(usual.payload, general.payload));
+        FUZZ_HOLDS(same(usual.final, general.final));
+    }
+    free(spaced);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     znl_modem frame;
     znl_buffer out = {0};
+    both_ways(data, size);
     int err = znl_modem_read(&frame, znl_frame_of(data, size), DEPTH);
     FUZZ_HOLDS(err == 0 || err == ZNL_E_PROTO || err == ZNL_E_LIMIT);
     const znl_frame texts[] = {frame.url, frame.body, frame.status, frame.message, frame.seq,
