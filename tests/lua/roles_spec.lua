@@ -186,7 +186,7 @@ describe("roles", function()
 
   it("says why messages are refused, once per peer, reason and ten seconds", function()
     fake:run(function()
-      znl.master { id = "m" }
+      local master = znl.master { id = "m" } -- held: nodes that nobody holds are collected
       local native = fake.nodes[1]
       local function refuse(from, reason)
         native.raise("auth_failed", { reason = reason, text = "words", from = from, kind = "request" })
@@ -206,6 +206,7 @@ describe("roles", function()
       lines = fake:logged("message refused")
       assert.equal(5, #lines)
       assert.equal(49, lines[5].fields.more)
+      assert.truthy(master)
     end)
   end)
 
