@@ -435,18 +435,23 @@ static void run_for(znl_loop *loop, uint64_t ms)
         assert_true(condition);                                                                \
     } while (0)
 
-static void open_site(struct site *site, size_t max_queue_bytes)
+static void open_with(struct site *site, size_t max_queue_bytes, uint32_t handshake_ms)
 {
     site->server = server_tls();
     site->client = client_tls();
     const znl_listener_options options = {.host = "127.0.0.1",
             .tls = site->server,
-            .handshake_ms = 100,
+            .handshake_ms = handshake_ms,
             .max_queue_bytes = max_queue_bytes};
     assert_int_equal(znl_loop_new(&site->loop), 0);
     assert_int_equal(
             znl_listener_open(&site->listener, site->loop, &options, on_accept, site), 0);
     znl_tls_release(site->server); /* held by the listener */
+}
+
+static void open_site(struct site *site, size_t max_queue_bytes)
+{
+    open_with(site, max_queue_bytes, GUARD_MS);
 }
 
 static void dial(struct site *site, struct end *end, const char *host)
@@ -659,7 +664,7 @@ static void handshake_that_takes_too_long_ends(void **state)
 {
     (void)state;
     struct site site = {0};
-    open_site(&site, 0);
+    open_with(&site, 0, 100);
     int fd = raw_connect(&site);
     const uint8_t start[] = {0x16, 3, 1, 2, 0};
     for (size_t i = 0; i < 200 && !site.accepted.ended; i++) { /* trickles in */
@@ -695,7 +700,7 @@ static void client_waits_for_hands_no_longer_than_it_may(void **state)
     (void)state;
     struct site site = {0};
     struct end end = {0};
-    meet_silence(&site, &end, 100);
+    meet_silence(&site, &end, 300);
     RUN_UNTIL(site.loop, end.ended == 1);
     assert_int_equal(end.err, ZNL_E_TIMEOUT);
     assert_int_equal(end.opened, 0);
