@@ -36,6 +36,7 @@ local tcp = require("znl.system.tcp")
 local timer = require("znl.tasks.timer")
 local token = require("znl.tasks.token")
 local wait_group = require("znl.tasks.wait_group")
+local websocket = require("znl.websocket")
 local workers = require("znl.workers")
 
 ---@class znl
@@ -60,6 +61,7 @@ M.file = file
 M.process = process
 M.dns = dns
 M.tcp = tcp
+M.websocket = websocket
 
 --- The node of this process with that id, the one made last when there are several; nil without.
 ---@type fun(id: string): znl.Master|znl.Slave|nil

@@ -83,11 +83,12 @@ int luaopen_znl_core_socket(lua_State *L);
 int luaopen_znl_core_heartbeat(lua_State *L);
 int luaopen_znl_core_registry(lua_State *L);
 int luaopen_znl_core_node(lua_State *L);
-int luaopen_znl_core_micro(lua_State *L);
 int luaopen_znl_core_json(lua_State *L);
 int luaopen_znl_core_shared(lua_State *L);
 int luaopen_znl_core_workers(lua_State *L);
 int luaopen_znl_core_testing(lua_State *L);
+int luaopen_znl_core_tls(lua_State *L);
+int luaopen_znl_core_websocket(lua_State *L);
 
 /* Adds owners to the module table of znl.core.sched, at the top of the stack (bind_owner.c). */
 void znl_bind_add_owners(lua_State *L);

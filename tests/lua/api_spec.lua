@@ -92,6 +92,13 @@ describe("docs/LUA_API.md", function()
     assert.equal("", missing(WORDS, znl, znl.file, znl.process, znl.dns, znl.tcp, znl.middleware, znl.log))
     assert.equal("", missing(WORDS, nodes, getmetatable(slave).__index, getmetatable(nodes).__index))
     assert.equal("", missing(WORDS, require("znl.roles.role").Role))
+    assert.equal("", missing(WORDS, znl.websocket))
+    local server = assert(znl.websocket.serve { listen = "127.0.0.1:0", handle = function(conn) conn:recv() end })
+    local conn = assert(znl.websocket.connect("ws://127.0.0.1:" .. server.port))
+    local internal = { is_closing = true, get_type = true, is_active = true } -- for scopes
+    for name, value in pairs(getmetatable(server).__index) do internal[name] = not internal[name] and value or nil end
+    assert.equal("", missing(WORDS, internal, getmetatable(conn).__index, server:counters()))
+    server:close()
     for _, object in ipairs {
       znl.router(), znl.channel(), znl.wait_group(), znl.semaphore(1), znl.token(), znl.event(),
       znl.spawn(function() end), znl.timer(0, function() end), znl.shared("api"),

@@ -174,7 +174,8 @@ describe("znlrun", function()
   end
 
   for _, example in ipairs {
-    "hello.lua", "concurrency.lua", "workers.lua", "router.lua", "quickstart/run.lua", "handlers/run.lua",
+    "hello.lua", "concurrency.lua", "workers.lua", "router.lua", "websocket.lua",
+    "quickstart/run.lua", "handlers/run.lua",
   } do
     it("runs examples/" .. example .. " and leaves nothing open", function()
       local code, text = shell("ZNL_LEAK_CHECK=1 timeout 60 " .. znlrun .. " examples/" .. example)
