@@ -171,7 +171,7 @@ static int read_member(znl_modem *out, znl_json_reader *reader, znl_frame name)
 /* --- the usual shapes ------------------------------------------------------------------------------
  *
  * Frames as the originals and we write them: same members, same order, no white space. Their envelope is
- * compared instead of read, which takes a third of the time; all else goes the general way. */
+ * compared instead of read, a third less work for 200 bytes of data; all else goes the general way. */
 
 typedef struct cursor {
     const uint8_t *at, *end;
