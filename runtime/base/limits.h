@@ -107,6 +107,12 @@
 #define ZNL_MICRO_HEARTBEAT_CHECK_MS 5000u
 #define ZNL_MICRO_REQUEST_MS 30000u
 #define ZNL_MICRO_WINDOW_DEFAULT 256u /* chunks of one stream on their way */
+#define ZNL_MICRO_WINDOW_MAX 65536u
+#define ZNL_MICRO_STREAMS_DEFAULT 1000u  /* of ours, over all connections */
+#define ZNL_MICRO_PENDING_DEFAULT 10000u /* requests and streams of ours on one connection */
+/* Bytes of one message. The originals take 100 MiB, each peer as often as it likes. */
+#define ZNL_MICRO_MESSAGE_BYTES_DEFAULT (16u * 1024 * 1024)
+#define ZNL_MICRO_PATH_BYTES_MAX 2048u /* of an upgrade */
 /* Chunks that wait while something else is waited for on the same connection: times the window. */
 #define ZNL_MICRO_OVERFULL 16u
 /* Bytes of one stream that wait before reading stops; four times as many, as above. */

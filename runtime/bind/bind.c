@@ -215,6 +215,7 @@ void znl_bind_open_all(lua_State *L)
             {"znl.core.heartbeat", luaopen_znl_core_heartbeat},
             {"znl.core.registry", luaopen_znl_core_registry},
             {"znl.core.node", luaopen_znl_core_node},
+            {"znl.core.micro", luaopen_znl_core_micro},
             {"znl.core.json", luaopen_znl_core_json},
             {"znl.core.shared", luaopen_znl_core_shared},
             {"znl.core.workers", luaopen_znl_core_workers},

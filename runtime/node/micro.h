@@ -17,6 +17,7 @@
 
 #include "base/bytes.h"
 #include "state/pending.h" /* znl_waiter */
+#include "state/slots.h"
 #include "transport/loop.h"
 
 typedef struct znl_micro znl_micro;
@@ -30,6 +31,12 @@ typedef struct znl_micro_carrier {
 
 /* A request at work here, named until it is answered, aborted or the connection closes. Never 0. */
 typedef uint64_t znl_micro_job;
+
+/* A small number of the job that no other has while it is named: below max_jobs. */
+static inline uint32_t znl_micro_job_slot(znl_micro_job job)
+{
+    return (uint32_t)(job & (ZNL_SLOTS_MAX - 1));
+}
 
 typedef struct znl_micro_request {
     znl_micro_job job;    /* 0: a push, nothing to answer */
