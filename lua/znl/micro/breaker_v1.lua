@@ -65,9 +65,10 @@ end
 
 --- Chooses an instance. Yields. As that of znl.micro.breaker_v2.
 function Breaker:select(source, namespace)
-  local client, message, code = source:get(namespace, self:excludes())
+  local client = source:get(namespace, self:excludes())
   if client then return client, NOTHING end
   self:reset()
+  local message, code
   client, message, code = source:get(namespace)
   if client then return client, NOTHING end
   return nil, message, code
