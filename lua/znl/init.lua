@@ -9,7 +9,9 @@
 --- returns `nil, message, code`; misuse raises.
 --- SPDX-License-Identifier: MIT
 
+local application = require("znl.roles.application")
 local channel = require("znl.tasks.channel")
+local client = require("znl.roles.client")
 local dns = require("znl.system.dns")
 local estate = require("znl.versions.estate")
 local file = require("znl.system.file")
@@ -29,6 +31,7 @@ local sched = require("znl.core.sched")
 local scope = require("znl.versions.scope")
 local secret = require("znl.secret")
 local semaphore = require("znl.tasks.semaphore")
+local server = require("znl.roles.server")
 local shared = require("znl.workers.shared")
 local slave = require("znl.roles.slave")
 local task = require("znl.tasks.task")
@@ -44,6 +47,9 @@ local M = {}
 
 M.master = master.new
 M.slave = slave.new
+M.application = application.new
+M.server = server.new
+M.client = client
 M.handlers = handlers.open
 M.router = router.new
 M.middleware = middleware

@@ -47,6 +47,9 @@ function Breaker:probe() return NOTHING end -- luacheck: ignore self
 
 function Breaker:release() end -- luacheck: ignore self
 
+--- The ticket of a request that was sent without asking, because nothing had failed.
+function Breaker:closed_ticket() return NOTHING end -- luacheck: ignore self
+
 function Breaker:succeed(key)
   if self.count > 0 then forget(self, key) end
 end

@@ -95,6 +95,9 @@ function Breaker:release(ticket) -- luacheck: ignore self
   ticket.is_back = true
 end
 
+--- The ticket of a request that was sent without asking, because nothing had failed.
+function Breaker:closed_ticket() return CLOSED end -- luacheck: ignore self
+
 function Breaker:succeed(key, ticket)
   local record = self.count > 0 and self.records[key]
   if record and ticket == CLOSED then

@@ -4,9 +4,10 @@
 --- Stands in for a connection of znl.core.micro. Data is copied both ways, as if it had been sent.
 --- SPDX-License-Identifier: MIT
 
+local channel = require("znl.tasks.channel")
+local connection = require("znl.micro.connection")
 local sched = require("znl.core.sched")
 local task = require("znl.tasks.task")
-local channel = require("znl.tasks.channel")
 local where = require("znl.where")
 
 local M = {}
@@ -86,6 +87,32 @@ local function run(self, req)
   local ok, result, message, code = xpcall(self.dispatch, located, req)
   if not ok then return failure(self, req, result) end
   return outcome(result, message, code)
+end
+
+--- Runs the handler in the task that asks, with the data as they are. Yields when the handler does.
+---@param extras table|nil  further members of the request
+function Loopback:dispatch_here(url, data, extras)
+  local req = request_of(self, url, nil)
+  req.data = data
+  for name, value in pairs(extras or {}) do req[name] = value end
+  local ok, result, message, code = xpcall(self.dispatch, located, req)
+  if ok then return result, message, code end
+  local _, raised, status = failure(self, req, result)
+  return nil, raised, status
+end
+
+--- A client whose other end is this end.
+---@return znl.Client
+function Loopback:as_client()
+  local own_key = self.own_key
+  local client = setmetatable({ conn = self, is_inbound = false }, {
+    __index = function(_, name)
+      if name == "key" then return own_key() end
+      return connection.Client[name]
+    end,
+  })
+  self.client = client
+  return client
 end
 
 --- As of a connection. Yields.

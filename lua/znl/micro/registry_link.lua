@@ -29,7 +29,7 @@ local SIEVE_MAX = 64
 ---@field host string
 ---@field port integer
 ---@field tls? table
----@field headers? table<string, string>
+---@field headers? fun(path: string): table<string, string>  of a connection
 ---@field namespace string
 ---@field own_key fun(): string
 ---@field path fun(): string
@@ -56,9 +56,10 @@ end
 --- One attempt. Yields.
 local function connect(self)
   local opts, epoch = self.opts, self.epoch
+  local path = opts.path()
   local conn, message, code = opts.core:connect {
-    host = opts.host, port = opts.port, path = opts.path(), timeout_ms = CONNECT_MS, tls = opts.tls,
-    headers = opts.headers,
+    host = opts.host, port = opts.port, path = path, timeout_ms = CONNECT_MS, tls = opts.tls,
+    headers = opts.headers and opts.headers(path),
   }
   if not conn then return nil, message, code end
   if epoch ~= self.epoch then

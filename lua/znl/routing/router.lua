@@ -363,11 +363,12 @@ end
 ---@return (fun(req: znl.Request): ...)|nil handler  without the middleware
 ---@return table<string, string>? params
 ---@return string? path  as it was registered
+---@return (fun(req: znl.Request): ...)? run  the handler inside the middleware
 function Router:match(url)
   if type(url) ~= "string" then error("router:match: url must be a text, not a " .. type(url), 2) end
   local entry, params = lookup(self, url)
   if not entry then return nil end
-  return entry.handler, params, entry.path
+  return entry.handler, params, entry.path, entry.run
 end
 
 --- Answers a request by its `route`; one without (a plain request) has the route "/". Sets
