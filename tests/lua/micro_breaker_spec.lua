@@ -55,7 +55,7 @@ local function stage(peers, opts)
     if chosen then return chosen end
     return nil, "Namespace not found", "NOT_FOUND"
   end
-  function self:states()
+  function self.states()
     local states = {}
     for key, record in pairs(self.breaker.records) do
       states[self.names[key]] = {
@@ -132,7 +132,7 @@ describe("breaker_v2", function()
         assert.same(step.result, result, place)
         -- A stream of the traces chooses as a call does.
         assert.same(step.lookups, s.lookups, place)
-        assert.same(step.states, s:states(), place)
+        assert.same(step.states, s.states(), place)
       end
     end)
   end
@@ -142,7 +142,9 @@ describe("breaker_v2", function()
     for name, value in pairs(vectors.defaults) do assert.equal(value, opts[WORDS[name]], name) end
     assert.equal(30000, breakers.read(nil, 1, "test", 1).cooldown_ms)
     assert.equal(30000, breakers.read({ version = 1 }, 2, "test", 1).cooldown_ms)
-    assert.error_matches(function() breakers.read({ failure_threshold = 0 }, 2, "test", 1) end, "failure_threshold is 0")
+    assert.error_matches(function()
+      breakers.read({ failure_threshold = 0 }, 2, "test", 1)
+    end, "failure_threshold is 0")
   end)
 
   it("gives back a probe once, and only while it is half-open", function()
