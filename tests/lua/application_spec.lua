@@ -117,7 +117,9 @@ describe("application", function()
     local nothing, message, code, is_remote = app:call("nobody", "/x")
     assert.same({ "nil", "Namespace not found", "NOT_FOUND", false }, { tostring(nothing), message, code, is_remote })
     assert.error_matches(function() app:call("", "/x") end, "namespace must be")
-    assert.error_matches(function() app:call("svc", "/x", {}, { retry = "often" }) end, 'retry is "often"; it must be "safe"')
+    assert.error_matches(function()
+      app:call("svc", "/x", {}, { retry = "often" })
+    end, 'retry is "often"; it must be "safe"')
   end)
 
   it("spreads over several instances, and goes on with those that are left", function()
@@ -202,7 +204,9 @@ describe("application", function()
     local took = sched.now_ms() - began
     assert.is_true(took >= 60, took)
     runs = 0
-    local _, _, code = app:call("svc", "/slow", nil, { timeout_ms = 60, deadline_ms = sched.now_ms() + 40, retries = 9 })
+    local _, _, code = app:call("svc", "/slow", nil, {
+      timeout_ms = 60, deadline_ms = sched.now_ms() + 40, retries = 9,
+    })
     assert.is_true(code == "TIMEOUT" or code == "DEADLINE", code)
     assert.equal(1, runs)
     assert.equal("DEADLINE", select(3, app:call("svc", "/slow", nil, { deadline_ms = sched.now_ms() - 1 })))
@@ -226,8 +230,8 @@ describe("application", function()
     })
     local seen = {}
     local app = start("caller", {
-      breaker = { failure_threshold = 2, cooldown_ms = 40, success_threshold = 1 }, balance = "round_robin", retries = 3,
-      retry = "always",
+      breaker = { failure_threshold = 2, cooldown_ms = 40, success_threshold = 1 }, balance = "round_robin",
+      retries = 3, retry = "always",
     })
     app:on("breaker", function(namespace, key, status) seen[#seen + 1] = namespace .. " " .. key .. " " .. status end)
     assert(app:call("svc", "/x"))
@@ -439,10 +443,10 @@ describe("application", function()
     assert.equal("/-/undeclare", registry.asked[#registry.asked].url)
     assert.error_matches(function() one:publish("t", print) end, "JSON cannot carry a function")
     assert.error_matches(function() one:subscribe("t", 1) end, "must be a function")
-    local ok, message, code = two:subscribe("prices", function() error("first") end)
-    assert.truthy(ok) -- there is no value, so nothing was called
+    -- There is no value, so nothing is called.
+    assert(two:subscribe("prices", function() error("first") end))
     assert(one:publish("bad", 1))
-    ok, message, code = two:subscribe("bad", function() error("first") end)
+    local ok, message, code = two:subscribe("bad", function() error("first") end)
     assert.is_nil(ok)
     assert.matches("application_spec.lua:%d+: first", message)
     assert.equal("FAILED", code)

@@ -32,9 +32,11 @@ describe("address", function()
 
   it("reads ports as JavaScript does, and nothing else", function()
     for text, port in pairs {
-      ["80"] = 80, [" 80 "] = 80, ["1e3"] = 1000, ["0x50"] = 80, ["0o17"] = 15, ["0b11"] = 3, ["80."] = 80, ["8.0e1"] = 80,
+      ["80"] = 80, [" 80 "] = 80, ["1e3"] = 1000, ["0x50"] = 80, ["0o17"] = 15, ["0b11"] = 3, ["80."] = 80,
+      ["8.0e1"] = 80, ["+80"] = 80,
     } do assert.equal(port, address.port(text), text) end
-    for _, text in ipairs { "", "0", "-1", "65536", "1.5", "nan", "inf", "0x1p4", "80LL", "1e9", "8 0", "+80", "0x", "." } do
+    for _, text in ipairs { "", "0", "-1", "65536", "1.5", "nan", "inf", "0x1p4", "80LL", "1e9", "8 0", "++8", "+0x50",
+      "0x", "." } do
       assert.is_nil(address.port(text), text)
     end
   end)
@@ -60,7 +62,8 @@ describe("address", function()
     assert.same({ "h", 80, "n" }, who("/h/80/n/?x=/y"))
     assert.same({ "h", 1000, "n" }, who("h/1e3/n"))
     assert.same({ "[::1]", 80, "%20" }, who("/[::1]/80/%20"))
-    for _, path in ipairs { "/", "", "/h/80", "/h/80/", "//80/n", "/h//n", "/h/x/n", "/h/0/n", "/h/65536/n", "/?/h/80/n" } do
+    for _, path in ipairs { "/", "", "/h/80", "/h/80/", "//80/n", "/h//n", "/h/x/n", "/h/0/n", "/h/65536/n",
+      "/?/h/80/n" } do
       assert.same({}, who(path), path)
     end
   end)
@@ -76,7 +79,10 @@ describe("address", function()
   it("finds the address of this host", function()
     local interfaces = {
       lo = { { ip = "127.0.0.1", family = "inet", internal = true } },
-      b = { { ip = "fe80::1", family = "inet6", internal = false }, { ip = "10.0.0.2", family = "inet", internal = false } },
+      b = {
+        { ip = "fe80::1", family = "inet6", internal = false },
+        { ip = "10.0.0.2", family = "inet", internal = false },
+      },
       a = { { ip = "10.0.0.3", family = "inet", internal = false } },
     }
     local names = { "lo", nil, "b", "a" }

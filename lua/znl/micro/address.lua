@@ -15,6 +15,7 @@ local INTERFACES_MAX = 1024
 ---@return integer|nil port
 function M.port(text)
   text = text:match("^%s*(.-)%s*$")
+  if text:find("^%+[%d.]") then text = text:sub(2) end
   local value
   if text:find("^%d+%.?%d*$") or text:find("^%d*%.?%d+[eE][+-]?%d+$") or text:find("^0[xX]%x+$") then
     value = tonumber(text)

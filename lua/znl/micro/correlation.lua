@@ -27,7 +27,9 @@ end
 ---@return table
 function M.add(data)
   if data == nil then return { _correlationId = M.uuid() } end
-  if type(data) ~= "table" or json.is_array(data) then return { _correlationId = M.uuid(), data = data } end
+  if type(data) ~= "table" or json.is_array(data) or data[1] ~= nil then
+    return { _correlationId = M.uuid(), data = data }
+  end
   if is_truthy(data._correlationId) then return data end
   local copy = {}
   for name, value in pairs(data) do copy[name] = value end

@@ -163,9 +163,7 @@ local function breaker_of(self, namespace)
   end
   breaker = breakers.new(self.breaker_options, sched.now_ms, function(key, status)
     self.log.debug("breaker", { namespace = namespace, peer = key, status = status })
-    if self.emitter:wanted("breaker") then
-      task.background(self.owner, self.emitter.emit, self.emitter, "breaker", namespace, key, status)
-    end
+    server.tell(self, "breaker", namespace, key, status)
   end)
   self.breakers[namespace] = breaker
   self.breaker_count = self.breaker_count + 1
@@ -198,13 +196,17 @@ end
 
 -- --- calling -------------------------------------------------------------------------------------
 
+--- The timeout, when the options hold nothing else and it is a good one.
+local function timeout_alone(opts)
+  local timeout_ms = type(opts) == "table" and opts.timeout_ms
+  if type(timeout_ms) == "number" and timeout_ms >= 1 and timeout_ms <= CALL_SPEC.timeout_ms.max
+      and timeout_ms % 1 == 0 and next(opts, (next(opts))) == nil then
+    return timeout_ms
+  end
+end
+
 --- The plan of a call with options of its own.
 local function plan_of(self, opts, level)
-  local timeout_ms = type(opts) == "table" and opts.timeout_ms
-  if timeout_ms and next(opts) == "timeout_ms" and next(opts, "timeout_ms") == nil
-      and options.accepts(CALL_SPEC.timeout_ms, timeout_ms) then
-    return setmetatable({ timeout_ms = timeout_ms }, self.plan_default)
-  end
   local plan = options.read(CALL_SPEC, opts, self.what .. ":call", level + 1)
   plan.retry = caller.PREDICATES[plan.retry] or plan.retry
   return setmetatable(plan, self.plan_default)
@@ -223,28 +225,35 @@ end
 ---@return "TIMEOUT"|"NOT_FOUND"|"UNREACHABLE"|"CLOSED"|"BREAKER_OPEN"|"DEADLINE"|string|number? code
 ---@return boolean? is_remote  the other side answered that
 function Application:call(namespace, url, data, opts)
-  local plan = self.plan
-  if opts ~= nil then plan = plan_of(self, opts, 2) end
+  local plan, timeout_ms = self.plan, nil
+  if opts ~= nil then
+    timeout_ms = timeout_alone(opts)
+    if not timeout_ms then plan = plan_of(self, opts, 2) end
+  end
   if self.correlates then data = correlation.add(data) end
   local breaker, entry = self.breakers[namespace], self.namespaces.entries[namespace]
-  -- The usual case, short: connections are there, none of them has failed of late.
-  if entry and breaker and breaker.count == 0 and not plan.hedge_ms then
-    local client = entry.single or (entry.count > 1 and self.draw(entry.clients, entry.count))
-    local timeout_ms = plan.deadline_ms and caller.time_for(plan) or plan.timeout_ms
-    if client and timeout_ms > 0 then
+  local client, ticket, message, code, is_remote
+  -- The usual case, short: connections are there, and none of them has failed of late.
+  if entry and breaker and breaker.count == 0 and not plan.hedge_ms and not plan.deadline_ms then
+    client = entry.single or (entry.count > 1 and self.draw(entry.clients, entry.count) or nil)
+    if client then
       entry.used = true
-      local result, message, code, is_remote = client.conn:request(url, data, timeout_ms)
+      local result
+      result, message, code, is_remote = client.conn:request(url, data, timeout_ms or plan.timeout_ms)
       if code == nil then
         if breaker.count > 0 then breaker:succeed(client.key, breaker:closed_ticket()) end
         return result
       end
-      return caller.run(self.namespaces, breaker, namespace, url, data, plan,
-        client, breaker:closed_ticket(), message, code, is_remote)
+      ticket = breaker:closed_ticket()
     end
   end
-  check_namespace(self, namespace, "call", 2)
-  check_url(self, url, "call", 2)
-  return caller.run(self.namespaces, breaker or breaker_of(self, namespace), namespace, url, data, plan)
+  if not client then
+    check_namespace(self, namespace, "call", 2)
+    check_url(self, url, "call", 2)
+    breaker = breaker or breaker_of(self, namespace)
+  end
+  if timeout_ms then plan = setmetatable({ timeout_ms = timeout_ms }, self.plan_default) end
+  return caller.run(self.namespaces, breaker, namespace, url, data, plan, client, ticket, message, code, is_remote)
 end
 
 --- What the end of a stream means to the breaker.
@@ -466,9 +475,7 @@ local function complete(self, config)
       self.log.info(is_up and "registered" or "lost the registry", {
         registry = self.link.what, as = self:key(), reason = reason,
       })
-      if self.emitter:wanted("registry") then
-        task.background(self.owner, self.emitter.emit, self.emitter, "registry", is_up, reason)
-      end
+      server.tell(self, "registry", is_up, reason)
     end,
   }
   self.namespaces = namespaces.new {

@@ -17,6 +17,7 @@ local route_path = require("znl.routing.route_path")
 local router = require("znl.routing.router")
 local sched = require("znl.core.sched")
 local scope = require("znl.versions.scope")
+local task = require("znl.tasks.task")
 
 local M = {}
 
@@ -29,6 +30,7 @@ local MIB = 1024 * 1024
 ---@field advertise_host? string  what others reach this host by; nil: its first address
 ---@field tls? table  certificate, key, …: it listens with TLS
 ---@field connect_tls? table  authorities, …: it dials with TLS
+---@field check_host? boolean  refuses connections whose path names another host than they come from
 ---@field max_connections? integer
 ---@field max_message_bytes? integer  larger messages end their connection
 ---@field max_write_bytes? integer  queued in one connection
@@ -55,6 +57,7 @@ M.SPEC = {
   advertise_host = { type = "string", max = 253 },
   tls = { type = "table" },
   connect_tls = { type = "table" },
+  check_host = { type = "boolean", default = false },
   max_connections = { type = "integer", min = 1, max = 1000000, default = 100000 },
   max_message_bytes = { type = "integer", min = 1024, max = 1024 * MIB, default = 64 * MIB },
   max_write_bytes = { type = "integer", min = 65536, max = 1024 * MIB, default = 16 * MIB },
@@ -290,10 +293,28 @@ end
 
 -- --- making one ----------------------------------------------------------------------------------
 
+--- Tells listeners, in a task of its own: they may wait, and what happened may not.
+function M.tell(self, event, ...)
+  if self.emitter:wanted(event) then task.background(self.owner, self.emitter.emit, self.emitter, event, ...) end
+end
+
 local REACTIONS = {}
 M.REACTIONS = REACTIONS
 
-function REACTIONS.connection(self, conn, path) self.links:accept(conn, path) end
+--- With `check_host` a connection must come from the host that its path names.
+local function comes_from(conn, path)
+  local host = address.from_path(path)
+  local remote = tostring(conn:remote() or ""):gsub(":%d+$", "")
+  return host ~= nil and host:gsub("[%[%]]", "") == remote:gsub("[%[%]]", "")
+end
+
+function REACTIONS.connection(self, conn, path)
+  if self.config.check_host and not comes_from(conn, path) then
+    self.log.warn("a connection names another host than it comes from", { path = path, from = conn:remote() })
+    return conn:close()
+  end
+  self.links:accept(conn, path)
+end
 
 function REACTIONS.closed(self, conn, reason) self.links:closed(conn, reason) end
 
@@ -301,7 +322,7 @@ function REACTIONS.error(self, message, place, from)
   if from == "" then from = nil end
   message = role.without_our_trace(message)
   self.log.error((place or "handler") .. " failed", { from = from, error = message })
-  self.emitter:emit("error", message, place, from)
+  M.tell(self, "error", message, place, from)
 end
 
 --- Something for the operator, already counted by the core.
@@ -320,9 +341,11 @@ function REACTIONS.trouble(self, text, code) self.log.warn(text, { code = code }
 local function build(class, description, config, what)
   local host, problem = address.advertised(config.advertise_host)
   if not host then return nil, problem end
+  local owner, trouble = sched.owner()
+  if not owner then return nil, trouble end
   local self = setmetatable({
     namespace = config.namespace, host = host, config = config, router = router.new(), sources = {}, removals = {},
-    owner = sched.owner(),
+    owner = owner,
   }, class)
   role.init(self, { what = what, name = config.namespace, events = description.events })
   self.handler = function(req) return answer(self, req) end
@@ -339,7 +362,7 @@ local function build(class, description, config, what)
   local function own_key() return self:key() end
   self.loopback = loopback.new(function(req) return serve_here(self, req) end, own_key, function(text, url)
     self.log.error("handler failed", { url = url, error = text })
-    self.emitter:emit("error", text, origin(self, url), own_key())
+    M.tell(self, "error", text, origin(self, url), own_key())
   end)
   self.itself = self.loopback:as_client()
   self.links = links.new {
@@ -347,12 +370,12 @@ local function build(class, description, config, what)
     path = function() return address.path(host, made:port(), config.namespace) end,
     on_connected = function(client)
       self.log.debug("connected", { peer = client.key, namespace = client.namespace })
-      self.emitter:emit(description.connected, client)
+      M.tell(self, description.connected, client)
     end,
     on_disconnected = function(client, reason)
       self.log.debug("disconnected", { peer = client.key, reason = reason })
       if self.namespaces then self.namespaces:remove(client) end
-      self.emitter:emit(description.disconnected, client, reason)
+      M.tell(self, description.disconnected, client, reason)
     end,
     on_replaced = function(before, client)
       if self.namespaces then self.namespaces:replace(before, client) end

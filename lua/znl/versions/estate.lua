@@ -79,10 +79,17 @@ function M.take(kind, name, options, make, finish)
   return object
 end
 
+--- Whether two things of one kind, by their options, would listen at one place. No endpoint is the default
+--- one; what has a namespace listens on a port, and without one wherever there is room.
+local function need_one_place(a, b)
+  if a.namespace == nil then return a.endpoint == b.endpoint end
+  return a.port ~= nil and a.port ~= 0 and a.port == b.port
+end
+
 local function is_in_the_way(estate, key, before, entry)
   local taken = estate.entries[key]
   if before.is_displaced or (taken and taken.is_heir) then return false end
-  return taken == entry or before.kind == entry.kind and before.options.endpoint == entry.options.endpoint
+  return taken == entry or before.kind == entry.kind and need_one_place(before.options, entry.options)
 end
 
 --- A node that is new in this version is about to start: ends those of the version before that it
