@@ -15,9 +15,8 @@ local INTERFACES_MAX = 1024
 ---@return integer|nil port
 function M.port(text)
   text = text:match("^%s*(.-)%s*$")
-  if text:find("^%+[%d.]") then text = text:sub(2) end
   local value
-  if text:find("^%d+%.?%d*$") or text:find("^%d*%.?%d+[eE][+-]?%d+$") or text:find("^0[xX]%x+$") then
+  if text:find("^%+?%d+%.?%d*$") or text:find("^%+?%d*%.?%d+[eE][+-]?%d+$") or text:find("^0[xX]%x+$") then
     value = tonumber(text)
   elseif text:find("^0[oO][0-7]+$") then
     value = tonumber(text:sub(3), 8)
@@ -31,6 +30,11 @@ end
 ---@param port integer
 ---@return string
 function M.key(host, port) return ("%s:%d"):format(host, port) end
+
+--- The host as the system takes it, for connecting: an IPv6 address without its brackets.
+---@param host string
+---@return string
+function M.bare(host) return host:match("^%[(.*)%]$") or host end
 
 --- Takes a key apart, at the last colon.
 ---@param key string

@@ -159,7 +159,7 @@ end
 local function dial(self, key, host, port, attempt, timeout_ms)
   local epoch = self.epoch
   local ok, conn, message, code = xpcall(self.core.connect, where.locate, self.core, {
-    host = host, port = port, path = self.path(), timeout_ms = timeout_ms, tls = self.tls,
+    host = address.bare(host), port = port, path = self.path(), timeout_ms = timeout_ms, tls = self.tls,
   })
   if not ok then conn, message, code = nil, conn, "FAILED" end
   self.dialling[key] = nil

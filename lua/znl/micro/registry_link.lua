@@ -58,7 +58,7 @@ local function connect(self)
   local opts, epoch = self.opts, self.epoch
   local path = opts.path()
   local conn, message, code = opts.core:connect {
-    host = opts.host, port = opts.port, path = path, timeout_ms = CONNECT_MS, tls = opts.tls,
+    host = address.bare(opts.host), port = opts.port, path = path, timeout_ms = CONNECT_MS, tls = opts.tls,
     headers = opts.headers and opts.headers(path),
   }
   if not conn then return nil, message, code end

@@ -12,7 +12,6 @@ local log = require("znl.log")
 local options = require("znl.options")
 local role = require("znl.roles.role")
 local server = require("znl.roles.server")
-local task = require("znl.tasks.task")
 
 local M = {}
 
@@ -64,29 +63,20 @@ function M.connect(opts)
   local config = server.core_options {
     max_message_bytes = opts.max_message_bytes, max_pending = opts.max_pending, strict_heartbeat = false,
   }
-  local made, message, code
   config.on_event = function(kind, ...)
     if kind == "error" then
       logger.error("handler failed", { error = role.without_our_trace((...)) })
-    elseif kind == "closed" and made then
-      task.spawn(made.stop, made)
     end
   end
-  made, message, code = core.new(config)
+  local made, message, code = core.new(config)
   if not made then return nil, message, code end
-  local ok
-  ok, message, code = made:start()
-  if not ok then return nil, message, code end
   if opts.handle then made:set_handler(opts.handle) end
   local conn
   conn, message, code = made:connect {
-    host = opts.host, port = opts.port, tls = opts.tls, timeout_ms = opts.timeout_ms, headers = opts.headers,
-    path = opts.path or own_path(opts.namespace),
+    host = address.bare(opts.host), port = opts.port, tls = opts.tls, timeout_ms = opts.timeout_ms,
+    headers = opts.headers, path = opts.path or own_path(opts.namespace),
   }
-  if not conn then
-    made:stop()
-    return nil, message, code
-  end
+  if not conn then return nil, message, code end
   local key = address.key(opts.host, opts.port)
   local client = connection.new(conn, key, opts.host, opts.port)
   conn:set_peer(key, client)

@@ -101,17 +101,18 @@ local Server = setmetatable({}, { __index = role.Role })
 Server.__index = Server
 M.Server = Server
 
-local function from_environment(name)
+local function from_environment(name, getenv)
   local variable, otherwise = HEARTBEAT[name][1], HEARTBEAT[name][2]
-  local value = tonumber(os.getenv(variable) or "")
+  local value = tonumber(getenv(variable) or "")
   if not value or value ~= value or value == 0 then return otherwise end
   return math.min(3600000, math.max(1, math.floor(value)))
 end
 
 --- The options of znl.core.micro.
 ---@param config table  read
+---@param getenv? fun(name: string): string|nil  tests pass a fake
 ---@return table
-function M.core_options(config)
+function M.core_options(config, getenv)
   local opts = {
     listen_host = config.host, listen_port = config.port, max_queue_bytes = config.max_write_bytes,
     max_queue_job_bytes = config.max_queue_bytes,
@@ -119,12 +120,17 @@ function M.core_options(config)
   for _, name in ipairs(CORE_OPTIONS) do opts[name] = config[name] end
   for name in pairs(HEARTBEAT) do
     opts[name] = config[name]
-    if opts[name] == nil then opts[name] = from_environment(name) end
+    if opts[name] == nil then opts[name] = from_environment(name, getenv or os.getenv) end
   end
   return opts
 end
 
 -- --- requests ------------------------------------------------------------------------------------
+
+--- The parameters of all requests that have none; nobody may leave something in it for the next.
+local NO_PARAMS = setmetatable({}, {
+  __newindex = function() error("this route has no parameters, and none can be added", 2) end,
+})
 
 --- Nothing answers that: originals know status 500 and the url, which is what they send, too.
 local function not_found(req)
@@ -135,18 +141,19 @@ end
 
 local function answer(self, req)
   local url = req.route
-  local _, params, _, run = self.router:match(url)
+  local run, params = self.router:find(url)
   if not run then
     for _, source in ipairs(self.sources) do
-      _, params, _, run = source.router:match(url)
+      run, params = source.router:find(url)
       if run then break end
     end
     if not run then return not_found(req) end
   end
-  req.params = params
+  req.params = params or NO_PARAMS
   return run(req)
 end
 
+--- Where a handler was written.
 local function origin(self, url)
   if url == nil then return nil end
   local found = self.router:origin(url)
@@ -175,7 +182,8 @@ function Server:route(path, handler)
   if self.reserved and self.reserved[identity] then
     error(("%s:route: %s is answered by the library"):format(self.what, path), 2)
   end
-  local key = "route " .. identity
+  -- `:id` and `:name` would stand in each other's way.
+  local key = "route " .. identity:gsub(":[%a_][%w_]*", ":")
   local holder = self.slots.holders[key]
   if holder and holder.home == scope.current() then
     error(("%s:route: %s has a handler already"):format(self.what, path), 2)
@@ -276,12 +284,14 @@ end
 
 --- The port it listens on; nil while it does not.
 ---@return integer|nil
-function Server:port() return self.core:port() end
+function Server:port()
+  return self.core:running() and self.core:port() or nil
+end
 
 --- What others know it by, "host:port"; nil while it does not listen.
 ---@return string|nil
 function Server:key()
-  local port = self.core:port()
+  local port = self:port()
   return port and address.key(self.host, port)
 end
 

@@ -363,12 +363,24 @@ end
 ---@return (fun(req: znl.Request): ...)|nil handler  without the middleware
 ---@return table<string, string>? params
 ---@return string? path  as it was registered
----@return (fun(req: znl.Request): ...)? run  the handler inside the middleware
 function Router:match(url)
   if type(url) ~= "string" then error("router:match: url must be a text, not a " .. type(url), 2) end
   local entry, params = lookup(self, url)
   if not entry then return nil end
-  return entry.handler, params, entry.path, entry.run
+  return entry.handler, params, entry.path
+end
+
+--- What answers a request for a url, for who dispatches himself: the handler inside the middleware, and the
+--- parameters, nil when there are none. The usual way is `dispatch`.
+---@param url string
+---@return (fun(req: znl.Request): ...)|nil run
+---@return table<string, string>? params
+function Router:find(url)
+  local entry = self.static[url]
+  if entry then return entry.run end
+  local params
+  entry, params = lookup(self, url)
+  if entry then return entry.run, params end
 end
 
 --- Answers a request by its `route`; one without (a plain request) has the route "/". Sets
