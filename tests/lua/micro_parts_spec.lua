@@ -289,9 +289,9 @@ end)
 
 describe("namespaces", function()
   local finds, dials, known, broken, delay
-  local level = log.level()
-  before_each(function() log.set_level("off") end)
-  after_each(function() log.set_level(level) end)
+  local level = znl.log.level()
+  before_each(function() znl.log.set_level("off") end)
+  after_each(function() znl.log.set_level(level) end)
 
   local function make(more)
     finds, dials, broken, delay = {}, {}, {}, 1
