@@ -123,7 +123,7 @@ function M.run(source, breaker, namespace, url, data, plan, client, ticket, mess
     if last then
       local failure = failure_of(plan, last, namespace, url, message, code, is_remote)
       M.record(plan, breaker, last, ticket, failure)
-      code = failure.code
+      code, is_remote = failure.code, failure.is_remote
       if retries <= 0 or not ask_hook(plan, plan.retry, failure, false) then return nil, message, code, is_remote end
       retries = retries - 1
       if plan.elsewhere then
@@ -158,7 +158,7 @@ function M.run(source, breaker, namespace, url, data, plan, client, ticket, mess
     local current = not plan.exact and token.current()
     if current and current:cancelled() then
       M.record(plan, breaker, client, ticket, failure_of(plan, client, namespace, url, message, code, is_remote))
-      return nil, message, code, is_remote
+      return nil, message, code, is_remote == true
     end
   end
 end
