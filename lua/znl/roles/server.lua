@@ -46,7 +46,7 @@ local MIB = 1024 * 1024
 ---@field handshake_ms? integer  how long a connection may take to become one
 ---@field max_depth? integer  of JSON
 ---@field stream_window? integer  chunks of one stream on their way
----@field max_streams? integer  of one connection
+---@field max_streams? integer  of ours, over all connections
 M.SPEC = {
   namespace = {
     type = "string", required = true, check = address.is_namespace,
@@ -59,7 +59,7 @@ M.SPEC = {
   connect_tls = { type = "table" },
   check_host = { type = "boolean", default = false },
   max_connections = { type = "integer", min = 1, max = 1000000, default = 100000 },
-  max_message_bytes = { type = "integer", min = 1024, max = 1024 * MIB, default = 64 * MIB },
+  max_message_bytes = { type = "integer", min = 1024, max = 1024 * MIB, default = 16 * MIB },
   max_write_bytes = { type = "integer", min = 65536, max = 1024 * MIB, default = 16 * MIB },
   max_pending = { type = "integer", min = 1, max = 1000000, default = 10000 },
   max_concurrency = { type = "integer", min = 1, max = 1000000, default = 1000 },
