@@ -31,11 +31,12 @@
 /* Keys in the registry. */
 static char array_key; /* the metatable of arrays */
 static char raw_key;   /* the metatable of json.raw() */
-static char whole_key; /* { ffi.istype, int64_t, uint64_t } */
+static char long_key;  /* { int64_t, uint64_t, ffi.istype } */
 
 #define EXACT_MAX (INT64_C(1) << 53) /* doubles hold every whole number up to here */
 
-enum { WHOLE_ISTYPE = 1, WHOLE_SIGNED, WHOLE_UNSIGNED };
+/* In the table of long_key, and what znl_lua_tolong() returns. */
+enum { LONG_SIGNED = 1, LONG_UNSIGNED, LONG_ISTYPE };
 
 static void push_kept(lua_State *L, const char *key)
 {
@@ -66,23 +67,78 @@ void znl_lua_preparejson(lua_State *L)
     lua_setfield(L, -2, "__tostring");
     lua_rawset(L, LUA_REGISTRYINDEX);
 
-    lua_pushlightuserdata(L, &whole_key);
-    lua_createtable(L, WHOLE_UNSIGNED, 0);
+    lua_pushlightuserdata(L, &long_key);
+    lua_createtable(L, LONG_ISTYPE, 0);
     lua_getglobal(L, "require");
     lua_pushliteral(L, "ffi");
     lua_call(L, 1, 1);
     lua_getfield(L, -1, "istype");
-    lua_rawseti(L, -3, WHOLE_ISTYPE);
+    lua_rawseti(L, -3, LONG_ISTYPE);
     lua_getfield(L, -1, "typeof");
     lua_pushvalue(L, -1);
     lua_pushliteral(L, "int64_t");
     lua_call(L, 1, 1);
-    lua_rawseti(L, -4, WHOLE_SIGNED);
+    lua_rawseti(L, -4, LONG_SIGNED);
     lua_pushliteral(L, "uint64_t");
     lua_call(L, 1, 1);
-    lua_rawseti(L, -3, WHOLE_UNSIGNED);
+    lua_rawseti(L, -3, LONG_UNSIGNED);
     lua_pop(L, 1);
     lua_rawset(L, LUA_REGISTRYINDEX);
+}
+
+/* --- arrays and long numbers ------------------------------------------------------------------ */
+
+int znl_lua_isjsonarray(lua_State *L, int index)
+{
+    if (!lua_getmetatable(L, index))
+        return 0;
+    push_kept(L, &array_key);
+    int is_array = lua_rawequal(L, -1, -2);
+    lua_pop(L, 2);
+    return is_array;
+}
+
+void znl_lua_markjsonarray(lua_State *L)
+{
+    push_kept(L, &array_key);
+    lua_setmetatable(L, -2);
+}
+
+/* Whether the number of the FFI at `index` is of that kind. */
+static int is_long(lua_State *L, int index, int kinds, int kind)
+{
+    lua_rawgeti(L, kinds, LONG_ISTYPE);
+    lua_rawgeti(L, kinds, kind);
+    lua_pushvalue(L, index);
+    int is_it = lua_pcall(L, 2, 1, 0) == 0 && lua_toboolean(L, -1);
+    lua_pop(L, 1);
+    return is_it;
+}
+
+int znl_lua_tolong(lua_State *L, int index, uint64_t *bits)
+{
+    int kind = 0;
+    if (lua_type(L, index) != TYPE_CDATA)
+        return 0;
+    push_kept(L, &long_key);
+    int kinds = lua_gettop(L);
+    if (lua_istable(L, kinds))
+        kind = is_long(L, index, kinds, LONG_SIGNED)      ? LONG_SIGNED
+                : is_long(L, index, kinds, LONG_UNSIGNED) ? LONG_UNSIGNED
+                                                          : 0;
+    lua_settop(L, kinds - 1);
+    if (kind != 0)
+        memcpy(bits, lua_topointer(L, index), sizeof *bits);
+    return kind;
+}
+
+void znl_lua_pushlong(lua_State *L, int kind, uint64_t bits)
+{
+    push_kept(L, &long_key);
+    lua_rawgeti(L, -1, kind);
+    lua_remove(L, -2);
+    lua_call(L, 0, 1);
+    memcpy((void *)(uintptr_t)lua_topointer(L, -1), &bits, sizeof bits);
 }
 
 /* --- reading ---------------------------------------------------------------------------------- */
@@ -108,8 +164,8 @@ static void push_text(lua_State *L, znl_frame text)
     lua_pushlstring(L, (const char *)text.data, text.size);
 }
 
-/* Pushes a string with escapes. */
-static void push_escaped(lua_State *L, znl_frame quoted)
+/* Pushes a string with escapes. Not inlined: its buffer must not lie on the stack at every depth. */
+__attribute__((noinline)) static void push_escaped(lua_State *L, znl_frame quoted)
 {
     uint8_t small[ESCAPED_BYTES];
     znl_frame text;
@@ -126,16 +182,6 @@ static void push_escaped(lua_State *L, znl_frame quoted)
     lua_remove(L, -2);
 }
 
-/* An int64_t or uint64_t of LuaJIT. */
-static void push_whole(lua_State *L, int which, int64_t bits)
-{
-    push_kept(L, &whole_key);
-    lua_rawgeti(L, -1, which);
-    lua_remove(L, -2);
-    lua_call(L, 0, 1);
-    memcpy((void *)(uintptr_t)lua_topointer(L, -1), &bits, sizeof bits);
-}
-
 static int push_number(lua_State *L, znl_json_reader *reader)
 {
     double value;
@@ -145,9 +191,9 @@ static int push_number(lua_State *L, znl_json_reader *reader)
     if (err != 0)
         return err;
     if (is_integer == 2)
-        push_whole(L, WHOLE_UNSIGNED, integer);
+        znl_lua_pushlong(L, LONG_UNSIGNED, (uint64_t)integer);
     else if (is_integer && (integer > EXACT_MAX || integer < -EXACT_MAX))
-        push_whole(L, WHOLE_SIGNED, integer);
+        znl_lua_pushlong(L, LONG_SIGNED, (uint64_t)integer);
     else
         lua_pushnumber(L, value);
     return 0;
@@ -163,8 +209,7 @@ static void collect_array(lua_State *L, int count)
         for (int i = count; i > 0; i--)
             lua_rawseti(L, table, i);
     }
-    push_kept(L, &array_key);
-    lua_setmetatable(L, -2);
+    znl_lua_markjsonarray(L);
 }
 
 static uint8_t *size_of(znl_frame first_name)
@@ -398,31 +443,17 @@ static int write_string(struct writer *w, int index, const char *suffix)
     return ZNL_E_INVALID;
 }
 
-/* The number at `index`, of the FFI, as the element `which` of its kinds; 0, 1 when it is none. */
-static int is_whole(lua_State *L, int index, int kinds, int which)
-{
-    lua_rawgeti(L, kinds, WHOLE_ISTYPE);
-    lua_rawgeti(L, kinds, which);
-    lua_pushvalue(L, index);
-    int is_it = lua_pcall(L, 2, 1, 0) == 0 && lua_toboolean(L, -1);
-    lua_pop(L, 1);
-    return is_it;
-}
-
 static int write_cdata(struct writer *w, int index)
 {
-    lua_State *L = w->L;
-    push_kept(L, &whole_key);
-    int kinds = lua_gettop(L);
-    int is_signed = is_whole(L, index, kinds, WHOLE_SIGNED);
-    int is_unsigned = !is_signed && is_whole(L, index, kinds, WHOLE_UNSIGNED);
-    lua_settop(L, kinds - 1);
-    if (!is_signed && !is_unsigned)
-        return refuse_type(w, index, "");
     uint64_t bits;
-    memcpy(&bits, lua_topointer(L, index), sizeof bits);
-    return is_signed ? znl_json_put_integer(w->out, (int64_t)bits)
-                     : znl_json_put_unsigned(w->out, bits);
+    switch (znl_lua_tolong(w->L, index, &bits)) {
+    case LONG_SIGNED:
+        return znl_json_put_integer(w->out, (int64_t)bits);
+    case LONG_UNSIGNED:
+        return znl_json_put_unsigned(w->out, bits);
+    default:
+        return refuse_type(w, index, "");
+    }
 }
 
 /* The text inside json.raw(), which was checked when it was made. */
@@ -581,16 +612,6 @@ static int is_dense(double count, double largest)
     return largest <= 10 || (largest <= 2 * count && largest <= INT32_MAX);
 }
 
-static int is_tagged(lua_State *L, int index)
-{
-    if (!lua_getmetatable(L, index))
-        return 0;
-    push_kept(L, &array_key);
-    int is_tag = lua_rawequal(L, -1, -2);
-    lua_pop(L, 2);
-    return is_tag;
-}
-
 static int write_table(struct writer *w, int index, unsigned depth)
 {
     lua_State *L = w->L;
@@ -603,8 +624,8 @@ static int write_table(struct writer *w, int index, unsigned depth)
         return ZNL_E_NOMEM;
     lua_pushnil(L);
     if (lua_next(L, index) == 0)
-        return znl_buffer_append(w->out, is_tagged(L, index) ? "[]" : "{}", 2);
-    int is_array = is_tagged(L, index);
+        return znl_buffer_append(w->out, znl_lua_isjsonarray(L, index) ? "[]" : "{}", 2);
+    int is_array = znl_lua_isjsonarray(L, index);
     if (lua_type(L, -2) == LUA_TSTRING && !is_array)
         return write_object(w, index, depth);
     int written = write_in_order(w, index, depth);
@@ -747,17 +768,16 @@ static int json_array(lua_State *L)
     luaL_checktype(L, 1, LUA_TTABLE);
     lua_settop(L, 1);
     if (lua_getmetatable(L, 1)) {
-        luaL_argcheck(L, is_tagged(L, 1), 1, "the table has a metatable already");
+        luaL_argcheck(L, znl_lua_isjsonarray(L, 1), 1, "the table has a metatable already");
         lua_pop(L, 1);
     }
-    push_kept(L, &array_key);
-    lua_setmetatable(L, 1);
+    znl_lua_markjsonarray(L);
     return 1;
 }
 
 static int json_is_array(lua_State *L)
 {
-    lua_pushboolean(L, lua_istable(L, 1) && is_tagged(L, 1));
+    lua_pushboolean(L, lua_istable(L, 1) && znl_lua_isjsonarray(L, 1));
     return 1;
 }
 

@@ -22,6 +22,15 @@ int znl_lua_pushjsonvalue(lua_State *L, znl_json_reader *reader);
  * is as before when it fails. Never raises; runs no metamethods. */
 int znl_lua_writejson(lua_State *L, int index, znl_buffer *out, char *problem, size_t size);
 
+/* Whether the table at `index` is marked as an array; marks the one on top of the stack. */
+int znl_lua_isjsonarray(lua_State *L, int index);
+void znl_lua_markjsonarray(lua_State *L);
+
+/* Numbers of the FFI. tolong: 1 and *bits for an int64_t at `index`, 2 for a uint64_t, 0 for anything else;
+ * pushlong takes the same 1 or 2. Neither runs metamethods; the first never raises. */
+int znl_lua_tolong(lua_State *L, int index, uint64_t *bits);
+void znl_lua_pushlong(lua_State *L, int kind, uint64_t bits);
+
 /* Makes what the functions above need in a new state, for znl_bind_open_all(). May raise. */
 void znl_lua_preparejson(lua_State *L);
 

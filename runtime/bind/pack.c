@@ -1,10 +1,12 @@
 /* pack.c - see pack.h. SPDX-License-Identifier: MIT
  *
  * A value is a tag and what it needs: a number 8 bytes, a string u32 length and bytes, an array u32
- * count and values, a table u32 count of array values, these, then pairs up to PACK_END. */
+ * count and values, a table u32 count of array values, these, then pairs up to PACK_END; a table that
+ * is marked as a JSON array has a tag of its own. */
 #include "bind/pack.h"
 
 #include "base/err.h"
+#include "bind/bind_json.h"
 
 #include <lauxlib.h>
 #include <string.h>
@@ -17,6 +19,9 @@ enum tag {
     PACK_NUMBER,
     PACK_STRING,
     PACK_TABLE,
+    PACK_ARRAY,
+    PACK_SIGNED,
+    PACK_UNSIGNED,
     PACK_END
 };
 
@@ -42,7 +47,7 @@ static int measure_table(lua_State *L, int idx, int depth, struct measure *out)
     size_t count = lua_objlen(L, idx);
     if (depth >= ZNL_PACK_DEPTH_MAX)
         return ZNL_E_INVALID;
-    if (!lua_checkstack(L, 4))
+    if (!lua_checkstack(L, 12))
         return ZNL_E_NOMEM;
     if (count > INT32_MAX)
         return ZNL_E_TOO_BIG;
@@ -72,6 +77,7 @@ static int measure_table(lua_State *L, int idx, int depth, struct measure *out)
 static int measure(lua_State *L, int idx, int depth, struct measure *out)
 {
     int type = lua_type(L, idx);
+    uint64_t bits;
     if (out->size > UINT32_MAX) /* tables that share tables grow beyond all bounds: end early */
         return ZNL_E_TOO_BIG;
     switch (type) {
@@ -97,6 +103,10 @@ static int measure(lua_State *L, int idx, int depth, struct measure *out)
     case LUA_TTABLE:
         return measure_table(L, idx, depth, out);
     default:
+        if (znl_lua_tolong(L, idx, &bits) != 0) {
+            out->size += 1 + sizeof bits;
+            break;
+        }
         out->refused = lua_typename(L, type);
         return ZNL_E_INVALID;
     }
@@ -128,7 +138,7 @@ static uint8_t *write_value(lua_State *L, int idx, uint8_t *at);
 static uint8_t *write_table(lua_State *L, int idx, uint8_t *at)
 {
     uint32_t count = (uint32_t)lua_objlen(L, idx);
-    *at++ = PACK_TABLE;
+    *at++ = znl_lua_isjsonarray(L, idx) ? PACK_ARRAY : PACK_TABLE;
     at = put(at, &count, sizeof count);
     for (uint32_t i = 1; i <= count; i++) {
         lua_rawgeti(L, idx, (int)i);
@@ -170,9 +180,14 @@ static uint8_t *write_value(lua_State *L, int idx, uint8_t *at)
     case LUA_TLIGHTUSERDATA:
         *at++ = PACK_NULL;
         return at;
-    default:
+    case LUA_TNIL:
         *at++ = PACK_NIL;
         return at;
+    default: {
+        uint64_t bits = 0;
+        *at++ = znl_lua_tolong(L, idx, &bits) == 1 ? PACK_SIGNED : PACK_UNSIGNED;
+        return put(at, &bits, sizeof bits);
+    }
     }
 }
 
@@ -196,7 +211,7 @@ static const uint8_t *push_table(lua_State *L, const uint8_t *at)
 {
     uint32_t count;
     at = take_u32(at, &count);
-    luaL_checkstack(L, 4, "packed table");
+    luaL_checkstack(L, 8, "packed table");
     lua_createtable(L, (int)count, 0);
     for (uint32_t i = 1; i <= count; i++) {
         at = push_value(L, at);
@@ -238,6 +253,17 @@ static const uint8_t *push_value(lua_State *L, const uint8_t *at)
     }
     case PACK_TABLE:
         return push_table(L, at);
+    case PACK_ARRAY:
+        at = push_table(L, at);
+        znl_lua_markjsonarray(L);
+        return at;
+    case PACK_SIGNED:
+    case PACK_UNSIGNED: {
+        uint64_t bits;
+        memcpy(&bits, at, sizeof bits);
+        znl_lua_pushlong(L, tag == PACK_SIGNED ? 1 : 2, bits);
+        return at + sizeof bits;
+    }
     case PACK_NIL:
     case PACK_END:
     default:
@@ -251,7 +277,7 @@ int znl_pack_push(lua_State *L, const uint8_t *bytes, size_t size)
     const uint8_t *end = bytes + size;
     int count = 0;
     while (bytes < end) {
-        luaL_checkstack(L, 4, "packed values");
+        luaL_checkstack(L, 8, "packed values");
         bytes = push_value(L, bytes);
         count++;
     }

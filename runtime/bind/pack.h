@@ -1,7 +1,7 @@
 /* pack.h - Lua values as bytes, for the way between two Lua states of this process.
  *
- * nil, booleans, numbers, strings, the null of cjson, and tables of these; metatables stay behind,
- * and a table met twice becomes two. The bytes are for this machine and this build only: they are
+ * nil, booleans, numbers, long numbers of the FFI, strings, the null of JSON, and tables of these;
+ * metatables stay behind but for the mark of JSON arrays, and a table met twice becomes two. The bytes are for this machine and this build only: they are
  * trusted by the reader.
  *
  * Layer: bind. The thread of the state. SPDX-License-Identifier: MIT */

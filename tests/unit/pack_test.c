@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include "base/err.h"
+#include "bind/bind_json.h"
 #include "bind/pack.h"
 
 #include <lauxlib.h>
@@ -34,6 +35,8 @@ static int setup(void **state)
     to = luaL_newstate();
     luaL_openlibs(from);
     luaL_openlibs(to);
+    znl_lua_preparejson(from);
+    znl_lua_preparejson(to);
     lua_pushlightuserdata(from, NULL);
     lua_setglobal(from, "null");
     lua_pushlightuserdata(to, NULL);
@@ -139,7 +142,7 @@ static void refuses_what_belongs_to_one_state(void **state)
     assert_refused("return {[print] = 1}", "function");
     assert_refused("return io.stdout", "userdata");
     assert_refused("return coroutine.create(print)", "thread");
-    assert_refused("return require('ffi').new('int64_t', 1)", "cdata");
+    assert_refused("return require('ffi').new('int[1]')", "cdata");
     assert_refused("local t = {} t.t = t return t", NULL);
     assert_refused("local t = {} for i = 1, 200 do t = {t} end return t", NULL);
 }
@@ -154,12 +157,38 @@ static void metatables_stay_behind(void **state)
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
+/* What JSON data holds beside plain values. */
+static void json_stays_json(void **state)
+{
+    (void)state;
+    static const char text[] = "[[],{},[1,[]],9007199254740993,18446744073709551615,null]";
+    znl_buffer out = {0};
+    char problem[256];
+    size_t size;
+    const char *refused = NULL;
+    lua_settop(from, 0);
+    lua_settop(to, 0);
+    assert_int_equal(znl_lua_pushjson(from, znl_frame_text(text)), 0);
+    assert_int_equal(znl_pack_measure(from, 1, 1, &size, &refused), 0);
+    uint8_t *bytes = malloc(size);
+    assert_non_null(bytes);
+    znl_pack_write(from, 1, 1, bytes);
+    assert_int_equal(lua_gettop(from), 1);
+    assert_int_equal(znl_pack_push(to, bytes, size), 1);
+    free(bytes);
+    assert_int_equal(znl_lua_writejson(to, 1, &out, problem, sizeof problem), 0);
+    assert_int_equal(out.size, sizeof text - 1);
+    assert_memory_equal(out.data, text, out.size);
+    znl_buffer_fini(&out);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
             TEST(carries_what_lua_has),
             TEST(refuses_what_belongs_to_one_state),
             TEST(metatables_stay_behind),
+            TEST(json_stays_json),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
