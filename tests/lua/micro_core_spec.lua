@@ -1,7 +1,7 @@
 --- znl.core.micro: connections, requests both ways, pushes, handlers, events, over real sockets. Inside znlrun only.
 --- SPDX-License-Identifier: MIT
 
-local has_core, micro = pcall(require, "znl.core.micro")
+local has_core = pcall(require, "znl.core.micro")
 
 describe("znl.core.micro", function()
   if not has_core then
@@ -10,79 +10,24 @@ describe("znl.core.micro", function()
   end
 
   local eventually = require("tests.lua.support.eventually")
+  local scenes = require("tests.lua.support.micro_scene")
   local sched = require("znl.core.sched")
   local json = require("znl.json")
-  local log = require("znl.core.log")
+  local znl = require("znl")
+  local seen = scenes.seen
 
-  local cores, server, client, events
+  local scene
 
-  --- A core that is stopped at the end of the test; its events go to `list`.
-  local function core_of(list, options)
-    options = options or {}
-    options.on_event = options.on_event or function(...) list[#list + 1] = { ... } end
-    local core = assert(micro.new(options))
-    cores[#cores + 1] = core
-    return core
-  end
-
-  --- One with a listener.
-  local function serve(handler, options)
-    options = options or {}
-    options.listen_host, options.listen_port = "127.0.0.1", 0
-    server = core_of(events.server, options)
-    server:set_handler(handler)
-    assert(server:start())
-    return server
-  end
-
-  local function connect(to, options)
-    client = client or core_of(events.client)
-    options = options or {}
-    options.host, options.port = "127.0.0.1", (to or server):port()
-    return assert(client:connect(options))
-  end
-
-  --- The server and a connection to it.
-  local function pair(handler, options)
-    serve(handler, options)
-    return connect()
-  end
-
-  --- How often `name` was reported; the last one.
-  local function seen(list, name)
-    local count, last = 0
-    for _, event in ipairs(list) do
-      if event[1] == name then count, last = count + 1, event end
-    end
-    return count, last
-  end
-
-  local function inbound()
-    eventually(function() return seen(events.server, "connection") > 0 end)
-    return select(2, seen(events.server, "connection"))[2]
-  end
-
-  local level
-
-  before_each(function()
-    level = require("znl").log.level()
-    log.set_level("off")
-    cores, server, client, events = {}, nil, nil, { server = {}, client = {} }
-  end)
-
-  after_each(function()
-    for _, core in ipairs(cores) do core:stop() end
-    sched.sleep(5)
-    log.set_level(level)
-  end)
+  before_each(function() scene = scenes.new() end)
+  after_each(function() scene:close() end)
 
   describe("a connection", function()
     it("is told to both sides", function()
-      local conn = pair(function() end)
+      local conn = scene:pair(function() end)
       assert.is_true(conn:is_open())
       assert.is_true(conn:is_ours())
       assert.is_false(conn:is_inbound())
-      local count, event = seen(events.server, "connection")
+      local count, event = seen(scene.server_events, "connection")
       assert.equal(1, count)
       assert.is_true(event[2]:is_inbound())
       assert.is_true(event[2]:is_ours())
@@ -90,15 +35,15 @@ describe("znl.core.micro", function()
       assert.equal("websocket", event[4].upgrade:lower())
       assert.equal(event[5], event[2]:remote())
       assert.equal(event[5], (event[2]:peer()))
-      assert.equal("127.0.0.1:" .. server:port(), conn:remote())
-      assert.equal("ws://127.0.0.1:" .. server:port(), server:endpoint())
-      assert.equal(0, seen(events.client, "connection"))
+      assert.equal("127.0.0.1:" .. scene.server:port(), conn:remote())
+      assert.equal("ws://127.0.0.1:" .. scene.server:port(), scene.server:endpoint())
+      assert.equal(0, seen(scene.client_events, "connection"))
     end)
 
     it("has the path and the headers of its upgrade", function()
-      serve(function() end)
-      local conn = connect(nil, { path = "/10.0.0.1/900/a/b?x=1", headers = { ["X-Token"] = "abc" } })
-      local _, event = seen(events.server, "connection")
+      scene:serve(function() end)
+      local conn = scene:connect({ path = "/10.0.0.1/900/a/b?x=1", headers = { ["X-Token"] = "abc" } })
+      local _, event = seen(scene.server_events, "connection")
       assert.equal("/10.0.0.1/900/a/b?x=1", event[3])
       assert.equal("/10.0.0.1/900/a/b?x=1", event[2]:path())
       assert.equal("/10.0.0.1/900/a/b?x=1", conn:path())
@@ -106,27 +51,27 @@ describe("znl.core.micro", function()
     end)
 
     it("refuses headers and hosts that cannot be", function()
-      serve(function() end)
-      assert.has_error(function() connect(nil, { headers = { ["X-A"] = "b\r\nX-C: d" } }) end)
-      assert.has_error(function() connect(nil, { headers = { ["X A"] = "b" } }) end)
-      assert.has_error(function() client:connect { host = "", port = 1 } end)
-      local conn, message, code = client:connect { host = "127.0.0.1", port = server:port(), path = "no slash" }
+      scene:serve(function() end)
+      assert.has_error(function() scene:connect({ headers = { ["X-A"] = "b\r\nX-C: d" } }) end)
+      assert.has_error(function() scene:connect({ headers = { ["X A"] = "b" } }) end)
+      assert.has_error(function() scene.client:connect { host = "", port = 1 } end)
+      local conn, message, code = scene:connect { path = "no slash" }
       assert.is_nil(conn)
       assert.truthy(message:find("127.0.0.1", 1, true))
       assert.equal("INVALID", code)
     end)
 
     it("says why it cannot be opened", function()
-      serve(function() end)
-      local port = server:port()
-      server:stop()
-      client = core_of(events.client)
-      local conn, message, code = client:connect { host = "127.0.0.1", port = port }
+      scene:serve(function() end)
+      local port = scene.server:port()
+      scene.server:stop()
+      scene.client = scene:core(scene.client_events)
+      local conn, message, code = scene.client:connect { host = "127.0.0.1", port = port }
       assert.is_nil(conn)
       assert.truthy(message:find("connect: 127.0.0.1:" .. port .. ": ", 1, true))
       assert.equal("UNREACHABLE", code)
-      assert.equal(0, #events.client)
-      assert.equal(0, client:counters().connections)
+      assert.equal(0, #scene.client_events)
+      assert.equal(0, scene.client:counters().connections)
     end)
 
     it("waits no longer than timeout_ms for who does not answer", function()
@@ -134,8 +79,8 @@ describe("znl.core.micro", function()
       local listener = uv.new_tcp()
       listener:bind("127.0.0.1", 0)
       listener:listen(8, function() end)
-      client = core_of(events.client)
-      local conn, _, code = client:connect {
+      scene.client = scene:core(scene.client_events)
+      local conn, _, code = scene.client:connect {
         host = "127.0.0.1", port = listener:getsockname().port, timeout_ms = 30,
       }
       listener:close()
@@ -145,19 +90,19 @@ describe("znl.core.micro", function()
 
     it("is closed in order by either side, and both hear once", function()
       for _, ender in ipairs { "client", "server" } do
-        events.client, events.server, client = {}, {}, nil
-        local conn = pair(function() end)
-        local other = inbound();
+        scene.client_events, scene.server_events, scene.client = {}, {}, nil
+        local conn = scene:pair(function() end)
+        local other = scene:inbound();
         (ender == "client" and conn or other):close()
         eventually(function()
-          return seen(events.client, "closed") == 1 and seen(events.server, "closed") == 1
+          return seen(scene.client_events, "closed") == 1 and seen(scene.server_events, "closed") == 1
         end)
         sched.sleep(10)
-        local count, event = seen(events[ender], "closed")
+        local count, event = seen(scene[ender .. "_events"], "closed")
         assert.equal(1, count)
         assert.equal("closed here", event[3])
         assert.is_nil(event[4])
-        count, event = seen(events[ender == "client" and "server" or "client"], "closed")
+        count, event = seen(scene[(ender == "client" and "server" or "client") .. "_events"], "closed")
         assert.equal(1, count)
         assert.equal("closed by the peer", event[3])
         assert.is_nil(event[4])
@@ -174,17 +119,17 @@ describe("znl.core.micro", function()
     end)
 
     it("that is dropped ends without ceremony", function()
-      local conn = pair(function() end)
-      inbound():drop()
-      eventually(function() return seen(events.client, "closed") == 1 end)
-      local _, event = seen(events.client, "closed")
+      local conn = scene:pair(function() end)
+      scene:inbound():drop()
+      eventually(function() return seen(scene.client_events, "closed") == 1 end)
+      local _, event = seen(scene.client_events, "closed")
       assert.equal("GONE", event[4])
       assert.is_false(conn:is_open())
     end)
 
     it("knows its peer by the name it is given", function()
-      local conn = pair(function(req) return { req.from, req.client.name } end)
-      local other = inbound()
+      local conn = scene:pair(function(req) return { req.from, req.client.name } end)
+      local other = scene:inbound()
       local who = { name = "who" }
       other:set_peer("10.1.1.1:80", who)
       assert.same({ "10.1.1.1:80", "who" }, conn:request("/"))
@@ -196,7 +141,7 @@ describe("znl.core.micro", function()
 
   describe("a request", function()
     it("carries any JSON both ways, and nothing", function()
-      local conn = pair(function(req) return req.data end)
+      local conn = scene:pair(function(req) return req.data end)
       for _, value in ipairs { 1, 1.5, "text", true, false, "ü", { 1, 2 }, { a = { b = {} } } } do
         assert.same(value, conn:request("/", value))
       end
@@ -212,7 +157,7 @@ describe("znl.core.micro", function()
 
     it("is what its handler sees", function()
       local got
-      local conn = pair(function(req)
+      local conn = scene:pair(function(req)
         got = {
           route = req.route, data = req.data, from = req.from, client = req.client, is_push = req.is_push,
           is_stream = req.is_stream, payload = req.payload, id = req.id, params = req.params,
@@ -220,7 +165,7 @@ describe("znl.core.micro", function()
         }
       end)
       conn:request("/a/b", { x = 1 })
-      local other = inbound()
+      local other = scene:inbound()
       assert.equal("/a/b", got.route)
       assert.same({ x = 1 }, got.data)
       assert.equal(other, got.client)
@@ -237,7 +182,7 @@ describe("znl.core.micro", function()
 
     it("that is kept finds nothing once it is answered", function()
       local kept
-      local conn = pair(function(req) kept = req end)
+      local conn = scene:pair(function(req) kept = req end)
       conn:request("/", { 1 })
       assert.is_nil(kept.id)
       assert.is_true(kept:cancelled())
@@ -247,16 +192,16 @@ describe("znl.core.micro", function()
       kept[1] = "no core"
       assert.is_nil(kept.id)
       assert.is_nil(kept.payload)
-      kept[1], kept[2] = server, -1
+      kept[1], kept[2] = scene.server, -1
       assert.is_nil(kept.id)
       kept[2] = "x"
       assert.is_nil(kept.id)
     end)
 
     it("goes from the side that accepted, too", function()
-      local conn = pair(function() end)
-      client:set_handler(function(req) return "client " .. req.data end)
-      assert.equal("client 5", inbound():request("/", 5))
+      local conn = scene:pair(function() end)
+      scene.client:set_handler(function(req) return "client " .. req.data end)
+      assert.equal("client 5", scene:inbound():request("/", 5))
       assert.equal(conn:remote(), (conn:peer()))
     end)
 
@@ -276,7 +221,7 @@ describe("znl.core.micro", function()
         function() return { a = print } end,
         function() return ("\255") end,
       }
-      local conn = pair(function(req) return outcomes[req.data]() end)
+      local conn = scene:pair(function(req) return outcomes[req.data]() end)
       local function outcome(index)
         local value, message, code, is_remote = conn:request("/", index)
         assert.is_nil(value)
@@ -296,23 +241,23 @@ describe("znl.core.micro", function()
       assert.same({ 500, "Async iterable is not supported" }, outcome(11))
       assert.truthy(outcome(12)[2]:find("returned what JSON cannot carry: a function at a", 1, true))
       assert.truthy(outcome(13)[2]:find("JSON cannot carry", 1, true))
-      eventually(function() return seen(events.server, "error") == 7 end)
-      local _, event = seen(events.server, "error")
+      eventually(function() return seen(scene.server_events, "error") == 7 end)
+      local _, event = seen(scene.server_events, "error")
       assert.equal("handler", event[3])
-      assert.equal(inbound():remote(), event[4])
-      local counters = server:counters()
+      assert.equal(scene:inbound():remote(), event[4])
+      local counters = scene.server:counters()
       assert.equal(7, counters.handler_errors)
       assert.equal(5, counters.refused)
       assert.equal(0, counters.handlers)
     end)
 
     it("finds no handler", function()
-      local conn = pair(nil)
+      local conn = scene:pair(nil)
       assert.same({ nil, "/there", "NOT_FOUND", true }, { conn:request("/there") })
     end)
 
     it("that cannot be sent says what is wrong", function()
-      local conn = pair(function() end)
+      local conn = scene:pair(function() end)
       local value, message, code, is_remote = conn:request("/", { f = print })
       assert.is_nil(value)
       assert.equal("request: JSON cannot carry a function at f", message)
@@ -323,14 +268,14 @@ describe("znl.core.micro", function()
       assert.has_error(function() conn:request(5) end)
       assert.has_error(function() conn:request("/", 1, 0) end)
       assert.has_error(function() conn:request("/", 1, "x") end)
-      assert.has_error(function() conn.request(server, "/") end)
-      assert.has_error(function() server.port(conn) end)
+      assert.has_error(function() conn.request(scene.server, "/") end)
+      assert.has_error(function() scene.server.port(conn) end)
       assert.equal(0, conn:pending())
     end)
 
     it("waits no longer than timeout_ms, and tells the handler", function()
       local ended
-      local conn = pair(function(req)
+      local conn = scene:pair(function(req)
         local ok, _, code = sched.sleep(2000)
         ended = { ok, code, req:cancelled() }
       end)
@@ -342,47 +287,47 @@ describe("znl.core.micro", function()
       eventually(function() return ended end)
       assert.same({ nil, "CANCELLED", true }, ended)
       assert.equal(0, conn:pending())
-      assert.equal(1, client:counters().timeouts)
-      assert.equal(1, server:counters().aborts)
-      assert.equal(0, server:counters().handlers)
+      assert.equal(1, scene.client:counters().timeouts)
+      assert.equal(1, scene.server:counters().aborts)
+      assert.equal(0, scene.server:counters().handlers)
     end)
 
     it("is given up by the end of its task", function()
       local ended
-      local conn = pair(function(req)
+      local conn = scene:pair(function(req)
         sched.sleep(2000)
         ended = req:cancelled()
       end)
       local code
-      local task = require("znl").spawn(function() code = select(3, conn:request("/", nil, 5000)) end)
-      eventually(function() return server:counters().handlers == 1 end)
+      local task = znl.spawn(function() code = select(3, conn:request("/", nil, 5000)) end)
+      eventually(function() return scene.server:counters().handlers == 1 end)
       task:cancel("enough")
       eventually(function() return ended end)
       assert.equal("CANCELLED", code)
       assert.equal(0, conn:pending())
-      assert.equal(1, server:counters().aborts)
+      assert.equal(1, scene.server:counters().aborts)
     end)
   end)
 
   describe("a push", function()
     it("arrives, and is never answered", function()
       local got = {}
-      local conn = pair(function(req)
+      local conn = scene:pair(function(req)
         got[#got + 1] = { req.route, req.data, req.is_push, req.id }
         if req.route == "/fails" then error("late") end
         return "nobody hears this"
       end)
       assert.is_true(conn:push("/a", 1))
       assert.is_true(conn:push("/fails"))
-      eventually(function() return #got == 2 and seen(events.server, "error") == 1 end)
+      eventually(function() return #got == 2 and seen(scene.server_events, "error") == 1 end)
       assert.same({ "/a", 1, true, nil }, got[1])
-      assert.equal(0, server:counters().handlers)
-      assert.equal(0, client:counters().unknown)
+      assert.equal(0, scene.server:counters().handlers)
+      assert.equal(0, scene.client:counters().unknown)
     end)
   end)
 
   it("runs thousands of requests at once", function()
-    local conn = pair(function(req)
+    local conn = scene:pair(function(req)
       sched.sleep(1)
       return req.data
     end, { max_concurrency = 100 })
@@ -395,7 +340,7 @@ describe("znl.core.micro", function()
     end
     eventually(function() return done == 3000 end)
     assert.equal(0, wrong)
-    assert.equal(0, server:counters().handlers)
-    assert.equal(0, server:counters().queued)
+    assert.equal(0, scene.server:counters().handlers)
+    assert.equal(0, scene.server:counters().queued)
   end)
 end)
