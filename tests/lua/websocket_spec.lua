@@ -10,6 +10,7 @@ describe("websocket", function()
   end
 
   local websocket, tcp = znl.websocket, znl.tcp
+  local scope = require("znl.versions.scope")
   local servers = {}
 
   local function failure(fn, ...)
@@ -352,6 +353,35 @@ describe("websocket", function()
     assert.equal("ADDRESS_IN_USE", code_of(websocket.serve {
       listen = ("127.0.0.1:%d"):format(server.port), handle = echo,
     }))
+  end)
+
+  it("ends with the version of code that serves", function()
+    local version = assert(scope.new { name = "v1" })
+    local server, ended
+    local ok, message = version:run(function()
+      server = assert(websocket.serve {
+        listen = "127.0.0.1:0",
+        handle = function(conn)
+          conn:send("hello")
+          conn:recv()
+          ended = conn
+        end,
+      })
+    end)
+    assert.is_true(ok, message)
+    assert.is_true(version:commit())
+    local url = ("ws://127.0.0.1:%d"):format(server.port)
+    local conn = assert(websocket.connect(url))
+    assert.equal("hello", conn:recv(1000))
+    version:halt()
+    version:finish()
+    assert.is_nil(ended)
+    assert.equal("UNREACHABLE", code_of(websocket.connect(url)))
+    until_true("closed", function()
+      collectgarbage()
+      return conn:ending()
+    end)
+    assert.equal(1001, conn:ending().close_code)
   end)
 
   it("says what is wrong with a url", function()

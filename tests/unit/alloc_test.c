@@ -67,11 +67,51 @@ static const char short_of_memory[] =
         "s:stop()\n"
         "m:stop()\n";
 
+/* Both ends of a WebSocket, what is refused, and one that nobody closes. */
+static const char websockets[] =
+        "local websocket, sched = require('znl.core.websocket'), require('znl.core.sched')\n"
+        "local server = assert(websocket.listen({ host = '127.0.0.1', port = 0, close_ms = 20 },\n"
+        "  function(exchange, request)\n"
+        "    if request.status ~= 101 or request.target == '/no' then\n"
+        "      exchange:respond(404, 'X-Why: no\\r\\n', request.method .. request.headers.host)\n"
+        "      return\n"
+        "    end\n"
+        "    local conn = exchange:accept('X-Yes: 1\\r\\n')\n"
+        "    while conn do\n"
+        "      local data, is_binary = conn:recv(40)\n"
+        "      if not data or data == true then break end\n"
+        "      sched.sleep(1)\n"
+        "      conn:send(data, is_binary)\n"
+        "    end\n"
+        "  end))\n"
+        "local function connect(path)\n"
+        "  return websocket.connect { host = '127.0.0.1', port = server:port(), path = path, timeout_ms = 40,\n"
+        "    close_ms = 20, headers = 'X-Ask: 1\\r\\n', protocols = 'a' }\n"
+        "end\n"
+        "local conn, headers = connect('/yes')\n"
+        "assert(conn, headers)\n"
+        "assert(headers['x-yes'] == '1')\n"
+        "for i = 1, 3 do assert(conn:send('text ' .. i, false)) end\n"
+        "for i = 1, 3 do assert(conn:recv(40) == 'text ' .. i) end\n"
+        "sched.spawn(function() conn:recv(40) end)\n"
+        "assert(conn:ping(40))\n"
+        "assert(select(4, connect('/no')) == 404)\n"
+        "conn:close(1000, 'done')\n"
+        "for _ = 1, 20 do\n"
+        "  if conn:ending() then break end\n"
+        "  sched.sleep(2)\n"
+        "end\n"
+        "assert(select(2, conn:ending()) == 1000)\n"
+        "local left_open = assert(connect('/yes'))\n"
+        "assert(left_open:send('x', true))\n"
+        "server:close()\n";
+
 struct run {
     znl_loop *loop;
     const char *text;
     znl_timer guard;
-    int clean; /* the scenario came to its end */
+    int ended; /* the scenario, one way or the other */
+    int clean; /* it came to its end */
 };
 
 static struct run run;
@@ -80,6 +120,7 @@ static void done(void *user, lua_State *L, int status, int nresults)
 {
     (void)user;
     (void)nresults;
+    run.ended = 1;
     run.clean = status == 0;
     if (status != 0 && run.text == short_of_memory)
         print_message("%s\n", lua_tostring(L, 1));
@@ -123,7 +164,7 @@ static int attempt(const char *text, long n, uint32_t guard_ms)
     assert_int_equal(znl_vm_new(&vm, run.loop), 0);
     assert_int_equal(znl_vm_protect(vm, open_modules, NULL, "test"), 0);
     znl_alloc_fail_after(n);
-    if (znl_vm_protect(vm, start, NULL, "test") == 0) {
+    if (znl_vm_protect(vm, start, NULL, "test") == 0 && !run.ended) {
         znl_wheel_start(znl_loop_wheel(run.loop), &run.guard,
                 znl_loop_now_ms(run.loop) + guard_ms, give_up);
         znl_loop_run(run.loop);
@@ -136,18 +177,29 @@ static int attempt(const char *text, long n, uint32_t guard_ms)
     return run.clean;
 }
 
-static void every_allocation_may_fail(void **state)
+static void fail_each(const char *text)
 {
-    (void)state;
     long n = 0;
     znl_log_configure(ZNL_LOG_OFF, ZNL_LOG_LOGFMT);
     /* Every one at first, then every third: the later ones repeat the same places. */
-    while (!attempt(scenario, n, 500)) {
+    while (!attempt(text, n, 500)) {
         assert_true(n < 100000);
         n += n < 60 ? 1 : 3;
     }
     print_message("first clean run with %ld allocations granted\n", n);
     assert_true(n > 50); /* the hook was there at all */
+}
+
+static void every_allocation_may_fail(void **state)
+{
+    (void)state;
+    fail_each(scenario);
+}
+
+static void every_allocation_of_websockets_may_fail(void **state)
+{
+    (void)state;
+    fail_each(websockets);
 }
 
 static void a_request_without_memory_leaves_no_job_behind(void **state)
@@ -162,6 +214,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
             cmocka_unit_test(a_request_without_memory_leaves_no_job_behind),
             cmocka_unit_test(every_allocation_may_fail),
+            cmocka_unit_test(every_allocation_of_websockets_may_fail),
     };
     if (znl_random_start() != 0)
         return 1;
