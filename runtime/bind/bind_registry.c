@@ -7,7 +7,8 @@
  *     d:get(key) -> {id=, namespace=, key=, host=, port=, since_ms=} | nil
  *     d:peers(namespace) -> array of such tables
  *     d:namespaces() -> table of name -> number of registrations
- *     d:count() -> registrations, namespaces
+ *     d:keys(namespace) -> array of their keys
+ *     d:count() -> registrations, namespaces;  d:count(namespace) -> its registrations
  *     d:counters() -> table
  *     d:close()
  *     read_topic(json) -> topic, payload|nil, revision|nil | nil, message, code      what a request about
@@ -202,6 +203,26 @@ static int registry_peers(lua_State *L)
     return 1;
 }
 
+static int registry_keys(lua_State *L)
+{
+    struct registry *registry = check_registry(L);
+    znl_frame namespace = znl_lua_checkframe(L, 2, "namespace", SIZE_MAX);
+    uint32_t changes = registry->changes;
+    size_t count = znl_directory_peer_count(registry->directory, namespace);
+    lua_createtable(L, (int)count, 0);
+    refuse_changes(L, registry, changes);
+    for (size_t i = 0; i < count; i++) {
+        char key[KEY_BYTES_MAX];
+        const znl_registration *found = znl_directory_peer(registry->directory, namespace, i);
+        size_t size = found->key.size;
+        memcpy(key, found->key.data, size);
+        lua_pushlstring(L, key, size);
+        refuse_changes(L, registry, changes);
+        lua_rawseti(L, -2, (int)i + 1);
+    }
+    return 1;
+}
+
 static int registry_namespaces(lua_State *L)
 {
     struct registry *registry = check_registry(L);
@@ -225,6 +246,11 @@ static int registry_namespaces(lua_State *L)
 static int registry_count(lua_State *L)
 {
     struct registry *registry = check_registry(L);
+    if (!lua_isnoneornil(L, 2)) {
+        znl_frame namespace = znl_lua_checkframe(L, 2, "namespace", SIZE_MAX);
+        lua_pushnumber(L, (lua_Number)znl_directory_peer_count(registry->directory, namespace));
+        return 1;
+    }
     lua_pushnumber(L, (lua_Number)znl_directory_count(registry->directory));
     lua_pushnumber(L, (lua_Number)znl_directory_namespace_count(registry->directory));
     return 2;
@@ -363,6 +389,7 @@ static const luaL_Reg methods[] = {
         {"find", registry_find},
         {"get", registry_get},
         {"peers", registry_peers},
+        {"keys", registry_keys},
         {"namespaces", registry_namespaces},
         {"count", registry_count},
         {"counters", registry_counters},

@@ -59,6 +59,10 @@ describe("znl.core.registry", function()
         { peer.namespace, peer.key, peer.host, peer.port, peer.since_ms })
     end
     assert.same({}, d:peers("c"))
+    local keys = d:keys("a")
+    table.sort(keys)
+    assert.same({ "h:1", "h:2", "h:3" }, keys)
+    assert.same({ 3, 1, 0 }, { d:count("a"), d:count("b\0"), d:count("c") })
   end)
 
   it("refuses what is no address", function()

@@ -342,6 +342,27 @@ function Store:get(name)
   }
 end
 
+--- Who publishes a topic; nobody where it is retained: what they publish is not shown.
+---@param name string
+---@return {member: any, payload: string|nil, revision: number}[]
+function Store:published(name)
+  local topic, rows = self.topics[name], {}
+  local entry = topic and not topic.retained and topic.publishers.first
+  while entry do
+    rows[#rows + 1] = { member = entry.member, payload = entry.payload, revision = entry.revision }
+    entry = entry.after
+  end
+  return rows
+end
+
+--- The next revision will be higher than this one.
+---@param revision any  ignored when it cannot be one
+function Store:raise_revision(revision)
+  if type(revision) == "number" and revision > self.revision and revision <= REVISION_MAX then
+    self.revision = revision
+  end
+end
+
 --- The names of the topics, sorted.
 ---@return string[]
 function Store:names()
