@@ -63,7 +63,7 @@ local function cached(make)
     if not list then
       list = make(name)
       table.sort(list)
-      lists[name] = list
+      if #list > 0 then lists[name] = list end
     end
     return list
   end
