@@ -111,14 +111,6 @@ function Registrations:closed(conn, reason)
   unlist(self, client, reason)
 end
 
---- A connection is about to be closed: nobody is sent to it any more.
----@param conn userdata
----@param reason string|nil
-function Registrations:closing(conn, reason)
-  local client = self.by_conn[conn]
-  if client then unlist(self, client, reason) end
-end
-
 -- --- what was known before -----------------------------------------------------------------------
 
 --- Lists an address that is not connected yet.

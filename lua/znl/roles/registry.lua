@@ -236,7 +236,9 @@ local function open_config(self)
     on_value = function(namespace, key, text)
       self.topic_store:retain(("registry:%s/%s"):format(namespace, key), text)
     end,
-    on_problem = function(text, file) self.log.warn("a configuration file is not read", { file = file, reason = text }) end,
+    on_problem = function(text, file)
+      self.log.warn("a configuration file is not read", { file = file, reason = text })
+    end,
   }
   local ok, message, code = folder:start()
   if not ok then return nil, "registry: " .. message, code end
@@ -344,8 +346,6 @@ local REACTIONS = setmetatable({}, { __index = server.REACTIONS })
 function REACTIONS.upgrade(self, path, headers, remote) return check_upgrade(self, path, headers, remote) end
 
 function REACTIONS.connection(self, conn, path, headers) self.links:accept(conn, path, headers) end
-
-function REACTIONS.closing(self, conn, reason) self.links:closing(conn, reason) end
 
 local function prepare(config, what, level)
   if config.port == nil then

@@ -1,0 +1,75 @@
+--- A registry of the micro protocol without code of its own.
+---
+---     znlrun scripts/registry.lua --port 9000 --config-dir configs/
+---
+--- SPDX-License-Identifier: MIT
+
+local argparse = require("argparse")
+local znl = require("znl")
+
+local function whole(text)
+  if text:find("^%d+$") then return tonumber(text) end
+  return nil, ("'%s' must be a whole number"):format(text)
+end
+
+local parser = argparse("znlrun scripts/registry.lua", "Runs a registry of the micro protocol.")
+parser:option("--host", "Address to listen on (default: all)."):argname("<address>")
+parser:option("--port", "Port to listen on; 0: any. Without: REGISTRY_PORT, or 9000."):argname("<port>"):convert(whole)
+parser:option("--config-dir", "Folder of {namespace}.config.yaml (default: ~/.registry/configs, when it is there).")
+  :argname("<path>")
+parser:flag("--no-config", "Read no configuration.")
+parser:option("--persist", "File that keeps what is known over a new start."):argname("<path>")
+parser:option("--secret", "What connections must prove to have: env:NAME or file:PATH; may be repeated.")
+  :argname("<ref>"):count("*")
+parser:option("--allow", "Network that may connect, such as 10.0.0.0/8; may be repeated.")
+  :argname("<network>"):count("*")
+parser:flag("--check-host", "Refuse who claims an address that is not its own.")
+parser:option("--tls-certificate", "PEM file with the certificate; needs --tls-key."):argname("<path>")
+parser:option("--tls-key", "PEM file with its key."):argname("<path>")
+parser:flag("--log-events", "Log who comes and goes.")
+parser:usage_max_width(98)
+parser:help_max_width(98)
+local args = parser:parse()
+
+local secrets = {}
+for index, reference in ipairs(args.secret) do
+  local ok, secret = pcall(znl.secret, reference)
+  if not ok then parser:error("--secret takes env:NAME or file:PATH") end
+  secrets[index] = secret
+end
+if (args.tls_certificate == nil) ~= (args.tls_key == nil) then
+  parser:error("--tls-certificate and --tls-key go together")
+end
+
+local config_dir = args.config_dir
+if args.no_config then config_dir = false end
+
+local function some(list) return #list > 0 and list or nil end
+
+local ok, registry = pcall(znl.registry, {
+  host = args.host,
+  port = args.port or (not os.getenv("REGISTRY_PORT") and 9000 or nil),
+  config_dir = config_dir,
+  persist = args.persist,
+  secret = some(secrets),
+  allow = some(args.allow),
+  check_host = args.check_host or false,
+  tls = args.tls_certificate and { certificate = args.tls_certificate, key = args.tls_key } or nil,
+})
+if not ok then parser:error((tostring(registry):gsub("^[^\n]-:%d+: ", ""))) end
+
+if args.log_events then
+  registry:on("connection", function(client)
+    znl.log.info("registered", { peer = client.key, namespace = client.namespace })
+  end)
+  registry:on("disconnect", function(client, reason)
+    znl.log.info("unlisted", { peer = client.key, namespace = client.namespace, reason = reason })
+  end)
+end
+
+local started, message = registry:start()
+if not started then
+  io.stderr:write("znlrun: ", message, "\n")
+  znl.exit(1)
+end
+znl.log.info("registry is up", { endpoint = registry:endpoint() })
