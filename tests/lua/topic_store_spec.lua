@@ -83,6 +83,19 @@ describe("znl.micro.topic_store", function()
     assert.same({ 's t {"a":1}' }, pushed())
   end)
 
+  it("compares payloads as the originals do", function()
+    local store, pushed = new { signature = require("znl.core.json").signature }
+    store:subscribe("s", "t")
+    for _, payload in ipairs { '{"a":1,"b":[2]}', '{ "b": [2.0], "a": 1 }', "[]", "{}", "[ ]", '"1"', "1", "1e0" } do
+      store:declare("p", "t", payload)
+    end
+    assert.same({ 's t {"a":1,"b":[2]}', "s t []", "s t {}", "s t [ ]", 's t "1"', "s t 1" }, pushed())
+    local deep = ("["):rep(200) .. ("]"):rep(200)
+    assert.equal("LIMIT", select(3, store:declare("p", "t", deep)))
+    assert.equal("LIMIT", select(3, store:update("x", "t", deep)))
+    assert.equal("1e0", store:get("t").payload)
+  end)
+
   it("forgets topics that nobody uses", function()
     local store = new()
     store:declare("p", "t", "1")

@@ -19,7 +19,7 @@ local REVISION_MAX = 2 ^ 52
 local TOPIC_BYTES, ENTRY_BYTES = 512, 256
 
 ---@class znl.TopicStoreOptions
----@field signature fun(payload: string|nil): string  equal for payloads that are equal
+---@field signature fun(payload: string|nil): string|nil, string?, string?  equal for payloads that are equal
 ---@field notify fun(member: any, topic: string, payload: string|nil)  a subscriber is told of a new value
 ---@field max_topics integer  without the retained ones
 ---@field max_topic_bytes integer  of a name
@@ -200,7 +200,9 @@ function Store:declare(member, name, payload, revision)
     if not ok then return nil, message, code end
   end
   local more = size_of(payload) - (entry and size_of(entry.payload) or -ENTRY_BYTES)
-  local signature = self.opts.signature(payload)
+  local signature
+  signature, message, code = self.opts.signature(payload)
+  if not signature then return nil, message, code end
   topic, message, code = open(self, name, more)
   if not topic then return nil, message, code end
   if not entry then
@@ -281,7 +283,9 @@ function Store:update(member, name, payload)
   if not ok then return nil, message, code end
   ok, message, code = check_room(self, size_of(payload) - topic.own_bytes)
   if not ok then return nil, message, code end
-  local signature = self.opts.signature(payload)
+  local signature
+  signature, message, code = self.opts.signature(payload)
+  if not signature then return nil, message, code end
   if topic.has_value and topic.signature == signature then return false end
   own(self, topic, payload)
   local revision = take_revision(self)

@@ -69,7 +69,6 @@ end
 ---@field env? string[]  variables of the environment that anybody may read
 ---@field allow? string[]|fun(host: string, port: integer, namespace: string, remote: string): boolean
 ---@field secret? string|znl.Secret|(string|znl.Secret)[]  connections must prove that they have it, or one of them
----@field check_host? boolean  the host of a path must be the address that the connection comes from
 ---@field persist? string  a file that keeps what is known over a new start
 ---@field max_registrations? integer
 ---@field max_topics? integer  without those of the configuration
@@ -92,7 +91,6 @@ M.SPEC = options.extend(server.SPEC, {
   secret = {
     type = "any", allowed = 'a text that is not empty, znl.secret("env:NAME"), or a list of these', check = is_secret,
   },
-  check_host = { type = "boolean", default = false },
   persist = { type = "string", min = 1, max = 4096 },
   max_registrations = { type = "integer", min = 1, max = 1000000, default = 100000 },
   max_topics = { type = "integer", min = 1, max = 1000000, default = 10000 },
