@@ -60,7 +60,8 @@ describe("znl.micro.registrations", function()
 
   it("closes who says nothing usable", function()
     local r = new(1)
-    for _, path in ipairs { "/", "", "/h/9", "/h/x/svc", "/h/65536/svc", "//9/svc", "/h/9/" .. ("n"):rep(1025) } do
+    for _, path in ipairs { "/", "", "/h/9", "/h/x/svc", "/h/65536/svc", "//9/svc", "/h\255/9/svc", "/h/9/\1",
+      "/h/9/" .. ("n"):rep(1025) } do
       local one = conn()
       assert.is_nil(r.list:accept(one, path))
       assert.is_true(one.is_closed, path)

@@ -72,7 +72,8 @@ end
 ---@return znl.Client|nil
 function Registrations:accept(conn, path, headers)
   local host, port, namespace = address.from_path(path)
-  if not host then
+  -- Nodes encode what is not ASCII; bytes as they are could not be told to anybody in JSON.
+  if not host or path:find("[\128-\255%c]") then
     conn:close()
     return nil
   end
