@@ -10,7 +10,7 @@ local runtime = require("znl.core.runtime")
 local M = {}
 
 --- In the order of the list that --help prints.
-M.NAMES = { "new", "test", "check", "repl", "call", "request", "push", "pub", "bench", "top", "keygen" }
+M.NAMES = { "new", "test", "check", "repl", "call", "request", "push", "pub", "bench", "top", "registry", "keygen" }
 
 --- A module by that name, as `require` would find it, or nil.
 local function find(name)

@@ -370,7 +370,7 @@ describe("registry", function()
   it("says what is wrong with its options", function()
     for _, case in ipairs {
       { { port = 0, allow = {} }, "option allow" }, { { port = 0, allow = { "10.0.0.0/99" } }, "option allow" },
-      { { port = 0, secret = "" }, "option secret is empty" }, { { port = 0, secret = {} }, "option secret" },
+      { { port = 0, secret = "" }, "option secret is \"\"" }, { { port = 0, secret = {} }, "option secret" },
       { { port = 0, env = { "A B" } }, "option env" }, { { port = 0, config_dir = true }, "option config_dir" },
       { { port = 0, namespace = "other" }, "option namespace" },
       { { port = 0, persists = "x" }, "did you mean persist" },
