@@ -115,7 +115,7 @@ describe("hostile peers", { skip: NO_LUA, concurrency: 4 }, () => {
 
     // --- WebSocket -------------------------------------------------------------------------
 
-    const ok = '{"id":1,"twoway":true,"data":{"url":"/-/find","data":{"namespace":"x"}},"mode":0}';
+    const ok = '{"id":1,"twoway":true,"data":{"url":"/-/find","data":{"namespace":"nowhere"}},"mode":0}';
     const BROKEN = {
         "a frame without mask": [[frame(ok, { masked: false })], [1002]],
         "a reserved bit": [[frame(ok, { rsv: 4 })], [1002]],
@@ -222,7 +222,7 @@ describe("hostile peers", { skip: NO_LUA, concurrency: 4 }, () => {
         for (const object of [registry, provider])
             for (const [title, text] of Object.entries(DROPPED)) {
                 const peer = await dial(object);
-                peer.text(text).ask(1, "/-/find", { namespace: "x" });
+                peer.text(text).ask(1, "/-/find", { namespace: "nowhere" });
                 const { status } = await peer.response(1).catch((error) => {
                     throw new Error(`${object.as}, ${title}: ${error.message}`);
                 });
