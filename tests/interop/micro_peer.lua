@@ -58,6 +58,12 @@ local function watch(node, as, role)
   node:on(DISCONNECTED[role], function(client)
     write { ev = "disconnected", as = as, key = client.key }
   end)
+  if role ~= "application" then return end
+  node:on("registry", function(is_up)
+    local registry = objects[as].config.registry
+    local key = ("%s:%d"):format(registry.host, registry.port)
+    write { ev = is_up and "connected" or "disconnected", as = as, key = key }
+  end)
 end
 
 --- The routes every object here has; micro_peer.mjs has the same.
@@ -283,7 +289,8 @@ end
 function commands.exit() znl.exit(0) end
 
 local function run(line)
-  local cmd = assert(json.decode(line))
+  local read, cmd = json.decode(line)
+  assert(read, cmd)
   local ok, value = xpcall(function()
     local fn = commands[cmd.cmd] or error("unknown command " .. tostring(cmd.cmd))
     return fn(cmd, objects[cmd.as or "app"])
