@@ -75,8 +75,9 @@ static void refuse(znl_micro_call *call, const znl_micro_refusal *refusal)
 /* The handler did what it must not: an "error" event, and an error answer of status 500. */
 static void handler_failed(lua_State *L, znl_micro_call *call, int err, const char *text)
 {
+    /* Without a status of ours an original gets 500, and in a stream no text (micro spec, section 6). */
     znl_micro_refusal refusal = {.err = err,
-            .is_number = err != ZNL_E_HANDLER_TIMEOUT,
+            .is_number = err != ZNL_E_HANDLER_TIMEOUT && call->link->is_ours,
             .number = 500,
             .text = without_place(first_line(text, strlen(text)))};
     if (err == ZNL_E_HANDLER_TIMEOUT)

@@ -12,6 +12,8 @@ local json = require("znl.json")
 
 local M = {}
 
+local GIVEN_UP = { CANCELLED = true, DEADLINE = true }
+
 ---@class znl.CallStream
 ---@field key string|nil  the instance it comes from
 ---@field private stream userdata|table|nil  of a connection
@@ -66,6 +68,10 @@ function CallStream:read(timeout_ms)
       if more == nil and code == "TIMEOUT" and timeout_ms and not is_remote then return nil, chunk, code, false end
       if more == false then
         finish(self, "complete", false)
+      elseif GIVEN_UP[code] and not is_remote then
+        -- Whoever read it is cancelled or out of time; its producer goes on unless it is told.
+        finish(self, "dropped", nil, chunk, code, false)
+        stream:close()
       else
         finish(self, "failed", nil, chunk, code, is_remote == true)
       end

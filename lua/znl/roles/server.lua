@@ -136,7 +136,8 @@ local NO_PARAMS = setmetatable({}, {
 local function not_found(req)
   local client = req.client
   local is_ours = client == nil or client.conn:is_ours()
-  return nil, req.route, is_ours and "NOT_FOUND" or 500
+  if is_ours then return nil, req.route, "NOT_FOUND" end
+  return nil, req.is_stream and "Unknown error" or req.route, 500
 end
 
 local function answer(self, req)
