@@ -5,7 +5,7 @@
 import assert from "node:assert/strict";
 import { freeEndpoint, Peer, SKIP_LUA, until } from "./scene.mjs";
 
-export const KINDS = (process.env.ZNL_KINDS ?? "v1,v2").split(",");
+export const KINDS = (process.env.ZNL_KINDS ?? "v1,v2,lua").split(",");
 export const NO_LUA = SKIP_LUA || (KINDS.includes("lua") ? false : "lua is not among ZNL_KINDS");
 const FLAVOURS = { v1: "1.0.5", v2: "2.0.15" };
 /** Intervals that stay out of the way. */
@@ -15,7 +15,16 @@ export const QUIET = {
     heartbeat_check_ms: 5000,
 };
 
+const TROUBLE = /panic|Sanitizer|runtime error|task failed|on_event|luajit:/i;
+
 export const freePort = async () => Number((await freeEndpoint()).split(":").at(-1));
+
+/** Ends processes, all of them, then says what was wrong with one. */
+export async function endAll(peers) {
+    const ended = await Promise.allSettled(peers.map((peer) => peer.end()));
+    const failed = ended.find(({ reason }) => reason);
+    if (failed) throw failed.reason;
+}
 
 /** One registry, application or server in a process. */
 class Micro {
@@ -81,9 +90,10 @@ export class MicroPeer extends Peer {
 
     /** Ends the process and looks at what it left behind. */
     async end() {
-        const { exit, stderr } = this;
-        if (!exit) await this.kill();
+        if (!this.exit) await this.kill();
         assert.deepEqual(this.all("unhandled"), [], this.kind);
-        assert.ok(!/panic|Sanitizer|stack traceback/i.test(stderr), stderr.slice(-3000));
+        // Tracebacks of handlers that fail on purpose are logged; these are not.
+        const trouble = this.stderr.split("\n").filter((line) => TROUBLE.test(line));
+        assert.deepEqual(trouble, [], this.kind);
     }
 }

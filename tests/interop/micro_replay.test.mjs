@@ -19,15 +19,14 @@ import { DEPARTURES } from "./micro_departures.mjs";
 import { Routes } from "./micro_routes.mjs";
 import { SCENES } from "./micro_scenes.mjs";
 import { Stage } from "./micro_stage.mjs";
-import { Peer, SKIP_LUA } from "./scene.mjs";
+import { MicroPeer, QUIET } from "./micro_peers.mjs";
+import { SKIP_LUA } from "./scene.mjs";
 
 const here = dirname(fileURLToPath(import.meta.url));
 const VECTORS = process.env.ZNL_MICRO ?? join(here, "../vectors/micro");
-const KINDS = (process.env.ZNL_KINDS ?? "js").split(",");
+const KINDS = (process.env.ZNL_KINDS ?? "js,lua").split(",");
 const read = (file) => JSON.parse(readFileSync(join(VECTORS, file)));
 const NAMESPACES = { provider: "svc", provider2: "svc" };
-// One object of a config that all roles of a transcript share.
-const QUIET = { heartbeat_ms: 60000, heartbeat_timeout_ms: 120000, heartbeat_check_ms: 5000 };
 
 // --- the control: the tables against the pure parts of the JavaScript peer ------------------
 
@@ -205,7 +204,7 @@ async function replay(transcript, role, kind, shared) {
     await stage.open();
     try {
         if (scene.env?.[role])
-            own = new Peer(kind, { script: "micro_peer", env: scene.env[role](stage.ports) });
+            own = new MicroPeer(kind, { env: scene.env[role](stage.ports) });
         const peer = own ?? shared;
         const c = {
             stage,
@@ -273,7 +272,7 @@ async function replay(transcript, role, kind, shared) {
         if (!scene.stopped) await c.call("stop").catch(() => {});
     } finally {
         await stage.close();
-        if (own) await own.kill();
+        if (own) await own.end();
         rmSync(dir, { recursive: true, force: true });
     }
 }
@@ -291,14 +290,9 @@ for (const kind of KINDS)
         () => {
             let peer;
             before(() => {
-                peer = new Peer(kind, { script: "micro_peer" });
+                peer = new MicroPeer(kind);
             });
-            after(async () => {
-                const { stderr } = peer;
-                await peer.kill();
-                assert.deepEqual(peer.all("unhandled"), []);
-                assert.ok(!/panic|Sanitizer|stack traceback/i.test(stderr), stderr);
-            });
+            after(() => peer.end());
             for (const transcript of transcripts)
                 for (const role of rolesOf(transcript)) {
                     const { scenario, version } = transcript;
