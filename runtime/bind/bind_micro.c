@@ -7,6 +7,7 @@
 #include "base/err.h"
 #include "base/limits.h"
 #include "bind/bind_registry.h"
+#include "bind/bind_tls.h"
 
 #include <stdio.h>
 
@@ -125,8 +126,16 @@ static int core_new(lua_State *L)
         box->listen_port = (int)znl_lua_checku32(L, lua_gettop(L), "listen_port", 0, 65535);
     lua_pop(L, 1);
     box->listen_host = copy_text(L, znl_lua_fieldtext(L, 1, "listen_host", ZNL_HOST_BYTES_MAX));
-    int results = znl_micro_read_tls(L, 1, 1, &box->tls);
-    return results != 0 ? results : 1;
+    lua_getfield(L, 1, "tls");
+    const znl_tls *tls;
+    int results = znl_lua_totls(L, lua_gettop(L), 1, &tls);
+    if (results != 0)
+        return results;
+    if (tls != NULL)
+        znl_tls_hold(tls);
+    box->tls = tls;
+    lua_pop(L, 1);
+    return 1;
 }
 
 znl_micro_box *znl_micro_box_check(lua_State *L)
@@ -361,6 +370,7 @@ static int core_gc(lua_State *L)
     znl_micro_box_drop_queue(box);
     znl_micro_box_drop_events(box);
     znl_jobs_fini(L, &box->jobs);
+    znl_tls_release(box->tls);
     box->tls = NULL;
     znl_directory_release(box->directory);
     box->directory = NULL;

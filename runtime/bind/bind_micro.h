@@ -72,7 +72,7 @@ struct znl_micro_box {
     int is_running;
     int checks_upgrades;
     znl_http_server *server; /* NULL: not listening */
-    znl_tls *tls;            /* of the listener */
+    const znl_tls *tls;      /* of the listener; held */
     char *listen_host;       /* NULL: all interfaces */
     int listen_port;         /* -1: does not listen */
     uint32_t max_connections, handshake_ms;
@@ -117,16 +117,14 @@ struct znl_micro_link {
     uint8_t is_kept;   /* anchored while it is open: inbound ones */
     uint8_t is_opening; /* connect() waits, and anchors it */
     uint8_t holds_box;
-    uint8_t has_turn; /* is in the box's ring */
-    znl_tls *tls;     /* of connect() */
-    znl_wait opener;  /* connect() */
+    znl_wait opener; /* connect() */
     int end_err;
     char end_text[ZNL_MICRO_END_TEXT_BYTES];
     znl_deferred end_due;
     znl_micro_work *works; /* by the slot of the job */
     uint32_t works_size;
     znl_micro_waiting *waiting_first, *waiting_last;
-    znl_micro_link *turn_next;
+    znl_micro_link *turn_next, *turn_prev; /* of those that have requests waiting */
 };
 
 /* The userdata of a connection. Its environment is an array: see below. */
@@ -213,9 +211,6 @@ int znl_micro_box_listen(znl_micro_box *box);
 
 /* Methods. */
 int znl_micro_core_connect(lua_State *L);
-
-/* The option `tls` of the table at `index`, owned, NULL without; 0, or the number of results to return. */
-int znl_micro_read_tls(lua_State *L, int index, int is_server, znl_tls **tls);
 
 /* The connection ends before it is open: connect() hears of it in the next turn. */
 void znl_micro_link_unopened(znl_micro_link *link, int err);

@@ -209,6 +209,32 @@ static int run_hold(lua_State *L)
     return 0;
 }
 
+/* The connections that have requests waiting, in the order of their turns. */
+static void enter_ring(znl_micro_link *link)
+{
+    znl_micro_box *box = link->box;
+    link->turn_next = NULL;
+    link->turn_prev = box->turn_last;
+    if (box->turn_last != NULL)
+        box->turn_last->turn_next = link;
+    else
+        box->turn_first = link;
+    box->turn_last = link;
+}
+
+static void leave_ring(znl_micro_link *link)
+{
+    znl_micro_box *box = link->box;
+    if (link->turn_prev != NULL)
+        link->turn_prev->turn_next = link->turn_next;
+    else
+        box->turn_first = link->turn_next;
+    if (link->turn_next != NULL)
+        link->turn_next->turn_prev = link->turn_prev;
+    else
+        box->turn_last = link->turn_prev;
+}
+
 /* Copies a request to the end of what waits of its connection. 0, ZNL_E_BUSY, ZNL_E_NOMEM. */
 static int enqueue(znl_micro_link *link, const znl_micro_request *request)
 {
@@ -237,6 +263,8 @@ static int enqueue(znl_micro_link *link, const znl_micro_request *request)
         memcpy(at + request->url.size, request->data.data, request->data.size);
         waiting->request.data.data = at + request->url.size;
     }
+    if (link->waiting_first == NULL)
+        enter_ring(link);
     waiting->prev = link->waiting_last;
     if (link->waiting_last != NULL)
         link->waiting_last->next = waiting;
@@ -247,15 +275,6 @@ static int enqueue(znl_micro_link *link, const znl_micro_request *request)
         work->waiting = waiting;
     box->queued++;
     box->queued_bytes += bytes;
-    if (!link->has_turn) {
-        link->has_turn = 1;
-        link->turn_next = NULL;
-        if (box->turn_last != NULL)
-            box->turn_last->turn_next = link;
-        else
-            box->turn_first = link;
-        box->turn_last = link;
-    }
     return 0;
 }
 
@@ -274,30 +293,10 @@ static void unqueue(znl_micro_waiting *waiting)
         waiting->next->prev = waiting->prev;
     else
         link->waiting_last = waiting->prev;
+    if (link->waiting_first == NULL)
+        leave_ring(link);
     link->box->queued--;
     link->box->queued_bytes -= waiting->bytes;
-}
-
-/* Takes the connection whose turn it is out of the ring; it may have nothing waiting any more. */
-static znl_micro_link *next_turn(znl_micro_box *box)
-{
-    znl_micro_link *link = box->turn_first;
-    box->turn_first = link->turn_next;
-    if (box->turn_first == NULL)
-        box->turn_last = NULL;
-    link->turn_next = NULL;
-    link->has_turn = 0;
-    return link;
-}
-
-static void give_turn(znl_micro_box *box, znl_micro_link *link)
-{
-    link->has_turn = 1;
-    if (box->turn_last != NULL)
-        box->turn_last->turn_next = link;
-    else
-        box->turn_first = link;
-    box->turn_last = link;
 }
 
 static void run_waiting(znl_micro_waiting *waiting)
@@ -324,14 +323,12 @@ static void run_queue(znl_deferred *deferred)
     znl_anchor_hold_again(&box->jobs.anchor); /* by the connections it is held */
     for (unsigned budget = ZNL_BATCH_MESSAGES;
             budget > 0 && box->queued > 0 && box->jobs.at_work < box->jobs.max; budget--) {
-        znl_micro_link *link = next_turn(box);
+        znl_micro_link *link = box->turn_first;
         znl_micro_waiting *waiting = link->waiting_first;
-        if (waiting == NULL)
-            continue;
-        unqueue(waiting);
-        if (link->waiting_first != NULL)
-            give_turn(box, link);
-        run_waiting(waiting); /* the connection may be collected after it */
+        leave_ring(link); /* to its end, */
+        enter_ring(link);
+        unqueue(waiting); /* unless this was its last */
+        run_waiting(waiting);
     }
     if (box->queued > 0 && box->jobs.at_work < box->jobs.max)
         znl_loop_defer(box->vm->loop, &box->queue_due);

@@ -5,6 +5,7 @@
  *
  * Layer: bind. SPDX-License-Identifier: MIT */
 #include "bind/bind_micro.h"
+#include "bind/bind_tls.h"
 
 #include "base/alloc.h"
 #include "base/err.h"
@@ -20,18 +21,6 @@ static int is_ours(const znl_http_head *head)
     int err = 0;
     znl_frame value = znl_http_header_of(head, OURS, &err);
     return err == 0 && znl_frame_equal(value, znl_frame_text("1"));
-}
-
-int znl_micro_read_tls(lua_State *L, int index, int is_server, znl_tls **tls)
-{
-    lua_getfield(L, index, "tls");
-    int results = 0;
-    if (!lua_isnil(L, -1))
-        results = luaL_error(L, "tls is not supported yet");
-    (void)is_server;
-    (void)tls;
-    lua_pop(L, 1);
-    return results;
 }
 
 /* --- listening --------------------------------------------------------------------------------- */
@@ -270,6 +259,11 @@ int znl_micro_core_connect(lua_State *L)
     int err = znl_lua_limit_timeout(L, &timeout_ms, &is_limited);
     if (err != 0)
         return znl_lua_fail(L, err, "connect");
+    lua_getfield(L, 2, "tls");
+    const znl_tls *tls; /* kept by what is at this place of the stack, then by the stream */
+    int results = znl_lua_totls(L, lua_gettop(L), 0, &tls);
+    if (results != 0)
+        return results;
     lua_getfield(L, 2, "headers");
     const char *lines = push_header_lines(L, lua_gettop(L));
     lua_pushfstring(L, "%s:%d", (const char *)host.data, (int)port);
@@ -284,16 +278,13 @@ int znl_micro_core_connect(lua_State *L)
     lua_pushvalue(L, address);
     lua_rawseti(L, -2, ZNL_CONN_REMOTE);
     lua_pop(L, 1);
-    int results = znl_micro_read_tls(L, 2, 0, &link->tls);
-    if (results != 0)
-        return results;
     znl_anchor_hold(L, &link->anchor, conn);
     link->is_opening = 1;
     link->opener = znl_sched_park_as(L, "connect");
     const znl_ws_connect_options options = {
             .stream = {.host = (const char *)host.data,
                     .port = (uint16_t)port,
-                    .tls = link->tls,
+                    .tls = tls,
                     .timeout_ms = timeout_ms},
             .path = (const char *)path.data,
             .headers = lines,
