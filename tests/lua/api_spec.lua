@@ -154,9 +154,14 @@ describe("docs/CORE_API.md", function()
     for _, object in ipairs {
       core.sched.owner(), core.sched.event(), core.token.new(), core.heartbeat.new {}, core.crypto.derive("a key"),
       socket, core.watch.watch("docs", function() end), core.node.master { id = "m", endpoint = "sim://*" },
-      core.node.slave { id = "s", endpoint = "sim://s" }, core.shared.open("core"),
+      core.node.slave { id = "s", endpoint = "sim://s" }, core.shared.open("core"), core.micro.new {},
     } do
-      assert.equal("", missing(words, getmetatable(object).__index))
+      local methods = debug.getmetatable(object).__index
+      assert.is_table(methods)
+      assert.equal("", missing(words, methods))
+    end
+    for _, name in ipairs { "connection", "stream" } do
+      assert.equal("", missing(words, debug.getregistry()["znl.core.micro." .. name].__index))
     end
     socket:close()
   end)
