@@ -412,17 +412,6 @@ describe("application", function()
     assert.same({ "127.0.0.1:2", "127.0.0.1:1" }, registry.finds[3].exclude)
   end)
 
-  it("looks itself up, and connects again when the registry has lost it", function()
-    local app = start("svc", { check_listing = true })
-    local others = start("svc", { check_listing = true })
-    eventually(function() return #registry.peers == 2 end)
-    if registry.peers[1].conn:is_ours() then return end -- registries of ours lose nobody
-    registry.loses[app:key()] = true
-    eventually(function() return registry.count >= 3 end, "it connects anew")
-    registry.loses = {}
-    assert.truthy(others)
-  end)
-
   it("publishes and subscribes", function()
     local one, two = start("one"), start("two")
     local got = {}
@@ -563,6 +552,24 @@ describe("application", function()
     assert.matches("^%x+%-%x+%-4%x+%-[89ab]%x+%-%x+$", runs[1]._correlationId)
     assert.equal(runs[1]._correlationId, runs[2]._correlationId)
     assert.equal("/nowhere", select(2, one:call("svc", "/nowhere")))
+  end)
+
+  it("is collected when it has stopped and nobody holds it", function()
+    local weak = setmetatable({}, { __mode = "k" })
+    for number = 1, 6 do
+      local app = znl.application(options_of("svc" .. number))
+      weak[app] = true
+      if number % 2 == 0 then
+        assert(app:start())
+        assert(app:subscribe("t", function() end))
+        assert(app:call("svc" .. number, "/-/health"))
+        app:stop()
+      end
+    end
+    eventually(function()
+      collectgarbage()
+      return next(weak) == nil
+    end)
   end)
 
   it("says what is wrong with its options", function()

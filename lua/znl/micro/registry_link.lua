@@ -36,6 +36,7 @@ local SIEVE_MAX = 64
 ---@field reconnect_ms integer
 ---@field lookup_timeout_ms integer
 ---@field checks_listing boolean
+---@field look_at_ms? integer[]  when it looks itself up, after connecting; tests are in a hurry
 ---@field on_up fun(client: znl.Client)  may yield
 ---@field on_change fun(is_up: boolean, reason: string|nil)
 ---@field log znl.Logger
@@ -94,7 +95,7 @@ end
 
 local function check_listing(self, client)
   local waited = 0
-  for _, at_ms in ipairs(LOOK_AT_MS) do
+  for _, at_ms in ipairs(self.opts.look_at_ms or LOOK_AT_MS) do
     if client.gone:wait(at_ms - waited) ~= nil or self.client ~= client then return end
     waited = at_ms
     if is_listed(self, client) == false and self.client == client then

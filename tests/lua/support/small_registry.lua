@@ -4,7 +4,6 @@
 
 local address = require("znl.micro.address")
 local core = require("znl.core.micro")
-local json = require("znl.json")
 
 local M = {}
 
@@ -17,7 +16,7 @@ Registry.__index = Registry
 function M.new(opts)
   opts = opts or {}
   local self = setmetatable({
-    peers = {}, finds = {}, asked = {}, topics = {}, knows_topics = opts.knows_topics ~= false, loses = {}, count = 0,
+    peers = {}, finds = {}, asked = {}, topics = {}, knows_topics = opts.knows_topics ~= false, count = 0,
   }, Registry)
   self.core = assert(core.new {
     listen_host = "127.0.0.1", listen_port = opts.port or 0,
@@ -45,7 +44,7 @@ ROUTES["/-/find"] = function(self, req)
   for _, key in ipairs(req.data.exclude or {}) do out[key] = true end
   table.insert(self.finds, req.data)
   for _, peer in ipairs(self.peers) do
-    if peer.namespace == req.data.namespace and not out[peer.key] and not self.loses[peer.key] then
+    if peer.namespace == req.data.namespace and not out[peer.key] then
       return { host = peer.host, port = peer.port }
     end
   end
@@ -102,8 +101,5 @@ end
 
 --- The address for the option `registry`.
 function Registry:address() return { host = "127.0.0.1", port = self.port } end
-
---- Where somebody who is asked for finds nobody.
-M.null = json.null
 
 return M
