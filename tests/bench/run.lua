@@ -8,17 +8,17 @@ local USAGE = [[
 usage: scripts/bench [options]
   --rounds N       rounds of each comparison; medians are printed (default 5)
   --seconds S      measured time of each run (default 2)
-  --only LIST      of rpc,publish,push,startup,slaves,reload,workers,tasks (default all)
+  --only LIST      of rpc,publish,push,startup,slaves,reload,workers,tasks,micro (default all)
   --sizes LIST     payload bytes of rpc (default 32,1024)
   --in-flight LIST requests open at once (default 1,100,1000)
-  --slaves N       connections of the slaves test (default 1000)
+  --slaves N       connections of the slaves test, and of micro (default 1000)
   --reloads N      edits of the reload test (default 1000)
   --no-pin         do not give server and client a core each
   --raw-only       only the yardstick
   --verbose        each run on standard error]]
 
 local opts = {
-  build = "build", rounds = 5, seconds = 2, only = "rpc,publish,push,startup,slaves,reload,workers,tasks",
+  build = "build", rounds = 5, seconds = 2, only = "rpc,publish,push,startup,slaves,reload,workers,tasks,micro",
   sizes = "32,1024", in_flight = "1,100,1000", slaves = 1000, reloads = 1000,
   pin = true,
 }
@@ -301,7 +301,7 @@ end
 
 local tests = {
   rpc = rpc, publish = publish, push = push, startup = startup, slaves = slaves,
-  reload = reload, workers = workers, tasks = tasks,
+  reload = reload, workers = workers, tasks = tasks, micro = require("compare_micro").run,
 }
 for _, name in ipairs(list(opts.only)) do
   if not tests[name] then

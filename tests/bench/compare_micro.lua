@@ -1,0 +1,161 @@
+--- compare_micro: the micro protocol beside the least that Node must do for the same (ws_echo.mjs).
+---
+--- Loaded by run.lua. Each figure stands beside its yardstick, taken in the same round.
+--- SPDX-License-Identifier: MIT
+
+local bench = require("bench")
+
+local opts = bench.opts
+local say, fields, await = bench.say, bench.fields, bench.await
+local start, stop, pinned = bench.start, bench.stop, bench.pinned
+
+local M = {}
+
+local NODE = "node " .. bench.here .. "ws_echo.mjs"
+local CONNECTIONS = 100
+
+local function micro(...) return bench.lua("micro.lua", ...) end
+
+--- Starts a process that serves; returns it, ready.
+local function serve(line, core, ready)
+  local process = start(pinned(core) .. line)
+  await(process, ready or "ready", 20)
+  return process
+end
+
+--- Runs a process that measures, to its end; returns its figures.
+local function measure(line, pattern)
+  local process = start(pinned(1) .. line)
+  local values = fields(await(process, pattern or "rate=[^\n]+", 60 + opts.seconds * 2))
+  await(process, "", 10)
+  bench.forget(process)
+  if (values.errors or 0) > 0 then
+    io.stderr:write(("scripts/bench: %s: %d failed\n%s"):format(line, values.errors,
+      bench.read(process.out .. ".err") or ""))
+  end
+  bench.note("%s: %s", line, bench.read(process.out) or "")
+  return values
+end
+
+--- Our registry and a provider; returns the registry's port and both.
+local function fleet(addresses)
+  local port = bench.port()
+  local registry = serve(micro("registry", port, addresses or 0), 0)
+  return port, registry, serve(micro("provider", port), 0)
+end
+
+--- Rounds of `theirs` and `ours`; prints the medians of both and of the ratios.
+local function compare(prefix, theirs, ours, columns)
+  local node, own, ratio = bench.rounds(), bench.rounds(), bench.rounds()
+  for _ = 1, opts.rounds do
+    local a, b = theirs(), ours()
+    node.add(a)
+    own.add(b)
+    local ratios = {}
+    for name, value in pairs(b) do
+      if a[name] and a[name] > 0 then ratios[name] = value / a[name] end
+    end
+    ratio.add(ratios)
+  end
+  for _, column in ipairs(columns) do
+    local name, unit = column[1], column[2]
+    if node.names()[name] then say(prefix .. "node." .. name, node.median(name), unit, "%.0f") end
+    say(prefix .. "znlrun." .. name, own.median(name), unit, "%.0f")
+    if ratio.names()[name] then say(prefix .. name .. "_ratio", ratio.median(name), "x_node") end
+  end
+end
+
+local RATE = { { "rate", "/s" } }
+local CALL = { { "rate", "calls/s" }, { "p50_us", "us" }, { "p99_us", "us" } }
+
+--- Runs `client` against a server of Node.
+local function with_node(client)
+  return function()
+    local port = bench.port()
+    local server = serve(NODE .. " serve " .. port, 0, "port=%d+")
+    local values = measure(NODE .. " " .. client:gsub("PORT", port))
+    stop(server)
+    return values
+  end
+end
+
+local function with_fleet(...)
+  local words, addresses = { ... }, nil
+  return function()
+    local port, registry, provider = fleet(addresses)
+    local values = measure(micro(words[1], port, unpack(words, 2)))
+    stop(provider)
+    stop(registry)
+    return values
+  end
+end
+
+local function calls()
+  for _, in_flight in ipairs(bench.list(opts.in_flight)) do
+    compare(("micro.call.200B.%d."):format(in_flight),
+      with_node(("call PORT 200 %d %s"):format(in_flight, opts.seconds)),
+      with_fleet("call", in_flight, opts.seconds), CALL)
+  end
+end
+
+--- Lookups in a registry of few and of many addresses.
+local function finds()
+  local wanted = ("find PORT %d 10 %s"):format(CONNECTIONS, opts.seconds)
+  for _, addresses in ipairs { 0, 100000 } do
+    compare(("micro.find.%d_addresses."):format(addresses), with_node(wanted), function()
+      local port = bench.port()
+      local registry = serve(micro("registry", port, addresses), 0)
+      local values = measure(micro("find", port, CONNECTIONS, 10, opts.seconds))
+      stop(registry)
+      return values
+    end, CALL)
+  end
+end
+
+local function streams()
+  compare("micro.stream.200B.", with_node(("stream PORT 200 %s"):format(opts.seconds)),
+    with_fleet("stream", opts.seconds), RATE)
+end
+
+--- Memory of a producer whose consumer stops reading.
+local function stall()
+  local port, registry, provider = fleet()
+  local before = bench.rss_kib(provider)
+  local consumer = start(micro("stall", port, 10))
+  await(consumer, "reading", 20)
+  bench.sleep(2)
+  local early = bench.rss_kib(provider)
+  bench.sleep(6)
+  say("micro.stall.producer_rss_before", before, "KiB", "%.0f")
+  say("micro.stall.producer_rss_after_2s", early, "KiB", "%.0f")
+  say("micro.stall.producer_rss_after_8s", bench.rss_kib(provider), "KiB", "%.0f")
+  stop(consumer)
+  stop(provider)
+  stop(registry)
+end
+
+--- Memory of a registry for each connection.
+local function idle()
+  local port = bench.port()
+  local registry = serve(micro("registry", port), 0)
+  local before = bench.rss_kib(registry)
+  local clients = start(micro("idle", port, opts.slaves))
+  await(clients, "connected", 120)
+  bench.sleep(1)
+  say("micro.idle.rss_per_connection", (bench.rss_kib(registry) - before) / opts.slaves, "KiB")
+  local cpu = bench.cpu_s(registry)
+  bench.sleep(20)
+  say("micro.idle.cpu", (bench.cpu_s(registry) - cpu) / 20 * 100, "%_of_a_core")
+  stop(clients)
+  stop(registry)
+end
+
+function M.run()
+  calls()
+  finds()
+  streams()
+  stall()
+  idle()
+end
+
+return M

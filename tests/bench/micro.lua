@@ -1,0 +1,177 @@
+--- micro.lua: what the micro benchmark measures, one process per part.
+---
+---   znlrun micro.lua registry PORT [ADDRESSES]       with so many addresses registered beforehand
+---   znlrun micro.lua provider REGISTRY               answers /echo and /chunks
+---   znlrun micro.lua call REGISTRY IN_FLIGHT SECONDS   prints the result
+---   znlrun micro.lua find REGISTRY CONNECTIONS IN_FLIGHT SECONDS   so many on each connection
+---   znlrun micro.lua stream REGISTRY SECONDS
+---   znlrun micro.lua stall REGISTRY SECONDS          asks for a stream and reads nothing
+---   znlrun micro.lua idle REGISTRY CONNECTIONS       registers, then sleeps
+--- SPDX-License-Identifier: MIT
+
+package.path = arg[0]:match("^(.-)[^/]*$") .. "?.lua;" .. package.path
+local measure = require("measure")
+local znl = require("znl")
+
+local WARM_UP_US = 500000
+local HOST = "127.0.0.1"
+--- The member that makes an object of about 200 bytes of JSON: the shape of ws_echo.mjs.
+local TEXT = ("x"):rep(176)
+
+local function say(line)
+  print(line)
+  io.stdout:flush()
+end
+
+--- A value no two requests have in common; of about 200 bytes as JSON.
+local function payload(number)
+  return { n = number, text = TEXT }
+end
+
+local function application(namespace, registry, more)
+  local options = {
+    namespace = namespace, host = HOST, advertise_host = HOST, port = 0,
+    registry = { host = HOST, port = tonumber(registry) },
+  }
+  for name, value in pairs(more or {}) do options[name] = value end
+  local app = znl.application(options)
+  return app, function() assert(app:start()) end
+end
+
+--- Runs `ask(number)` in IN_FLIGHT tasks until the time is over; then prints the figures.
+local function load(in_flight, seconds, ask, finish)
+  local now_us, latency = measure.now_us, measure.latency()
+  local starts = now_us() + WARM_UP_US
+  local ends = starts + seconds * 1e6
+  local open, errors, number = in_flight, 0, 0
+  local cpu_starts, first_error
+  for _ = 1, in_flight do
+    znl.spawn(function()
+      local asked = now_us()
+      while asked < ends do
+        number = number + 1
+        local problem = ask(number)
+        local answered = now_us()
+        if problem then
+          errors = errors + 1
+          first_error = first_error or problem
+        elseif asked >= starts and answered < ends then
+          latency:add(answered - asked)
+        end
+        if cpu_starts == nil and answered >= starts then cpu_starts = os.clock() end
+        asked = answered
+      end
+      open = open - 1
+      if open > 0 then return end
+      local cpu = os.clock() - (cpu_starts or 0)
+      if first_error then io.stderr:write("micro.lua: ", first_error, "\n") end
+      measure.report {
+        { "rate", latency.count / seconds, "%.0f" }, { "p50_us", latency:percentile_us(0.5), "%.1f" },
+        { "p99_us", latency:percentile_us(0.99), "%.1f" }, { "cpu_s", cpu, "%.3f" },
+        { "total", number }, { "errors", errors },
+      }
+      finish()
+    end)
+  end
+end
+
+local parts = {}
+
+function parts.registry(port, addresses)
+  local registry = znl.registry { host = HOST, port = tonumber(port) }
+  assert(registry:start())
+  for number = 1, tonumber(addresses or 0) do
+    registry.directory:add("filler", ("10.%d.%d.%d:%d"):format(number / 65536 % 256, number / 256 % 256,
+      number % 256, 1000 + number % 60000))
+  end
+  say("ready")
+end
+
+function parts.provider(registry)
+  local app, start = application("provider", registry)
+  app:route("/echo", function(req) return req.data end)
+  app:route("/chunks", function(req)
+    local number = 0
+    while not req.data.count or number < req.data.count do
+      number = number + 1
+      if not req:write(payload(number)) then return end
+    end
+  end)
+  start()
+  say("ready")
+end
+
+function parts.call(registry, in_flight, seconds)
+  local app, start = application("consumer", registry)
+  start()
+  assert(app:call("provider", "/echo", payload(0)))
+  load(tonumber(in_flight), tonumber(seconds), function(number)
+    local data, message = app:call("provider", "/echo", payload(number))
+    if not data then return message end
+    if data.n ~= number or data.text ~= TEXT then return "an answer differs from its request" end
+  end, function() app:stop() end)
+end
+
+function parts.find(registry, connections, in_flight, seconds)
+  local clients, count = {}, tonumber(connections)
+  for number = 1, count do
+    clients[number] = assert(znl.client.connect {
+      host = HOST, port = tonumber(registry), path = ("/%s/%d/finder"):format(HOST, 10000 + number),
+    })
+  end
+  local wanted = { namespace = "finder" }
+  load(count * tonumber(in_flight), tonumber(seconds), function(number)
+    local address, message = clients[number % count + 1]:request("/-/find", wanted)
+    if not address then return message or "nothing found" end
+    if address.host ~= HOST then return "another address than registered" end
+  end, function() for _, client in ipairs(clients) do client:close() end end)
+end
+
+function parts.stream(registry, seconds)
+  local app, start = application("consumer", registry)
+  start()
+  local starts = measure.now_us() + WARM_UP_US
+  local ends = starts + seconds * 1e6
+  local chunks, expected = 0, 0
+  for chunk in app:stream("provider", "/chunks", {}) do
+    expected = expected + 1
+    if chunk.n ~= expected then error("a chunk is missing") end
+    if expected % 64 == 0 then
+      local now = measure.now_us()
+      if now >= starts then chunks = chunks + 64 end
+      if now >= ends then break end
+    end
+  end
+  measure.report { { "rate", chunks / seconds, "%.0f" }, { "chunks", chunks } }
+  app:stop()
+end
+
+function parts.stall(registry, seconds)
+  local app, start = application("consumer", registry)
+  start()
+  local client = assert(app:get("provider"))
+  local stream = assert(client:stream("/chunks", {}))
+  assert(stream:read())
+  say("reading=1")
+  znl.sleep(seconds * 1000)
+  stream:close()
+  app:stop()
+end
+
+function parts.idle(registry, connections)
+  for number = 1, tonumber(connections) do
+    assert(znl.client.connect {
+      host = HOST, port = tonumber(registry),
+      path = ("/%s/%d/idle-%d"):format(HOST, 1 + number % 65535, number % 100),
+    })
+  end
+  say("connected=" .. connections)
+  znl.sleep(3600000)
+end
+
+local part = parts[arg[1]]
+if not part then
+  io.stderr:write("micro.lua: unknown part ", tostring(arg[1]), "\n")
+  os.exit(2)
+end
+part(unpack(arg, 2))
