@@ -122,11 +122,16 @@ local function rss_kib(process)
   return tonumber(read(("/proc/%d/status"):format(process.pid)):match("VmRSS:%s*(%d+)"))
 end
 
-local port = 20000 + tonumber(tostring(os.time()):sub(-4)) % 5000
-local function endpoint()
-  port = port + 1
-  return "tcp://127.0.0.1:" .. port
+local last_port = 20000 + tonumber(tostring(os.time()):sub(-4)) % 5000
+
+--- A port that nothing listens on.
+local function port()
+  local used = read("/proc/net/tcp") .. read("/proc/net/tcp6")
+  repeat last_port = last_port + 1 until not used:find((":%04X "):format(last_port), 1, true)
+  return last_port
 end
+
+local function endpoint() return "tcp://127.0.0.1:" .. port() end
 
 local function fields(line)
   local values = {}
@@ -150,19 +155,13 @@ end
 M.list, M.median, M.read, M.command, M.sleep = list, median, read, command, sleep
 M.pinned, M.start, M.await, M.stop, M.fail = pinned, start, await, stop, fail
 M.cpu_s, M.rss_kib, M.endpoint, M.fields, M.lua = cpu_s, rss_kib, endpoint, fields, lua
-M.say, M.note, M.work = say, note, work
+M.say, M.note, M.work, M.port = say, note, work, port
 
 --- Sets a variable of the environment for processes started later.
 function M.setenv(name, value) ffi.C.setenv(name, value, 1) end
 
 --- A process that ended by itself: no longer one to stop.
 function M.forget(process) running[process.pid] = nil end
-
---- The next free port.
-function M.port()
-  port = port + 1
-  return port
-end
 
 --- Collects the values of several rounds: add(values), then median(name).
 function M.rounds()
