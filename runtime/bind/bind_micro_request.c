@@ -158,8 +158,10 @@ void znl_micro_call_write_on(znl_micro_call *call)
     znl_wait writer = call->writer;
     if (writer.task == NULL)
         return;
-    int err = znl_micro_chunk(
-            link->micro, call->name, znl_frame_of(call->held.data, call->held.size));
+    znl_frame chunk = {NULL, 0}; /* absent; JSON has one byte at least */
+    if (call->held.size > 0)
+        chunk = znl_frame_of(call->held.data, call->held.size);
+    int err = znl_micro_chunk(link->micro, call->name, chunk);
     if (err == ZNL_E_BUSY)
         return;
     call->writer = (znl_wait){NULL, 0};

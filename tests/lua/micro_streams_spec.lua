@@ -65,6 +65,15 @@ describe("a stream of znl.core.micro", function()
     assert.same({ false }, { stream:read() })
   end)
 
+  it("carries nothing also when it had to wait", function()
+    local conn = scene:pair(function(req)
+      for i = 1, 6 do assert(req:write(i % 2 == 0 and i or nil)) end
+    end)
+    local stream = assert(conn:stream("/", nil, nil, 1))
+    for i = 1, 6 do assert.same({ true, i % 2 == 0 and i or nil }, { stream:read(5000) }) end
+    assert.same({ false }, { stream:read() })
+  end)
+
   it("comes from an iterator, too", function()
     local conn = scene:pair(function(req)
       if req.data == "stateful" then return ipairs({ "a", "b" }) end
