@@ -74,14 +74,15 @@ static int is_turned_away(lua_State *L, struct upgrade *upgrade)
     push_target(L, upgrade->head);
     push_headers(L, upgrade->head);
     lua_pushstring(L, znl_http_peer(upgrade->exchange));
-    int status = 500; /* who cannot judge does not let in */
+    int is_refused = 1, status = 500; /* who cannot judge does not let in */
     const char *text = "";
     if (znl_micro_box_emit(L, upgrade->box, 4, 2)) {
-        status = lua_isnil(L, -2) ? 0 : (int)lua_tointeger(L, -2);
+        is_refused = !lua_isnil(L, -2);
+        status = lua_type(L, -2) == LUA_TNUMBER ? (int)lua_tointeger(L, -2) : 403;
         if (lua_type(L, -1) == LUA_TSTRING)
             text = lua_tostring(L, -1);
     }
-    if (status != 0) {
+    if (is_refused) {
         if (status < 400 || status > 599)
             status = 403;
         upgrade->box->turned_away++;
@@ -89,7 +90,7 @@ static int is_turned_away(lua_State *L, struct upgrade *upgrade)
         upgrade->exchange = NULL;
     }
     lua_settop(L, top);
-    return status != 0;
+    return is_refused;
 }
 
 /* (upgrade): answers it with 101 and tells on_event("connection"). */
@@ -246,6 +247,9 @@ int znl_micro_core_connect(lua_State *L)
     znl_micro_box *box = znl_micro_box_check(L);
     luaL_checktype(L, 2, LUA_TTABLE);
     lua_settop(L, 2);
+    if (!znl_sched_is_task(L))
+        znl_sched_park_as(
+                L, "connect"); /* raises, and says why, before there is a connection */
     znl_frame host = znl_lua_fieldtext(L, 2, "host", ZNL_HOST_BYTES_MAX);
     znl_frame path = znl_lua_fieldtext(L, 2, "path", ZNL_MICRO_PATH_BYTES_MAX);
     uint32_t port = znl_lua_fieldu32(L, 2, "port", 0, 65535);

@@ -76,6 +76,32 @@ describe("znl.core.micro, when something ends:", function()
       assert.same({ "CLOSED", "CLOSED", "CLOSED", "CLOSED", "closed" }, order)
     end)
 
+    it("that goes while a request of it is queued is forgotten by the queue", function()
+      local go = sched.event()
+      local conn = scene:pair(function(req)
+        if req.data == 1 then go:wait() end
+        return req.data
+      end, { max_concurrency = 1 })
+      local first = ask(conn, "/", 1)
+      eventually(function() return scene.server:counters().handlers == 1 end)
+      for _ = 1, 20 do
+        local other = scene:connect()
+        ask(other, "/", 2)
+        eventually(function() return scene.server:counters().queued == 1 end)
+        other:drop()
+        eventually(function() return scene.server:counters().queued == 0 end)
+        for i = #scene.server_events, 1, -1 do scene.server_events[i] = nil end
+        sched.sleep(1)
+        collectgarbage()
+        collectgarbage()
+      end
+      local second, third = ask(conn, "/", 2), ask(scene:connect(), "/", 3)
+      go:set()
+      eventually(function() return first.is_there and second.is_there and third.is_there end)
+      assert.same({ 1, 2, 3 }, { first.value, second.value, third.value })
+      idle()
+    end)
+
     it("may be closed by the handler of a request of it", function()
       for _, how in ipairs { "close", "drop" } do
         local conn = scene:pair(function(req)
@@ -164,6 +190,24 @@ describe("znl.core.micro, when something ends:", function()
   end)
 
   describe("an upgrade", function()
+    it("outside a task is misuse, and leaves nothing behind", function()
+      scene:serve(function() end)
+      local options = { host = "127.0.0.1", port = scene.server:port() }
+      local core = micro.new({})
+      local known = setmetatable({ core = core }, { __mode = "v" })
+      local ok, message
+      local thread = coroutine.create(function() ok, message = pcall(core.connect, core, options) end)
+      assert(coroutine.resume(thread))
+      assert.is_false(ok)
+      assert.truthy(message:find("must be called from a coroutine made by znl", 1, true))
+      core, thread = nil, nil
+      for _ = 1, 3 do
+        collectgarbage()
+        sched.sleep(1)
+      end
+      assert.is_nil(known.core)
+    end)
+
     it("may be refused before it is answered", function()
       local asked = {}
       scene:serve(function() return 1 end, {
@@ -173,6 +217,9 @@ describe("znl.core.micro, when something ends:", function()
           local path = ...
           if path == "/no" then return 401, "who are you" end
           if path == "/odd" then return 9999 end
+          if path == "/zero" then return 0 end
+          if path == "/false" then return false end
+          if path == "/text" then return "not you" end
           if path == "/fails" then error("on purpose") end
         end,
       })
@@ -181,13 +228,13 @@ describe("znl.core.micro, when something ends:", function()
       assert.equal("/yes", asked[1][1])
       assert.equal("me", asked[1][2]["x-who"])
       assert.truthy(asked[1][3]:find("127.0.0.1:", 1, true))
-      for _, path in ipairs { "/no", "/odd", "/fails" } do
+      for _, path in ipairs { "/no", "/odd", "/zero", "/false", "/text", "/fails" } do
         local conn, message, code = scene:connect { path = path }
         assert.is_nil(conn)
         assert.equal("REFUSED", code)
         if path == "/no" then assert.truthy(message:find("401", 1, true)) end
       end
-      assert.equal(3, scene.server:counters().turned_away)
+      assert.equal(6, scene.server:counters().turned_away)
       assert.equal(1, scene.server:counters().accepted)
       scene.server:check_upgrades(false)
       assert(scene:connect { path = "/no" })
