@@ -388,22 +388,19 @@ function M.serve(opts)
   local host, port = opts.listen:match("^(.+):(%d+)$")
   if tonumber(port) > 65535 then error("websocket.serve: the port must be in 0..65535", 2) end
   local self = setmetatable({ opts = opts, open = {}, count = 0, closed = false }, Server)
-  self.forget = runtime.on_stop(function()
-    self:close()
-    local latest = sched.now_ms() + opts.close_ms
-    while self.count > 0 and sched.now_ms() < latest do sched.sleep(LOOK_MS) end
-  end)
   local raw, message, code = core.listen({
     host = host, port = tonumber(port), tls = opts.tls, max_connections = opts.max_connections,
     head_ms = opts.handshake_ms, max_body_bytes = opts.max_body_bytes,
     max_message_bytes = opts.max_message_bytes, max_queue_bytes = opts.max_queue_bytes,
     max_inbox_bytes = opts.max_inbox_bytes, close_ms = opts.close_ms,
   }, scope.bind(function(exchange, request) serve(self, exchange, request) end))
-  if not raw then
-    self.forget()
-    return nil, message, code
-  end
+  if not raw then return nil, message, code end
   self.core, self.port = raw, raw:port()
+  self.forget = runtime.on_stop(function()
+    self:close()
+    local latest = sched.now_ms() + opts.close_ms
+    while self.count > 0 and sched.now_ms() < latest do sched.sleep(LOOK_MS) end
+  end)
   scope.own(self)
   return self
 end

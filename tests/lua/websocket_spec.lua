@@ -284,6 +284,23 @@ describe("websocket", function()
     assert.equal("\136\0", c:read("all", 1000)) -- without a code, as it came
   end)
 
+  it("that is misused leaves nothing for the end of the run", function()
+    local runtime = require("znl.core.runtime")
+    local on_stop, count = runtime.on_stop, 0
+    runtime.on_stop = function(fn)
+      count = count + 1
+      local forget = on_stop(fn)
+      return function()
+        count = count - 1
+        forget()
+      end
+    end
+    local ok = pcall(websocket.serve, { listen = "127.0.0.1:0", tls = { verfy = true }, handle = function() end })
+    runtime.on_stop = on_stop
+    assert.is_false(ok)
+    assert.equal(0, count)
+  end)
+
   it("drops a peer that does not close", function()
     local ended
     local server = serve {
