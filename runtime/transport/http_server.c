@@ -279,10 +279,12 @@ static void on_again(znl_deferred *deferred)
 {
     znl_http_exchange *it = (znl_http_exchange *)(void *)((char *)deferred -
             offsetof(znl_http_exchange, again));
-    if (it->input.size > 0)
-        work(it, znl_frame_of(it->input.data, it->input.size));
-    else
+    if (it->input.size == 0) {
         drop(it, LINGER_MS); /* the peer has ended, and was waited for */
+        return;
+    }
+    znl_stream_pause(it->stream, 0); /* so much may have come meanwhile that it was paused */
+    work(it, znl_frame_of(it->input.data, it->input.size));
 }
 
 /* Reading a head again from its start costs nothing as long as a line has not ended. */

@@ -34,6 +34,7 @@ struct site {
     size_t body_size;
     znl_http_exchange *waiting[16];
     size_t waiting_count;
+    znl_http_exchange *released; /* answered by the next request */
     znl_stream *upgraded;
     char rest[64];
     size_t rest_size;
@@ -90,6 +91,9 @@ static void on_request(
         memcpy(site->body, body.data, body.size);
     switch (site->mode) {
     case AT_ONCE:
+        if (site->released != NULL)
+            znl_http_respond(site->released, 200, "", znl_frame_text(""));
+        site->released = NULL;
         znl_http_respond(exchange, 200, "X: y\r\n", body.size > 0 ? body : head->target);
         break;
     case LATER:
@@ -374,6 +378,35 @@ static void peer_that_sends_ahead_is_not_read_for_ever(void **state)
     assert_memory_equal(heard, "HTTP/1.1 200 OK", 15);
     RUN_UNTIL(site.loop, (hear(fd), strstr(heard, "HTTP/1.1 400 ") != NULL));
     close(fd);
+    close_site(&site);
+}
+
+/* Between an answer and the look at what came before it, so much may come that reading stops. It goes on. */
+static void peer_that_sent_ahead_is_read_again(void **state)
+{
+    (void)state;
+    enum { LIMIT = 16384 + 65536 };
+    static char ahead[LIMIT + 65536];
+    const size_t unit = sizeof GET_A - 1;
+    const size_t first = LIMIT / unit - 1, all = sizeof ahead / unit;
+    for (size_t i = 0; i < all; i++)
+        memcpy(ahead + i * unit, GET_A, unit);
+    struct site site = {.mode = LATER};
+    open_site(&site);
+    int fd = raw_connect(&site), other = raw_connect(&site);
+    say(fd, GET_A);
+    RUN_UNTIL(site.loop, site.requests == 1);
+    say_bytes(fd, ahead, first * unit);
+    run_for(site.loop, 20);
+    site.mode = AT_ONCE;
+    site.released = site.waiting[0];
+    say(other, GET_A); /* its request is read first, and answers the one that waits */
+    say_bytes(fd, ahead + first * unit, (all - first) * unit);
+    RUN_UNTIL(site.loop, (forget(), hear(fd), site.requests >= all + 2));
+    say(fd, GET_A);
+    RUN_UNTIL(site.loop, (forget(), hear(fd), site.requests == all + 3));
+    close(fd);
+    close(other);
     close_site(&site);
 }
 
@@ -768,6 +801,7 @@ int main(void)
             cmocka_unit_test(pipelined_requests_are_answered_in_order),
             cmocka_unit_test(pipelined_requests_wait_for_late_answers),
             cmocka_unit_test(peer_that_sends_ahead_is_not_read_for_ever),
+            cmocka_unit_test(peer_that_sent_ahead_is_read_again),
             cmocka_unit_test(answer_to_a_peer_that_has_gone_is_dropped),
             cmocka_unit_test(answer_after_the_server_has_closed_is_dropped),
             cmocka_unit_test(server_may_close_inside_a_request),
