@@ -1,5 +1,6 @@
 --- Applications of the micro protocol, over sockets of this process. SPDX-License-Identifier: MIT
 local eventually = require("support.eventually")
+local folder = require("support.folder")
 local sched = require("znl.core.sched")
 local small_registry = require("support.small_registry")
 local znl = require("znl")
@@ -552,6 +553,42 @@ describe("application", function()
     assert.matches("^%x+%-%x+%-4%x+%-[89ab]%x+%-%x+$", runs[1]._correlationId)
     assert.equal(runs[1]._correlationId, runs[2]._correlationId)
     assert.equal("/nowhere", select(2, one:call("svc", "/nowhere")))
+  end)
+
+  it("knows a registry of znlrun by TLS and a secret", function()
+    local dir = folder.new()
+    local certificate, key = dir:at("certificate.pem"), dir:at("key.pem")
+    local made = os.execute(("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 " ..
+      "-subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout %s -out %s 2>/dev/null"):format(
+      key, certificate))
+    if made ~= 0 and made ~= true then
+      dir:remove()
+      return pending("needs the command openssl")
+    end
+    local tls = { certificate = certificate, key = key }
+    local real = znl.registry { host = "127.0.0.1", port = 0, secret = "of both", tls = tls, config_dir = false }
+    assert(real:start())
+    started[1] = real
+    local where = { host = "127.0.0.1", port = real:port(), secret = "of both", tls = { authorities = certificate } }
+    local own = { registry = where, tls = tls, connect_tls = { authorities = certificate } }
+    local one = start("one", own, { ["/who"] = function() return "one" end })
+    local two = start("two", own)
+    eventually(function() return real:namespaces().one == 1 and real:namespaces().two == 1 end)
+    assert.equal("one", two:call("one", "/who"))
+    local got
+    assert(one:publish("t", { n = 1 }))
+    assert(two:subscribe("t", function(payload) got = payload end))
+    assert.same({ n = 1 }, got)
+    for _, change in ipairs { { secret = "another" }, { tls = false } } do
+      local address = {}
+      for name, value in pairs(where) do address[name] = value end
+      for name, value in pairs(change) do address[name] = value or nil end
+      local app = znl.application(options_of("three", { registry = address }))
+      assert.is_nil((app:start()))
+      assert.is_false(app:running())
+    end
+    assert.is_nil(real:namespaces().three)
+    dir:remove()
   end)
 
   it("is collected when it has stopped and nobody holds it", function()
