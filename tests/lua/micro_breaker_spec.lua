@@ -229,3 +229,17 @@ describe("judge", function()
     assert.equal("success", breakers.judge("CANCELLED", true))
   end)
 end)
+
+describe("record", function()
+  it("counts a connection that ends once, whatever was under way on it", function()
+    local breaker = breakers.new(breakers.read({ failure_threshold = 2 }, 2, "test", 1), function() return 0 end)
+    local function fails(client)
+      caller.record({}, breaker, client, breaker:probe(client.key), { code = "CLOSED", is_remote = false })
+    end
+    local first, second = { key = "a:1" }, { key = "a:1" }
+    for _ = 1, 5 do fails(first) end
+    assert.equal("closed", breaker.records["a:1"].status)
+    fails(second)
+    assert.equal("open", breaker.records["a:1"].status)
+  end)
+end)

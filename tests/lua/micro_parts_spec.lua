@@ -332,6 +332,15 @@ describe("namespaces", function()
     assert.same({ "svc" }, n:list())
   end)
 
+  it("keeps no connection that another one has replaced meanwhile", function()
+    known = { "a:1" }
+    local n = make {
+      dial = function() return { key = "a:1", conn = fake_conn(false, true), is_retired = true } end,
+    }
+    assert.equal("a:1", assert(n:get("svc")).key)
+    assert.same({}, n:list())
+  end)
+
   it("finishes a look-up whose asker has gone", function()
     known = { "a:1" }
     local n = make { connections = 1 }

@@ -69,7 +69,8 @@ describe("znlrun registry", function()
       keys[#keys + 1] = row.namespace .. " " .. row.key
     end
     assert.same({ "users 10.0.0.1:1", "users 10.0.0.1:2" }, keys)
-    assert.same({ 0, "10.0.0.1:2\n", "" }, { run("find", "ws://" .. where, "users", "--exclude", "10.0.0.1:1", secret()) })
+    assert.same({ 0, "10.0.0.1:2\n", "" },
+      { run("find", "ws://" .. where, "users", "--exclude", "10.0.0.1:1", secret()) })
     local message
     code, out, message = run("find", where, "none", secret())
     assert.same({ 1, "" }, { code, out })

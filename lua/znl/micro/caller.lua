@@ -60,6 +60,11 @@ function M.record(plan, breaker, client, ticket, failure)
     verdict = ask_hook(plan, plan.should_record, failure, true) and "failure" or "neither"
   else
     verdict = breakers.judge(failure.code, failure.is_remote)
+    -- A connection that ends fails all that was asked on it; that is one failure of the instance.
+    if failure.code == "CLOSED" and not failure.is_remote then
+      if client.is_blamed then verdict = "neither" end
+      client.is_blamed = true
+    end
   end
   if verdict == "failure" then
     breaker:fail(client.key, ticket)

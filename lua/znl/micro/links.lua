@@ -194,7 +194,12 @@ function Links:connect(host, port, timeout_ms)
       return nil, message, code
     end
   end
-  return attempt:wait()
+  local message, code
+  client, message, code = attempt:wait()
+  if not client then return nil, message, code end
+  -- The other end may have dialled meanwhile, and its connection taken the place of this one.
+  local current = self.clients[key]
+  return current and current.conn:is_open() and current or client
 end
 
 --- Closes all of them, those that are still dialled too.

@@ -189,7 +189,7 @@ local function run_lookup(self, entry, name, lookup, exclude)
   local ok, client, message, code = xpcall(look_up, where.locate, self, entry.namespace, exclude)
   if not ok then client, message, code = nil, client, "FAILED" end
   entry.lookups[name] = nil
-  if client and client.conn:is_open() then add(self, entry, client) end
+  if client and client.conn:is_open() and not client.is_retired then add(self, entry, client) end
   drop_if_empty(self, entry)
   lookup:set(client, message, code)
 end
