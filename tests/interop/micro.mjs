@@ -349,20 +349,25 @@ export class Server extends EventEmitter {
         if (!this.port) throw new Error("local port is not set");
         const path = encodeURI(`${this.host}/${this.port}/${this.namespace}`);
         const socket = new WebSocket(`ws://${host}:${port}/${path}`);
-        await new Promise((resolve, reject) => {
+        return new Promise((resolve, reject) => {
             const timer = setTimeout(() => {
                 reject(new Error("Connection timeout"));
                 socket.terminate();
             }, timeout);
-            socket.once("open", resolve);
-            socket.once("error", reject);
-            socket.once("close", () => reject(new Error("Connection closed")));
-            socket.once("open", () => clearTimeout(timer));
-            socket.once("error", () => clearTimeout(timer));
+            const ended = (error) => {
+                clearTimeout(timer);
+                reject(error ?? new Error("Connection closed"));
+            };
+            socket.once("error", ended);
+            socket.once("close", () => ended());
+            // At once, not a turn later: requests may come with the answer to the upgrade.
+            socket.once("open", () => {
+                clearTimeout(timer);
+                const client = new Client(this, socket, { host, port, extras: [] });
+                this.#add(client);
+                resolve(client);
+            });
         });
-        const client = new Client(this, socket, { host, port, extras: [] });
-        this.#add(client);
-        return client;
     }
 
     async stop() {

@@ -3,7 +3,7 @@
 // micro_stage.mjs plays the others. js is micro.mjs, which proves the stage; lua is znlrun.
 //
 //   ZNLRUN        the binary; default ../../build/znlrun. Without it the lua part is skipped.
-//   ZNL_KINDS     only these: "js,lua"
+//   ZNL_KINDS     only these: "v1,v2,lua"; either of the first two means js
 //   ZNL_MICRO     the vectors; default ../vectors/micro
 //
 // SPDX-License-Identifier: MIT
@@ -19,12 +19,12 @@ import { DEPARTURES } from "./micro_departures.mjs";
 import { Routes } from "./micro_routes.mjs";
 import { SCENES } from "./micro_scenes.mjs";
 import { Stage } from "./micro_stage.mjs";
-import { MicroPeer, QUIET } from "./micro_peers.mjs";
+import { KINDS as WANTED, MicroPeer, QUIET } from "./micro_peers.mjs";
 import { SKIP_LUA } from "./scene.mjs";
 
 const here = dirname(fileURLToPath(import.meta.url));
 const VECTORS = process.env.ZNL_MICRO ?? join(here, "../vectors/micro");
-const KINDS = (process.env.ZNL_KINDS ?? "js,lua").split(",");
+const KINDS = [...new Set(WANTED.map((kind) => (kind === "lua" ? "lua" : "js")))];
 const read = (file) => JSON.parse(readFileSync(join(VECTORS, file)));
 const NAMESPACES = { provider: "svc", provider2: "svc" };
 
