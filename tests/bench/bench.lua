@@ -160,6 +160,13 @@ M.say, M.note, M.work, M.port = say, note, work, port
 --- Sets a variable of the environment for processes started later.
 function M.setenv(name, value) ffi.C.setenv(name, value, 1) end
 
+--- Ends a process as a crash does.
+function M.kill(process)
+  os.execute("kill -KILL " .. process.pid)
+  while alive(process) do sleep(0.01) end
+  running[process.pid] = nil
+end
+
 --- A process that ended by itself: no longer one to stop.
 function M.forget(process) running[process.pid] = nil end
 

@@ -150,11 +150,34 @@ local function idle()
   stop(registry)
 end
 
+--- Calls among applications that know each other, while their registry is killed and starts again.
+local function restart()
+  local SERVICES, SECONDS, DOWN_SECONDS = 50, 8, 1
+  local port = bench.port()
+  local registry = serve(micro("registry", port), 0)
+  local services = serve(micro("services", port, SERVICES), 0)
+  local caller = start(pinned(1) .. micro("calls", port, SERVICES, SECONDS))
+  await(caller, "calling", 20)
+  bench.sleep(1.5)
+  bench.kill(registry)
+  bench.sleep(DOWN_SECONDS)
+  registry = serve(micro("registry", port), 0)
+  local listed = measure(micro("listed", port, SERVICES), "listed_ms=%d+")
+  local values = fields(await(caller, "rate=[^\n]+", SECONDS + 20))
+  bench.forget(caller)
+  say("micro.restart.calls", values.total, "calls", "%.0f")
+  say("micro.restart.failed", values.errors, "calls", "%.0f")
+  say("micro.restart.all_listed_after", listed.listed_ms, "ms", "%.0f")
+  stop(services)
+  stop(registry)
+end
+
 function M.run()
   calls()
   finds()
   streams()
   stall()
+  restart()
   idle()
 end
 

@@ -6,6 +6,9 @@
 ---   znlrun micro.lua find REGISTRY CONNECTIONS IN_FLIGHT SECONDS   so many on each connection
 ---   znlrun micro.lua stream REGISTRY SECONDS
 ---   znlrun micro.lua stall REGISTRY SECONDS          asks for a stream and reads nothing
+---   znlrun micro.lua services REGISTRY COUNT         so many applications, svc-1, svc-2, …
+---   znlrun micro.lua calls REGISTRY COUNT SECONDS    calls them all, again and again; prints the result
+---   znlrun micro.lua listed REGISTRY COUNT           how long until they are all listed
 ---   znlrun micro.lua idle REGISTRY CONNECTIONS       registers, then sleeps
 --- SPDX-License-Identifier: MIT
 
@@ -156,6 +159,46 @@ function parts.stall(registry, seconds)
   znl.sleep(seconds * 1000)
   stream:close()
   app:stop()
+end
+
+function parts.services(registry, count)
+  for number = 1, tonumber(count) do
+    local app, start = application("svc-" .. number, registry)
+    app:route("/echo", function(req) return req.data end)
+    start()
+  end
+  say("ready")
+end
+
+--- Calls that go on while the registry dies and comes back: each address is known beforehand.
+function parts.calls(registry, count, seconds)
+  local app, start = application("consumer", registry)
+  start()
+  count = tonumber(count)
+  for number = 1, count do assert(app:call("svc-" .. number, "/echo", payload(0))) end
+  say("calling=1")
+  load(count, tonumber(seconds), function(number)
+    local data, message = app:call("svc-" .. number % count + 1, "/echo", payload(number))
+    if not data then return message end
+  end, function() app:stop() end)
+end
+
+function parts.listed(registry, count)
+  local starts = measure.now_us()
+  while true do
+    local client = znl.client.connect {
+      host = HOST, port = tonumber(registry), path = "/127.0.0.1/1/looking",
+    }
+    local found = 0
+    for number = 1, client and tonumber(count) or 0 do
+      if not client:request("/-/find", { namespace = "svc-" .. number }) then break end
+      found = number
+    end
+    if client then client:close() end
+    if found == tonumber(count) then break end
+    znl.sleep(10)
+  end
+  measure.report { { "listed_ms", (measure.now_us() - starts) / 1000, "%.0f" } }
 end
 
 function parts.idle(registry, connections)
