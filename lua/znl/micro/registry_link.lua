@@ -20,6 +20,8 @@ local M = {}
 local CONNECT_MS = 5000
 --- After connecting, and once more when a connection nobody ended must have been found dead.
 local LOOK_AT_MS = { 2000, 30000 }
+--- A registry that lost us by a late close must see this one first, or it loses the next connection as well.
+local LOST_MS = 300
 --- Instances of one namespace that are left out in search of ourselves.
 local SIEVE_MAX = 64
 
@@ -100,6 +102,7 @@ local function check_listing(self, client)
     waited = at_ms
     if is_listed(self, client) == false and self.client == client then
       self.log.warn("the registry has lost this instance, connecting again", { registry = self.what })
+      client.is_lost = true
       client.conn:close()
       return
     end
@@ -135,6 +138,11 @@ local function keep_up(self, epoch, client)
         self.opts.on_change(false, client.reason)
       end
       begin_attempt(self)
+      if client.is_lost then
+        self.waiting = sched.event()
+        self.waiting:wait(LOST_MS)
+        if not is_current(self, epoch) then return end
+      end
     end
     local message
     client, message = connect(self)
