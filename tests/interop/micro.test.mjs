@@ -9,6 +9,7 @@
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { endAll, freePort, KINDS, MicroPeer, NO_LUA, QUIET } from "./micro_peers.mjs";
+import { Raw } from "./micro_raw.mjs";
 import { sleep, until } from "./scene.mjs";
 
 const limit = { timeout: 30000 };
@@ -420,8 +421,6 @@ describe("two applications that open connections to each other at once", () => {
 });
 
 describe("processes that die", { concurrency: 2 }, () => {
-    const port = freePort;
-
     /** Objects in processes of their own. */
     async function apart(kinds, body) {
         const peers = [];
@@ -439,7 +438,7 @@ describe("processes that die", { concurrency: 2 }, () => {
             },
         };
         try {
-            w.registryPort = await port();
+            w.registryPort = await freePort();
             w.registry = await w.start("registry", kinds.registry, { port: w.registryPort });
             await body(w);
         } finally {
@@ -525,6 +524,77 @@ describe("processes that die", { concurrency: 2 }, () => {
             );
             assert.ok(Date.now() - began < 2500, `${Date.now() - began} ms`);
             provider.peer.process.kill("SIGCONT");
+        }),
+    );
+
+    test("an instance that a v1 registry has lost comes back", { skip: NO_LUA, ...limit }, () =>
+        apart({ registry: "v1" }, async (w) => {
+            const port = await freePort();
+            // Somebody holds the key, is replaced, and takes its time to close: that unlists the key.
+            const old = await new Raw(w.registryPort).open(`/127.0.0.1/${port}/provider`);
+            await w.start("provider", "lua", { port });
+            await old.end();
+            await sleep(150);
+            old.destroy();
+            const consumer = await w.start("consumer", "v2");
+            const isListed = () =>
+                consumer.call("get", SVC).then(
+                    () => true,
+                    () => false,
+                );
+            await until("it to be listed again", isListed, 12000);
+        }),
+    );
+
+    test("the environment of the originals sets our heartbeat", { skip: NO_LUA, ...limit }, async () => {
+        const peer = new MicroPeer("lua", { env: { MICRO_HEARTBEAT_INTERVAL: "80" } });
+        const registry = peer.object("registry", "lua");
+        await registry.start("registry", undefined, {
+            heartbeat_ms: null,
+            heartbeat_timeout_ms: null,
+            heartbeat_check_ms: null,
+        });
+        const raw = await new Raw(registry.port).open("/10.0.0.1/1/quiet");
+        const beats = () => raw.frames.filter(({ payload }) => payload.includes("/-/heartbeat"));
+        await until("two heartbeats", () => beats().length >= 2, 2000);
+        raw.destroy();
+        await peer.end();
+    });
+
+    test("a registry with a secret", { skip: NO_LUA, ...limit }, () =>
+        apart({ registry: "lua" }, async (w) => {
+            await w.registry.stop();
+            const secret = "a secret of this test";
+            const port = w.registryPort;
+            w.registry = await w.start("registry", "lua", { port, secret }, "again");
+            const address = { host: "127.0.0.1", port };
+            await w.start("provider", "lua", { registry: { ...address, secret } });
+            await failing(w.start("consumer", "v2"));
+            await failing(w.start("consumer", "lua", { registry: { ...address, secret: "no" } }));
+            const consumer = await w.start("consumer", "lua", {
+                registry: { ...address, secret },
+            });
+            const answer = await consumer.call("call", { ...SVC, url: "/echo", data: 1 });
+            assert.deepEqual(answer, { data: 1 });
+        }),
+    );
+
+    test("a consumer of ours that does not read holds the producer back", { skip: NO_LUA, ...limit }, () =>
+        apart({ registry: "lua" }, async (w) => {
+            const provider = await w.start("provider", "lua");
+            const consumer = await w.start("consumer", "lua");
+            const stream = { ...SVC, url: "/stream/count", data: { count: 10000000 } };
+            await consumer.call("stream", { ...stream, take: 1000 });
+            const before_ = [provider.peer.rss(), consumer.peer.rss()];
+            const { chunks } = await consumer.call("stream", {
+                ...stream,
+                take: 1000,
+                idle_ms: 800,
+            });
+            assert.equal(chunks.length, 1000);
+            const after_ = [provider.peer.rss(), consumer.peer.rss()];
+            for (const i of [0, 1])
+                assert.ok(after_[i] - before_[i] < 8 * 1024 * 1024, `${after_[i] - before_[i]}`);
         }),
     );
 });

@@ -4,7 +4,6 @@
 //
 // SPDX-License-Identifier: MIT
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
 import { after, before, describe, test } from "node:test";
 import { MicroPeer, NO_LUA } from "./micro_peers.mjs";
 import { frame, OPCODE, Raw } from "./micro_raw.mjs";
@@ -30,8 +29,6 @@ describe("hostile peers", { skip: NO_LUA, concurrency: 4 }, () => {
     let nextPort = 40000;
     const dial = (object, namespace = "probe") =>
         raw(object).open(`/127.0.0.1/${nextPort++}/${namespace}`);
-    const rss = (peer = process_) =>
-        Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${peer.process.pid}/status`))[1]) * 1024;
 
     /** Both still serve whoever keeps the rules. */
     const stillServes = async () => {
@@ -286,7 +283,7 @@ describe("hostile peers", { skip: NO_LUA, concurrency: 4 }, () => {
     // --- floods ----------------------------------------------------------------------------
 
     test("a flood of declares meets a limit", limit, async () => {
-        const before_ = rss();
+        const before_ = process_.rss();
         const peer = await dial(registry);
         const payload = "x".repeat(1000);
         let id = 1;
@@ -303,7 +300,7 @@ describe("hostile peers", { skip: NO_LUA, concurrency: 4 }, () => {
         }
         const last = await peer.response(id - 1, 15000);
         assert.notEqual(last.status, 200, "10000 topics were taken");
-        const grown = rss() - before_;
+        const grown = process_.rss() - before_;
         assert.ok(grown < 64 * MIB, `${grown} bytes`);
         peer.destroy();
         await until("the topics to go with their publisher", async () => {
@@ -316,7 +313,7 @@ describe("hostile peers", { skip: NO_LUA, concurrency: 4 }, () => {
 
     test("requests nobody reads the answers of end the reading", limit, async () => {
         const peer = await dial(provider);
-        const before_ = rss();
+        const before_ = process_.rss();
         peer.socket.pause();
         const text = "y".repeat(10000);
         const one = frame(JSON.stringify({ id: 1, twoway: true, data: { url: "/echo", data: text }, mode: 0 }));
@@ -326,7 +323,7 @@ describe("hostile peers", { skip: NO_LUA, concurrency: 4 }, () => {
             if (peer.socket.writableLength > 16 * MIB) break;
         }
         await sleep(300);
-        const grown = rss() - before_;
+        const grown = process_.rss() - before_;
         assert.ok(grown < 48 * MIB, `${grown} bytes`);
         peer.destroy();
         await stillServes();
@@ -334,7 +331,7 @@ describe("hostile peers", { skip: NO_LUA, concurrency: 4 }, () => {
 
     test("a consumer that stops reading: the producer's memory is flat", limit, async () => {
         const peer = await dial(provider);
-        const before_ = rss();
+        const before_ = process_.rss();
         peer.socket.pause();
         peer.text({
             id: 1,
@@ -344,7 +341,7 @@ describe("hostile peers", { skip: NO_LUA, concurrency: 4 }, () => {
             stream: true,
         });
         await sleep(1500);
-        const grown = rss() - before_;
+        const grown = process_.rss() - before_;
         assert.ok(grown < 32 * MIB, `${grown} bytes`);
         peer.destroy();
         await stillServes();
@@ -378,8 +375,6 @@ describe("many connections", { skip: NO_LUA }, () => {
         const peer = new MicroPeer("lua");
         const registry = peer.object("registry", "lua");
         await registry.start("registry");
-        const memory = () =>
-            Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${peer.process.pid}/status`))[1]);
         const opened = [];
         const raws = [];
         const open = async (from, count) => {
@@ -394,9 +389,9 @@ describe("many connections", { skip: NO_LUA }, () => {
         };
         try {
             await open(0, 250); // warm
-            const before_ = memory();
+            const before_ = peer.rss();
             await open(250, COUNT);
-            const each = (memory() - before_) / COUNT;
+            const each = (peer.rss() - before_) / COUNT / 1024;
             assert.ok(each <= 24, `${each.toFixed(1)} KiB`);
             for (const made of opened.slice(0, 100)) {
                 const { data } = await made.ask(1, "/-/find", { namespace: "crowd-3" }).response(1);
