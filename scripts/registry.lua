@@ -7,14 +7,15 @@
 local argparse = require("argparse")
 local znl = require("znl")
 
-local function whole(text)
-  if text:find("^%d+$") then return tonumber(text) end
-  return nil, ("'%s' must be a whole number"):format(text)
+local function to_port(text)
+  local port = text:find("^%d+$") and tonumber(text)
+  if port and port <= 65535 then return port end
+  return nil, ("--port is '%s'; it must be a whole number in 0..65535"):format(text)
 end
 
 local parser = argparse("znlrun scripts/registry.lua", "Runs a registry of the micro protocol.")
 parser:option("--host", "Address to listen on (default: all)."):argname("<address>")
-parser:option("--port", "Port to listen on; 0: any. Without: REGISTRY_PORT, or 9000."):argname("<port>"):convert(whole)
+parser:option("--port", "Port to listen on; 0: any. Without: REGISTRY_PORT, or 9000."):argname("<port>"):convert(to_port)
 parser:option("--config-dir", "Folder of {namespace}.config.yaml (default: ~/.registry/configs, when it is there).")
   :argname("<path>")
 parser:flag("--no-config", "Read no configuration.")
@@ -34,7 +35,7 @@ local args = parser:parse()
 local secrets = {}
 for index, reference in ipairs(args.secret) do
   local ok, secret = pcall(znl.secret, reference)
-  if not ok then parser:error("--secret takes env:NAME or file:PATH") end
+  if not ok then parser:error(("--secret is '%s'; it must be env:NAME or file:PATH"):format(reference)) end
   secrets[index] = secret
 end
 if (args.tls_certificate == nil) ~= (args.tls_key == nil) then

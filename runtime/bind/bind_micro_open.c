@@ -12,6 +12,7 @@
 #include "base/limits.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #define OURS "Znl-Micro"
 #define OURS_LINE OURS ": 1\r\n"
@@ -209,8 +210,11 @@ static const char *push_header_lines(lua_State *L, int index)
 
 static int connect_failed(lua_State *L, int err, const char *address, const char *text)
 {
+    /* What is said of a connection that never was begins with the address. */
+    const int has_address = strncmp(text, address, strlen(address)) == 0;
     lua_pushnil(L);
-    lua_pushfstring(L, "connect: %s: %s", address, text);
+    lua_pushfstring(
+            L, "connect: %s%s%s", has_address ? "" : address, has_address ? "" : ": ", text);
     lua_pushstring(L, znl_err_code(err));
     return 3;
 }
@@ -270,7 +274,8 @@ int znl_micro_core_connect(lua_State *L)
         return results;
     lua_getfield(L, 2, "headers");
     const char *lines = push_header_lines(L, lua_gettop(L));
-    lua_pushfstring(L, "%s:%d", (const char *)host.data, (int)port);
+    lua_pushfstring(L, memchr(host.data, ':', host.size) != NULL ? "[%s]:%d" : "%s:%d",
+            (const char *)host.data, (int)port);
     int address = lua_gettop(L);
     znl_micro_link *link = znl_micro_link_new(L, box, 1);
     int conn = lua_gettop(L);

@@ -77,7 +77,8 @@ static void finish(znl_dial *dial, int fd, int err, const char *why)
     char text[ZNL_HOST_BYTES_MAX + 128];
     znl_wheel_stop(znl_loop_wheel(dial->loop), &dial->timer);
     if (err != 0)
-        snprintf(text, sizeof text, "no connection to %s port %u: %s", dial->host,
+        snprintf(text, sizeof text,
+                strchr(dial->host, ':') != NULL ? "[%s]:%u: %s" : "%s:%u: %s", dial->host,
                 (unsigned)dial->port, why);
     dial->done(dial->user, fd, err, err != 0 ? text : NULL);
 }

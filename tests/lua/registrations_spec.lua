@@ -115,6 +115,7 @@ describe("znl.micro.registrations", function()
     assert.same({ 3, 1 }, { r.list.count, r.directory:count("svc") })
     r.topics:subscribe(observer, "t")
     r.list:closed(one)
+    assert.same({ "+ h:1 svc" }, r.news()) -- who was never listed is not reported as unlisted either
     assert.equal(0, r.topics:counts().topics)
     assert.equal(1, r.directory:count("svc"))
   end)

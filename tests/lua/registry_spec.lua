@@ -365,11 +365,16 @@ describe("registry", function()
     files:write("state", "something else")
     local nothing, _, code = znl.registry { port = 0, config_dir = false, persist = files:at("state") }:start()
     assert.same({ nil, "INVALID" }, { nothing, code })
+    nothing, _, code = znl.registry { port = 0, config_dir = false, persist = files:at("none/state") }:start()
+    assert.same({ nil, "DENIED" }, { nothing, code })
   end)
 
   it("says what is wrong with its options", function()
     for _, case in ipairs {
-      { { port = 0, allow = {} }, "option allow" }, { { port = 0, allow = { "10.0.0.0/99" } }, "option allow" },
+      { { port = 0, allow = {} }, "option allow" },
+      { { port = 0, allow = { "10.0.0.0/99" } }, "option allow has \"10.0.0.0/99\": it has 99 bits" },
+      { { port = 0, allow = { 7 } }, "option allow has \"7\"" },
+      { { port = 0, tls = { certificate = "/nope", key = "/nope" } }, "znl.registry: tls: /nope: No such file" },
       { { port = 0, secret = "" }, "option secret is \"\"" }, { { port = 0, secret = {} }, "option secret" },
       { { port = 0, env = { "A B" } }, "option env" }, { { port = 0, config_dir = true }, "option config_dir" },
       { { port = 0, namespace = "other" }, "option namespace" },

@@ -70,7 +70,7 @@ function M.read(value)
   local host, port
   if type(value) == "string" then
     host, port = M.parse(value)
-    if not host then return nil, "it is not host:port" end
+    if not host then return nil, "it must be host:port, the port in 1..65535" end
   elseif type(value) == "table" then
     host, port = value.host, value.port
   else

@@ -99,4 +99,16 @@ function Checker:check(value, path)
   return true
 end
 
+local REFUSALS = {
+  ["401"] = "it wants a secret that was not given here, or another one (status 401)",
+  ["403"] = "it does not let this host in (status 403)",
+}
+
+--- Why a registry lets nobody in, in words that help; other messages as they are.
+---@param message string
+---@return string
+function M.explain(message)
+  return (message:gsub("the server answered (%d+) instead of a WebSocket", REFUSALS))
+end
+
 return M

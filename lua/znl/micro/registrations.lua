@@ -52,6 +52,7 @@ local function unlist(self, client, reason)
   if self.clients[client.key] == client then self.clients[client.key] = nil end
   self.topics:leave(client)
   self.opts.on_changed()
+  if client.is_observer then return end
   self.opts.on_disconnected(client, reason)
 end
 

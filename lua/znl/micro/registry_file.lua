@@ -75,8 +75,10 @@ end
 function File:load()
   local text, message, code = file.read(self.path, { max_bytes = FILE_BYTES_MAX })
   if not text then
-    if code == "NOT_FOUND" then return 0, 0 end
-    return nil, message, code
+    if code ~= "NOT_FOUND" then return nil, message, code end
+    local folder = self.path:match("^(.*/)") or "./"
+    if uv.fs_access(folder, "w") then return 0, 0 end
+    return nil, ("%s cannot be written: its folder is missing, or somebody else's"):format(self.path), "DENIED"
   end
   local taken, skipped, line_number = 0, 0, 0
   for line in text:gmatch("[^\n]+") do

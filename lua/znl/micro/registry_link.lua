@@ -12,6 +12,7 @@ local address = require("znl.micro.address")
 local balance = require("znl.micro.balance")
 local connection = require("znl.micro.connection")
 local json = require("znl.json")
+local proof = require("znl.micro.proof")
 local sched = require("znl.core.sched")
 local task = require("znl.tasks.task")
 
@@ -64,7 +65,7 @@ local function connect(self)
     host = address.bare(opts.host), port = opts.port, path = path, timeout_ms = CONNECT_MS, tls = opts.tls,
     headers = opts.headers and opts.headers(path),
   }
-  if not conn then return nil, message, code end
+  if not conn then return nil, proof.explain(message), code end
   if epoch ~= self.epoch then
     conn:close()
     return nil, "the application was stopped", "STOPPED"
@@ -179,7 +180,10 @@ function Link:begin()
   if not is_current(self, epoch) then return nil, "the application was stopped", "STOPPED" end
   if not client then
     self.is_connecting = false
-    return nil, ("registry %s: %s"):format(self.what, message), code
+    -- The message names the address, too.
+    local words = message:gsub("^connect: ", "")
+    if words:sub(1, #self.what) ~= self.what then words = self.what .. ": " .. words end
+    return nil, "registry " .. words, code
   end
   local run, problem, problem_code = task.background(self.opts.owner, keep_up, self, epoch, client)
   if not run then return nil, problem, problem_code end

@@ -231,7 +231,7 @@ end
 
 local function check_running(self)
   if self.opts.is_running() then return true end
-  return nil, "Registry not found", "STOPPED"
+  return nil, "the application is not running", "STOPPED"
 end
 
 local function check_topic(topic, what, level)

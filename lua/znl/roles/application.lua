@@ -24,6 +24,7 @@ local scope = require("znl.versions.scope")
 local secret = require("znl.secret")
 local server = require("znl.roles.server")
 local task = require("znl.tasks.task")
+local tls = require("znl.core.tls")
 local topics = require("znl.micro.topics")
 
 local M = {}
@@ -140,7 +141,7 @@ Application.__index = Application
 -- --- finding -------------------------------------------------------------------------------------
 
 local function find(self, namespace, exclude)
-  if not self.core:running() then return nil, "Registry not found", "STOPPED" end
+  if not self.core:running() then return nil, "the application is not running", "STOPPED" end
   return self.link:find(namespace, exclude)
 end
 
@@ -427,14 +428,22 @@ end
 
 -- --- making one ----------------------------------------------------------------------------------
 
+local function shown_address(given)
+  if type(given) == "string" then return ("%q"):format(given) end
+  return ("{ host = %s, port = %s }"):format(tostring(given.host), tostring(given.port))
+end
+
 local function prepare(config, what, level)
   local given = config.registry
   if type(given) == "table" then given = options.read(REGISTRY_SPEC, given, what .. ": registry", level + 1) end
   local found, problem = address.read(given)
-  if not found then error(("%s: Invalid registry address: %s"):format(what, problem), level + 1) end
+  if not found then
+    error(("%s: option registry is %s: %s"):format(what, shown_address(given), problem), level + 1)
+  end
   config.registry_address = found
   if type(given) == "table" then
-    found.tls = given.tls
+    found.tls, problem = server.tls_context(tls.client, given.tls, "registry.tls")
+    if problem then error(("%s: %s"):format(what, problem), level + 1) end
     if given.secret then
       local ok, text = pcall(secret.text, given.secret)
       if not ok then error(("%s: registry: %s"):format(what, (text:gsub("^[^\n]-:%d+: ", ""))), level + 1) end
@@ -472,7 +481,8 @@ local function complete(self, config)
     path = function() return address.path(self.host, self.core:port(), self.namespace) end,
     on_up = function() self.topics:restore() end,
     on_change = function(is_up, reason)
-      self.log.info(is_up and "registered" or "lost the registry", {
+      local left = reason == "stopped" and "left the registry" or "lost the registry"
+      self.log.info(is_up and "registered" or left, {
         registry = self.link.what, as = self:key(), reason = reason,
       })
       server.tell(self, "registry", is_up, reason)

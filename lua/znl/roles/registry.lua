@@ -39,11 +39,7 @@ local CONFIG_FOLDER = "~/.registry/configs"
 --- Where registrations may come from: networks, or a function that decides.
 local function is_allow(value)
   if type(value) == "function" then return true end
-  if type(value) ~= "table" or #value == 0 then return false end
-  for _, text in ipairs(value) do
-    if type(text) ~= "string" or not network.parse(text) then return false end
-  end
-  return true
+  return type(value) == "table" and #value > 0
 end
 
 local function is_secret(value)
@@ -345,14 +341,13 @@ function REACTIONS.upgrade(self, path, headers, remote) return check_upgrade(sel
 
 function REACTIONS.connection(self, conn, path, headers) self.links:accept(conn, path, headers) end
 
-local function prepare(config, what, level)
-  if config.port == nil then
-    local port = address.port(os.getenv("REGISTRY_PORT") or "")
-    if not port then
-      error(what .. ": option port is missing, and so is REGISTRY_PORT in the environment", level + 1)
-    end
-    config.port = port
-  end
+local function port_of_environment(what, level)
+  local text = os.getenv("REGISTRY_PORT")
+  if not text then error(what .. ": option port is missing, and so is REGISTRY_PORT in the environment", level + 1) end
+  local port = address.port(text)
+  if port then return port end
+  error(("%s: REGISTRY_PORT in the environment is %q; it must be a whole number in 1..65535"):format(what, text),
+    level + 1)
 end
 
 local function secrets_of(given)
@@ -363,18 +358,31 @@ local function secrets_of(given)
   return list
 end
 
+local function networks_of(allow)
+  if type(allow) ~= "table" then return allow end
+  local list = {}
+  for index, text in ipairs(allow) do
+    local problem = "it is no text"
+    if type(text) == "string" then list[index], problem = network.parse(text) end
+    if not list[index] then error(("option allow has %q: %s"):format(tostring(text), problem), 0) end
+  end
+  return list
+end
+
+local function prepare(config, what, level)
+  if config.port == nil then config.port = port_of_environment(what, level + 1) end
+  local ok, problem = pcall(function()
+    config.networks, config.secrets = networks_of(config.allow), secrets_of(config.secret)
+  end)
+  if not ok then error(("%s: %s"):format(what, (problem:gsub("^[^\n:]-:%d+: ", ""))), level + 1) end
+end
+
 local function complete(self, config)
   self.directory = core_registry.new { max = config.max_registrations }
   self.refusals, self.refused, self.epoch = {}, 0, 0
-  local allow = config.allow
-  if type(allow) == "table" then
-    self.allow = {}
-    for index, text in ipairs(allow) do self.allow[index] = network.parse(text) end
-  else
-    self.allow = allow
-  end
-  local secrets = secrets_of(config.secret)
-  self.proofs = secrets and proof.checker(secrets)
+  self.allow = config.networks
+  self.proofs = config.secrets and proof.checker(config.secrets)
+  config.secrets = nil
   local env = {}
   for _, name in ipairs(config.env) do env[name] = true end
   self.parts = { directory = self.directory, env = env }

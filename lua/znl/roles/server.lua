@@ -18,6 +18,7 @@ local router = require("znl.routing.router")
 local sched = require("znl.core.sched")
 local scope = require("znl.versions.scope")
 local task = require("znl.tasks.task")
+local tls = require("znl.core.tls")
 
 local M = {}
 
@@ -100,6 +101,24 @@ M.EVENTS = { "connection", "disconnect", "error" }
 local Server = setmetatable({}, { __index = role.Role })
 Server.__index = Server
 M.Server = Server
+
+--- A message without the place in front of it: whoever raises it again adds a better one.
+local function without_place(message)
+  return (tostring(message):gsub("^[^\n:]-:%d+: ", ""))
+end
+
+--- A context made of TLS options: files are read once, and what is wrong with them is said at once.
+---@param make fun(given: table): userdata|nil, string?  of znl.core.tls
+---@param given table|nil
+---@param name string  of the option
+---@return userdata|nil context
+---@return string? problem
+function M.tls_context(make, given, name)
+  if given == nil then return nil end
+  local ok, context, problem = pcall(make, given)
+  if ok and context then return context end
+  return nil, ("%s: %s"):format(name, (without_place(ok and problem or context):gsub("^tls: ", "")))
+end
 
 local function from_environment(name, getenv)
   local variable, otherwise = HEARTBEAT[name][1], HEARTBEAT[name][2]
@@ -190,7 +209,9 @@ function Server:route(path, handler)
     error(("%s:route: %s has a handler already"):format(self.what, path), 2)
   end
   -- Checked here, where there is somebody to blame; registered when the version of code goes into service.
-  router.new():route(path, handler)
+  local trial = router.new()
+  local ok, problem = pcall(trial.route, trial, path, handler)
+  if not ok then error(self.what .. ":" .. without_place(problem):gsub("^router:", ""), 2) end
   self.slots:put(key, function()
     local before = self.removals[identity]
     if before then before() end
@@ -215,7 +236,8 @@ end
 ---@return fun() remove
 ---@return znl.Handlers handlers
 function Server:load(folder, opts)
-  local source = handlers.open(folder, opts)
+  local ok, source = pcall(handlers.open, folder, opts)
+  if not ok then error(("%s:load: %s"):format(self.what, without_place(source)), 2) end
   if not source.router then
     source:close()
     error(("%s:load: %s is a file, not a folder"):format(self.what, folder), 2)
@@ -334,6 +356,7 @@ function REACTIONS.error(self, message, place, from)
   message = role.without_our_trace(message)
   self.log.error((place or "handler") .. " failed", { from = from, error = message })
   M.tell(self, "error", message, place, from)
+  return true -- so that the core does not log it as well
 end
 
 --- Something for the operator, already counted by the core.
@@ -352,6 +375,11 @@ function REACTIONS.trouble(self, text, code) self.log.warn(text, { code = code }
 local function build(class, description, config, what)
   local host, problem = address.advertised(config.advertise_host)
   if not host then return nil, problem end
+  local listen_tls, connect_tls
+  listen_tls, problem = M.tls_context(tls.server, config.tls, "tls")
+  if problem then return nil, problem end
+  connect_tls, problem = M.tls_context(tls.client, config.connect_tls, "connect_tls")
+  if problem then return nil, problem end
   local owner, trouble = sched.owner()
   if not owner then return nil, trouble end
   local self = setmetatable({
@@ -363,6 +391,7 @@ local function build(class, description, config, what)
   self.place = function(url) return origin(self, url) end
   local opts = M.core_options(config)
   local reactions = description.reactions
+  opts.tls = listen_tls
   opts.on_event = role.weakly(self, function(server, kind, ...)
     local react = reactions[kind]
     if react then return react(server, ...) end
@@ -377,7 +406,7 @@ local function build(class, description, config, what)
   end)
   self.itself = self.loopback:as_client()
   self.links = links.new {
-    core = made, owner = self.owner, log = self.log, tls = config.connect_tls, own_key = own_key,
+    core = made, owner = self.owner, log = self.log, tls = connect_tls, own_key = own_key,
     path = function() return address.path(host, made:port(), config.namespace) end,
     on_connected = function(client)
       self.log.debug("connected", { peer = client.key, namespace = client.namespace })

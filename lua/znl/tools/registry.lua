@@ -41,7 +41,12 @@ local function connect(opts, handle)
     host = opts.registry.host, port = opts.registry.port, path = path, headers = headers, handle = handle,
     tls = opts.registry.tls and { verify = not opts.insecure } or nil, timeout_ms = opts.timeout,
   }
-  if not made then return nil, opts.registry.text .. ": " .. message, code end
+  if not made then
+    local words = proof.explain(message):gsub("^connect: ", "")
+    local key = address.key(opts.registry.host, opts.registry.port)
+    if words:sub(1, #key) ~= key then words = opts.registry.text .. ": " .. words end
+    return nil, words, code
+  end
   return made
 end
 
