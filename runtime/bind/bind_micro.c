@@ -333,7 +333,6 @@ static int core_counters(lua_State *L)
 #undef ZNL_MICRO_SET
     /* Refused by a connection, or here: the same to those who ask. */
     set_number(L, "overloaded", sum.overloaded + box->jobs.overloaded);
-    set_number(L, "unanswered", sum.unanswered + box->jobs.unanswered);
     set_number(L, "queued", box->queued);
     set_number(L, "pending", pending);
     set_number(L, "streams", box->streams);

@@ -186,11 +186,9 @@ static void answer(lua_State *L, znl_micro_call *call)
     if (call->name == 0 || call->is_gone || call->base.is_answered)
         return;
     if (err == 0)
-        err = znl_micro_answer(link->micro, call->name, data);
+        znl_micro_answer(link->micro, call->name, data); /* counts what is lost */
     else
         znl_micro_link_refuse(link, call->name, err, znl_err_text(err));
-    if (err != 0)
-        link->box->jobs.unanswered++;
 }
 
 /* Runs what the handler of a stream returned: step, state, control at 1 to 3. 1 when a task does it now. */

@@ -238,6 +238,11 @@ static void on_silent(void *user)
     znl_micro_link_end(user, ZNL_E_TIMEOUT, "no heartbeat in time", 1);
 }
 
+static void on_flooded(void *user)
+{
+    znl_micro_link_end(user, ZNL_E_LIMIT, "the peer asks and does not read", 0);
+}
+
 static const znl_micro_events micro_events = {
         .on_request = znl_micro_on_request,
         .on_abort = znl_micro_on_abort,
@@ -247,6 +252,7 @@ static const znl_micro_events micro_events = {
         .on_stream_end = znl_micro_on_stream_end,
         .on_room = znl_micro_on_room,
         .on_silent = on_silent,
+        .on_flooded = on_flooded,
 };
 
 int znl_micro_link_opened(znl_micro_link *link)
@@ -254,6 +260,7 @@ int znl_micro_link_opened(znl_micro_link *link)
     znl_micro_box *box = link->box;
     znl_micro_options options = box->options;
     options.is_ours = link->is_ours;
+    options.max_held_bytes = box->limits.max_queue_bytes;
     int err = znl_micro_new(
             &link->micro, box->vm->loop, &options, &carrier, link, &micro_events, link);
     if (err == 0)

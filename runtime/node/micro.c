@@ -102,6 +102,10 @@ static void on_timer(znl_timer *timer)
     znl_micro *micro = (znl_micro *)(void *)((char *)timer - offsetof(znl_micro, timer));
     uint64_t now_ms = znl_micro_now(micro);
     int has_gone = 0;
+    if (micro->is_flooded) {
+        micro->events->on_flooded(micro->user);
+        return;
+    }
     if (now_ms >= micro->next_beat_ms) {
         send_heartbeat(micro);
         micro->next_beat_ms = now_ms + micro->options.heartbeat_ms;
@@ -116,6 +120,14 @@ static void on_timer(znl_timer *timer)
     plan(micro);
     if (has_gone)
         micro->events->on_silent(micro->user);
+}
+
+void znl_micro_flooded(znl_micro *micro)
+{
+    if (micro->is_flooded)
+        return;
+    micro->is_flooded = 1;
+    znl_wheel_start(znl_loop_wheel(micro->loop), &micro->timer, znl_micro_now(micro), on_timer);
 }
 
 static void start_heartbeats(znl_micro *micro)
@@ -144,6 +156,8 @@ int znl_micro_new(znl_micro **out, znl_loop *loop, const znl_micro_options *opti
     micro->options = *options;
     if (micro->options.heartbeat_check_ms == 0)
         micro->options.heartbeat_check_ms = ZNL_MICRO_HEARTBEAT_CHECK_MS;
+    if (micro->options.max_held_bytes == 0)
+        micro->options.max_held_bytes = ZNL_STREAM_QUEUE_BYTES_DEFAULT;
     micro->carrier = carrier;
     micro->carrier_user = carrier_user;
     micro->events = events;

@@ -74,6 +74,8 @@ typedef struct znl_micro_events {
     void (*on_room)(void *user, znl_micro_job job);
     /* The peer has been silent for too long (spec, sections 8 and 23): close the connection. */
     void (*on_silent)(void *user);
+    /* The peer asks and does not read: more answers wait for it than may. Close the connection. */
+    void (*on_flooded)(void *user);
 } znl_micro_events;
 
 typedef struct znl_micro_options {
@@ -81,7 +83,8 @@ typedef struct znl_micro_options {
     uint32_t max_pending; /* requests and streams of ours; 0: ZNL_SLOTS_MAX - 1 */
     uint32_t
             max_jobs; /* requests of the peer at work; 0: ZNL_SLOTS_MAX; beyond: status "OVERLOADED" */
-    uint32_t max_depth;            /* of JSON */
+    size_t max_held_bytes; /* of answers that wait for room; 0: ZNL_STREAM_QUEUE_BYTES_DEFAULT */
+    uint32_t max_depth;    /* of JSON */
     uint32_t heartbeat_ms;         /* 0: none sent */
     uint32_t heartbeat_timeout_ms; /* 0: never silent */
     uint32_t heartbeat_check_ms;
@@ -135,7 +138,8 @@ void znl_micro_abort(znl_micro *micro, uint64_t id);
 /* --- answering: ZNL_E_NOT_FOUND when the job is over; a push (0) is never answered --------------------
  *
  * The job is over afterwards whatever comes back, but for znl_micro_chunk(). While the carrier has no room the
- * answer is kept here, and its job counts towards max_jobs. */
+ * answer is kept here, and its job counts towards max_jobs. ZNL_E_LIMIT: more would be kept than
+ * max_held_bytes; on_flooded follows. */
 
 /* A stream request is refused with "Invalid async iterable", as the originals do. */
 int znl_micro_answer(znl_micro *micro, znl_micro_job job, znl_frame data);

@@ -106,6 +106,7 @@ static void retire(znl_micro *micro, struct job *job)
     *at = job->next;
     if (job->waits == WAITS_FOR_CREDIT)
         micro->credit_waits--;
+    micro->held_bytes -= job->held_size;
     znl_free(job->held);
     znl_slots_give(&micro->jobs, job);
     if (micro->jobs.count == 0 && micro->bucket_bits > BUCKET_BITS_MIN + 2) {
@@ -308,20 +309,32 @@ void znl_micro_take_grant(znl_micro *micro, const znl_modem *frame)
 
 /* --- answers out ----------------------------------------------------------------------------------- */
 
+/* Keeps the last frame of a job until there is room. 0, ZNL_E_LIMIT, ZNL_E_NOMEM. A single one is kept whatever
+ * its size. */
+static int hold(znl_micro *micro, struct job *job, const znl_buffer *out)
+{
+    size_t held = micro->held_bytes, limit = micro->options.max_held_bytes;
+    if (held > 0 && (held >= limit || out->size > limit - held)) {
+        znl_micro_flooded(micro);
+        return ZNL_E_LIMIT;
+    }
+    job->held = znl_malloc(out->size);
+    if (job->held == NULL)
+        return ZNL_E_NOMEM;
+    memcpy(job->held, out->data, out->size);
+    job->held_size = out->size;
+    micro->held_bytes += out->size;
+    micro->has_backlog = 1;
+    return 0;
+}
+
 /* Sends the last frame of a job, composed with `err`, and ends it; keeps it when there is no room. */
 static int complete(znl_micro *micro, struct job *job, const znl_buffer *out, int err)
 {
     if (err == 0)
         err = znl_micro_send(micro, out);
-    if (err == ZNL_E_BUSY) {
-        job->held = znl_malloc(out->size);
-        err = job->held != NULL ? 0 : ZNL_E_NOMEM;
-        if (err == 0) {
-            memcpy(job->held, out->data, out->size);
-            job->held_size = out->size;
-            micro->has_backlog = 1;
-        }
-    }
+    if (err == ZNL_E_BUSY)
+        err = hold(micro, job, out);
     znl_micro_composed(micro);
     if (job->held == NULL)
         retire(micro, job);

@@ -37,6 +37,8 @@ struct znl_micro {
     uint32_t bucket_bits;
     uint32_t credit_waits; /* jobs that wait for a grant */
     uint32_t room_next;    /* whose turn it is when there is room */
+    size_t held_bytes;     /* of answers that wait for the carrier */
+    int is_flooded;        /* on_flooded is due, or has been called */
 
     /* heartbeats */
     znl_timer timer;
@@ -96,5 +98,8 @@ void znl_micro_close_jobs(znl_micro *micro);
 
 /* A heartbeat of the peer has come. */
 void znl_micro_beaten(znl_micro *micro);
+
+/* The peer does not read what it asks for: on_flooded comes, from the loop. */
+void znl_micro_flooded(znl_micro *micro);
 
 #endif

@@ -122,8 +122,13 @@ static void on_silent(void *user)
     (void)user;
 }
 
+static void on_flooded(void *user)
+{
+    (void)user;
+}
+
 static const znl_micro_events events = {on_request, on_abort, on_answer, on_refused, on_chunk,
-        on_stream_end, on_room, on_silent};
+        on_stream_end, on_room, on_silent, on_flooded};
 
 static void ask(int is_stream)
 {

@@ -26,7 +26,7 @@ struct end {
     znl_micro *micro;
     char *sent[KEPT];
     size_t first, count;
-    int is_full, is_paused, pings, silences;
+    int is_full, is_paused, pings, silences, floods;
     char heard[16384]; /* one line per event */
     size_t heard_size;
     znl_micro_job job; /* of the last request */
@@ -158,8 +158,13 @@ static void on_silent(void *user)
     ((struct end *)user)->silences++;
 }
 
+static void on_flooded(void *user)
+{
+    ((struct end *)user)->floods++;
+}
+
 static const znl_micro_events events = {on_request, on_abort, on_answer, on_refused, on_chunk,
-        on_stream_end, on_room, on_silent};
+        on_stream_end, on_room, on_silent, on_flooded};
 
 /* --- the stage ------------------------------------------------------------------------------------- */
 
@@ -785,6 +790,45 @@ static void what_does_not_fit_is_sent_later(void **state)
     assert_int_equal(znl_micro_jobs(a.micro), 0);
     znl_micro_writable(a.micro);
     assert_sent(&a, "(nothing)");
+}
+
+/* What is kept for a peer that asks and does not read is bounded in bytes, not only in number. */
+static void answers_that_nobody_reads_are_bounded(void **state)
+{
+    (void)state;
+    static char text[4096], large[20000];
+    znl_micro_counters counters;
+    memset(text, '1', sizeof text);
+    memset(large, '1', sizeof large);
+    options.max_held_bytes = 10000;
+    two();
+    a.is_full = 1;
+    for (int i = 1; i <= 4; i++) {
+        char request[100];
+        snprintf(request, sizeof request,
+                "{\"id\":%d,\"twoway\":true,\"data\":{\"url\":\"/in\"},\"mode\":0}", i);
+        receive(&a, request);
+        assert_int_equal(znl_micro_answer(a.micro, a.job, znl_frame_of(text, sizeof text)),
+                i <= 2 ? 0 : ZNL_E_LIMIT);
+    }
+    assert_int_equal(znl_micro_jobs(a.micro), 2);
+    assert_int_equal(a.floods, 0); /* never from inside a call */
+    pass(50);
+    assert_int_equal(a.floods, 1);
+    znl_micro_count(a.micro, &counters);
+    assert_int_equal(counters.unanswered, 2);
+    /* One has room whatever its size, again and again. */
+    for (size_t i = 1; i <= 3; i++) {
+        b.is_full = 1;
+        receive(&b, "{\"id\":1,\"twoway\":true,\"data\":{\"url\":\"/in\"},\"mode\":0}");
+        assert_int_equal(
+                znl_micro_answer(b.micro, b.job, znl_frame_of(large, sizeof large)), 0);
+        b.is_full = 0;
+        znl_micro_writable(b.micro);
+        assert_int_equal(b.count, i);
+    }
+    pass(50);
+    assert_int_equal(b.floods, 0);
 }
 
 /* --- streams --------------------------------------------------------------------------------------- */
@@ -1495,6 +1539,7 @@ int main(void)
             STAGED(closing_ends_everything_once),
             STAGED(closed_from_inside_an_event),
             STAGED(what_does_not_fit_is_sent_later),
+            STAGED(answers_that_nobody_reads_are_bounded),
             STAGED(a_stream_to_its_end),
             STAGED(streams_as_they_are_sent),
             STAGED(what_a_producer_may_send),
