@@ -6,6 +6,7 @@
  * Layer: bind. SPDX-License-Identifier: MIT */
 #include "bind/bind_micro.h"
 #include "bind/bind_tls.h"
+#include "bind/bind_websocket.h"
 
 #include "base/alloc.h"
 #include "base/err.h"
@@ -26,34 +27,6 @@ static int is_ours(const znl_http_head *head)
 
 /* --- listening --------------------------------------------------------------------------------- */
 
-/* Pushes the headers: names in small letters; several of one name are joined by commas. */
-static void push_headers(lua_State *L, const znl_http_head *head)
-{
-    lua_createtable(L, 0, (int)head->header_count);
-    for (size_t i = 0; i < head->header_count; i++) {
-        const znl_http_header *header = &head->headers[i];
-        char name[256];
-        if (header->name.size > sizeof name)
-            continue;
-        for (size_t k = 0; k < header->name.size; k++) {
-            char c = (char)header->name.data[k];
-            name[k] = c >= 'A' && c <= 'Z' ? (char)(c + ('a' - 'A')) : c;
-        }
-        lua_pushlstring(L, name, header->name.size);
-        lua_pushvalue(L, -1);
-        lua_rawget(L, -3);
-        if (lua_isnil(L, -1)) {
-            lua_pop(L, 1);
-            lua_pushlstring(L, (const char *)header->value.data, header->value.size);
-        } else {
-            lua_pushliteral(L, ", ");
-            lua_pushlstring(L, (const char *)header->value.data, header->value.size);
-            lua_concat(L, 3);
-        }
-        lua_rawset(L, -3);
-    }
-}
-
 /* An upgrade to be answered. */
 struct upgrade {
     znl_micro_box *box;
@@ -73,7 +46,7 @@ static int is_turned_away(lua_State *L, struct upgrade *upgrade)
     int top = lua_gettop(L);
     lua_pushliteral(L, "upgrade");
     push_target(L, upgrade->head);
-    push_headers(L, upgrade->head);
+    znl_lua_pushheaders(L, upgrade->head);
     lua_pushstring(L, znl_http_peer(upgrade->exchange));
     int is_refused = 1, status = 500; /* who cannot judge does not let in */
     const char *text = "";
@@ -136,7 +109,7 @@ static int run_upgrade(lua_State *L)
     lua_pushliteral(L, "connection");
     lua_pushvalue(L, conn);
     push_target(L, upgrade->head);
-    push_headers(L, upgrade->head);
+    znl_lua_pushheaders(L, upgrade->head);
     lua_pushvalue(L, remote);
     if (!znl_micro_box_emit(L, box, 5, 0)) /* half known at best */
         znl_micro_link_end(link, ZNL_E_FAILED, "on_event failed", 1);
