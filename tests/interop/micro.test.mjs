@@ -66,8 +66,8 @@ async function world(mix, configs, body) {
     }
 }
 
-const everyMix = (title, configs, body, fits = () => true) =>
-    describe(title, { concurrency: 4 }, () => {
+const everyMix = (title, configs, body, fits = () => true, concurrency = 4) =>
+    describe(title, { concurrency }, () => {
         for (const mix of mixes)
             if (fits(mix))
                 test(mix.name, { skip: mix.skip, ...limit }, () => world(mix, configs, body));
@@ -335,8 +335,8 @@ everyMix(
 
 // --- life and death ------------------------------------------------------------------------
 
-// Of the releases, those that drop each other do so within this time.
-const BEATS = { heartbeat_ms: 100, heartbeat_timeout_ms: 500, heartbeat_check_ms: 60 };
+// Silence of twice the timeout, which leaves room for a busy machine: all mixes wait side by side.
+const BEATS = { heartbeat_ms: 150, heartbeat_timeout_ms: 1500, heartbeat_check_ms: 100 };
 
 everyMix(
     "we keep connections to both releases, idle as they are",
@@ -344,7 +344,7 @@ everyMix(
     async ({ registry, provider, consumer, mix }) => {
         await consumer.call("get", SVC);
         for (const object of [registry, provider, consumer]) object.forget();
-        await sleep(1300);
+        await sleep(3200);
         // Two originals of different releases drop each other; ours must not be concerned.
         const lost = (object, about) =>
             object.all("disconnected", ({ key }) => key.endsWith(`:${about.port}`));
@@ -363,6 +363,7 @@ everyMix(
         assert.ok(answer.data);
     },
     (mix) => Object.values(mix).includes("lua"),
+    32,
 );
 
 everyMix(
@@ -520,9 +521,9 @@ describe("processes that die", { concurrency: 2 }, () => {
             await until(
                 "it to be unlisted",
                 async () => (await consumer.call("request", find)).data === undefined,
-                4000,
             );
-            assert.ok(Date.now() - began < 2500, `${Date.now() - began} ms`);
+            // The originals keep it listed for 30 s more.
+            assert.ok(Date.now() - began < 6000, `${Date.now() - began} ms`);
             provider.peer.process.kill("SIGCONT");
         }),
     );
