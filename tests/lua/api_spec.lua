@@ -91,7 +91,7 @@ describe("docs/LUA_API.md", function()
     local nodes = getmetatable(master).__index
     assert.equal("", missing(WORDS, znl, znl.file, znl.process, znl.dns, znl.tcp, znl.middleware, znl.log))
     assert.equal("", missing(WORDS, nodes, getmetatable(slave).__index, getmetatable(nodes).__index))
-    assert.equal("", missing(WORDS, require("znl.roles.role").Role))
+    assert.equal("", missing(WORDS, require("znl.roles.role").Role, require("znl.roles.registry").Registry))
     assert.equal("", missing(WORDS, znl.websocket))
     local server = assert(znl.websocket.serve { listen = "127.0.0.1:0", handle = function(conn) conn:recv() end })
     local conn = assert(znl.websocket.connect("ws://127.0.0.1:" .. server.port))

@@ -253,8 +253,12 @@ describe("registry", function()
     assert.equal(1, registry:status().connections)
   end)
 
-  it("answers routes of its own as well", function()
+  it("answers routes of its own as well, and this process", function()
     local registry = start()
+    join(registry, "svc", 9)
+    assert.same({ host = "10.0.0.1", port = 9 }, registry:dispatch("/-/find", { namespace = "svc" }))
+    assert.is_nil(registry:dispatch("/-/find", { namespace = "svc", exclude = { "10.0.0.1:9" } }))
+    assert.equal("INVALID", (select(3, registry:dispatch("/-/declare", { topic = "t" }))))
     registry:route("/hello/:name", function(req) return { hello = req.params.name, from = req.from } end)
     local s = join(registry, "s", 1)
     assert.same({ hello = "you", from = "10.0.0.1:1" }, s:request("/hello/you"))
@@ -303,6 +307,27 @@ describe("registry", function()
       assert.is_nil(ok)
       assert.matches("401", message)
     end)
+  end)
+
+  it("speaks TLS, when it has a certificate", function()
+    local certificate, key = files:at("certificate.pem"), files:at("key.pem")
+    assert(znl.process.run {
+      "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+      "-subj", "/CN=registry", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate,
+    })
+    local registry = start { tls = { certificate = certificate, key = key } }
+    assert.matches("^wss://127%.0%.0%.1:", registry:endpoint())
+    local client = assert(znl.client.connect {
+      host = "127.0.0.1", port = registry:port(), path = "/10.0.0.1/1/svc",
+      tls = { authorities = certificate },
+    })
+    assert.same({ host = "10.0.0.1", port = 1 }, client:request("/-/find", { namespace = "svc" }))
+    client:close()
+    assert.is_nil(connect(registry, "/10.0.0.1/1/svc"))
+    local result = assert(znl.process.run {
+      os.getenv("ZNLRUN") or "build/znlrun", "registry", "ls", "wss://127.0.0.1:" .. registry:port(), "--insecure",
+    })
+    assert.same({ 0, "" }, { result.code, result.stdout })
   end)
 
   it("lets in whom it allows", function()

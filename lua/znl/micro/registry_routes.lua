@@ -1,5 +1,5 @@
---- znl.micro.registry_routes: what a registry answers, but for `/-/find`, which the core does (spec, sections
---- 10, 11 and 25).
+--- znl.micro.registry_routes: what a registry answers (spec, sections 9, 10, 11 and 25). `/-/find` of a
+--- connection is answered by the core; the one here is for this process.
 ---
 --- Payloads of topics are handed on as the JSON they came as. Lists come in pages: `limit` (1000 unless given)
 --- entries in the order of their names, those after the name `after`.
@@ -107,7 +107,9 @@ local function topic_route(self, run)
   return function(req)
     local client = req.client
     -- Somebody inside this process has no connection to be told on.
-    if not client or not client.conn then return nil, "only a connection can do this", "INVALID" end
+    if not client or not (client.registration or client.is_observer) then
+      return nil, "only a connection can do this", "INVALID"
+    end
     if not client.is_listed then return nil, "this connection has been replaced or is closing", "CLOSED" end
     local topic, payload, revision = directory.read_topic(req.payload)
     if not topic then return nil, payload, revision end
@@ -154,6 +156,14 @@ local function env_variables(self, req)
     list[i] = { namespace = one.namespace, value = variables_of(self, one) }
   end
   return json.array(list)
+end
+
+--- One address, by chance; nothing without.
+local function find(self, req)
+  local data = members(req)
+  if type(data.namespace) ~= "string" then return nil end
+  local host, port = self.directory:find(data.namespace, type(data.exclude) == "table" and data.exclude or nil)
+  return host and { host = host, port = port } or nil
 end
 
 -- --- looking -------------------------------------------------------------------------------------
@@ -218,7 +228,7 @@ local function topic_get(self, req)
 end
 
 local LOOKING = {
-  ["/-/env"] = env, ["/-/env/variables"] = env_variables, ["/-/namespaces"] = namespaces,
+  ["/-/find"] = find, ["/-/env"] = env, ["/-/env/variables"] = env_variables, ["/-/namespaces"] = namespaces,
   ["/-/namespace/peers"] = peers, ["/-/registry/status"] = status, ["/-/topics"] = topics,
   ["/-/topic/get"] = topic_get,
 }
