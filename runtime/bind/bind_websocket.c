@@ -129,7 +129,8 @@ static const char *check_lines(lua_State *L, znl_frame lines, const char *name)
     return lines.size > 0 ? (const char *)lines.data : "";
 }
 
-const char *znl_lua_fieldlines(lua_State *L, int idx, const char *name)
+/* Field `name` of the options at `idx`: "Name: value\r\n" lines, "" when absent; kept alive by the table. */
+static const char *field_lines(lua_State *L, int idx, const char *name)
 {
     return check_lines(L, znl_lua_fieldtext(L, idx, name, ZNL_HTTP_HEAD_BYTES_DEFAULT), name);
 }
@@ -560,7 +561,7 @@ static int ws_connect(lua_State *L)
     options.path =
             (const char *)znl_lua_fieldtext(L, 1, "path", ZNL_HTTP_HEAD_BYTES_DEFAULT).data;
     options.protocols = (const char *)znl_lua_fieldtext(L, 1, "protocols", 1024).data;
-    options.headers = znl_lua_fieldlines(L, 1, "headers");
+    options.headers = field_lines(L, 1, "headers");
     if (options.stream.host == NULL || options.path == NULL || options.stream.port == 0)
         luaL_error(L, "host, port and path are needed");
     znl_vm *vm = znl_vm_of(L);

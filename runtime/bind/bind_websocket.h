@@ -10,9 +10,4 @@
 /* Pushes a table of the headers: names in lower case; those that come several times joined with ", ". */
 void znl_lua_pushheaders(lua_State *L, const znl_http_head *head);
 
-/* Makes "Name: value\r\n" lines of field `name` in the option table at `idx`, a string made of such lines
- * already; "" when absent. Raises when a line does not end, or holds a control character. Kept alive by
- * the table. */
-const char *znl_lua_fieldlines(lua_State *L, int idx, const char *name);
-
 #endif
