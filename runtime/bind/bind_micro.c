@@ -41,43 +41,43 @@ static void read_limits(lua_State *L, znl_micro_box *box)
     o->strict_heartbeat = znl_lua_fieldboolean(L, 1, "strict_heartbeat");
 }
 
-/* An iterator that a handler of a stream returned, run to its end in a task of its own. */
-static const char iterate[] = "local write = ...\n"
-                              "return function(request, step, state, control)\n"
-                              "  while true do\n"
-                              "    control = step(state, control)\n"
-                              "    if control == nil then return end\n"
-                              "    local ok, message, code = write(request, control)\n"
-                              "    if not ok then\n"
-                              "      if code == 'CANCELLED' then return end\n"
-                              "      return nil, message, code\n"
-                              "    end\n"
-                              "  end\n"
-                              "end\n";
+/* begin: what a task of a request starts with. The request is made here and not by calls from C, so that the
+ * compiler makes it together with the handler; all its members are in the constructor, so that it never
+ * grows. iterate: an iterator that a handler of a stream returned, run to its end in a task of its own. */
+static const char in_lua[] =
+        "local meta, write = ...\n"
+        "local setmetatable = setmetatable\n"
+        "local function begin(handler, core, ticket, route, data, from, client, is_push, is_stream)\n"
+        "  return handler(setmetatable({\n"
+        "    core, ticket, route = route, data = data, from = from, client = client,\n"
+        "    is_push = is_push, is_stream = is_stream, params = nil,\n"
+        "  }, meta))\n"
+        "end\n"
+        "local function iterate(request, step, state, control)\n"
+        "  while true do\n"
+        "    control = step(state, control)\n"
+        "    if control == nil then return end\n"
+        "    local ok, message, code = write(request, control)\n"
+        "    if not ok then\n"
+        "      if code == 'CANCELLED' then return end\n"
+        "      return nil, message, code\n"
+        "    end\n"
+        "  end\n"
+        "end\n"
+        "return begin, iterate\n";
 
 static void make_references(lua_State *L, znl_micro_box *box)
 {
-    static const char *const words[ZNL_WORD_COUNT] = {
-            [ZNL_WORD_ROUTE] = "route",
-            [ZNL_WORD_DATA] = "data",
-            [ZNL_WORD_FROM] = "from",
-            [ZNL_WORD_CLIENT] = "client",
-            [ZNL_WORD_IS_PUSH] = "is_push",
-            [ZNL_WORD_IS_STREAM] = "is_stream",
-            [ZNL_WORD_STATUS] = "status",
-            [ZNL_WORD_MESSAGE] = "message",
-    };
-    for (int i = 0; i < ZNL_WORD_COUNT; i++) {
-        lua_pushstring(L, words[i]);
-        box->word_refs[i] = luaL_ref(L, LUA_REGISTRYINDEX);
-    }
     luaL_getmetatable(L, ZNL_MICRO_REQUEST_TYPE);
+    lua_pushvalue(L, -1);
     box->request_meta_ref = luaL_ref(L, LUA_REGISTRYINDEX);
-    if (luaL_loadbuffer(L, iterate, sizeof iterate - 1, "=znl.core.micro") != 0)
+    if (luaL_loadbuffer(L, in_lua, sizeof in_lua - 1, "=znl.core.micro") != 0)
         lua_error(L);
+    lua_insert(L, -2);
     lua_pushcfunction(L, znl_micro_request_write);
-    lua_call(L, 1, 1);
+    lua_call(L, 2, 2);
     box->iterate_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+    box->begin_ref = luaL_ref(L, LUA_REGISTRYINDEX);
 }
 
 /* The text of an option, copied; NULL when it is absent. */
@@ -102,9 +102,7 @@ static int core_new(lua_State *L)
     luaL_getmetatable(L, ZNL_MICRO_CORE_TYPE);
     znl_jobs_init(L, &box->jobs, sizeof(znl_micro_call), znl_micro_call_timed_out,
             znl_micro_box_job_ended);
-    box->event_ref = box->request_meta_ref = box->iterate_ref = LUA_NOREF;
-    for (int i = 0; i < ZNL_WORD_COUNT; i++)
-        box->word_refs[i] = LUA_NOREF;
+    box->event_ref = box->request_meta_ref = box->begin_ref = box->iterate_ref = LUA_NOREF;
     box->vm = znl_vm_of(L);
     lua_setmetatable(L, -2); /* from here on the collector frees what follows */
     box->event_ref = znl_lua_fieldfunction(L, 1, "on_event");
@@ -377,13 +375,10 @@ static int core_gc(lua_State *L)
     znl_buffer_fini(&box->frame);
     znl_free(box->listen_host);
     box->listen_host = NULL;
-    for (int i = 0; i < ZNL_WORD_COUNT; i++) {
-        luaL_unref(L, LUA_REGISTRYINDEX, box->word_refs[i]);
-        box->word_refs[i] = LUA_NOREF;
-    }
     luaL_unref(L, LUA_REGISTRYINDEX, box->request_meta_ref);
+    luaL_unref(L, LUA_REGISTRYINDEX, box->begin_ref);
     luaL_unref(L, LUA_REGISTRYINDEX, box->iterate_ref);
-    box->request_meta_ref = box->iterate_ref = LUA_NOREF;
+    box->request_meta_ref = box->begin_ref = box->iterate_ref = LUA_NOREF;
     return 0;
 }
 

@@ -52,19 +52,6 @@ typedef struct znl_micro_work {
     znl_micro_waiting *waiting;
 } znl_micro_work;
 
-/* Words that are keys of every request: no hashing per request. */
-enum {
-    ZNL_WORD_ROUTE,
-    ZNL_WORD_DATA,
-    ZNL_WORD_FROM,
-    ZNL_WORD_CLIENT,
-    ZNL_WORD_IS_PUSH,
-    ZNL_WORD_IS_STREAM,
-    ZNL_WORD_STATUS,
-    ZNL_WORD_MESSAGE,
-    ZNL_WORD_COUNT,
-};
-
 /* The core, inside its userdata. */
 struct znl_micro_box {
     znl_jobs jobs;
@@ -79,8 +66,7 @@ struct znl_micro_box {
     uint32_t stream_window, max_streams;
     znl_ws_limits limits;
     znl_micro_options options;
-    int event_ref, request_meta_ref, iterate_ref;
-    int word_refs[ZNL_WORD_COUNT];
+    int event_ref, request_meta_ref, begin_ref, iterate_ref;
     znl_directory *directory; /* answers find; NULL: the handler does */
     znl_micro_link *links;
     uint32_t link_count;
@@ -247,7 +233,10 @@ const char *znl_micro_call_place(lua_State *L, const znl_micro_call *call);
 
 /* --- requests and answers ------------------------------------------------------------------------------ */
 
-/* Pushes the request that a handler gets. 0, or why the data cannot be read: then nothing is pushed. */
+/* What begin_ref takes, beside the handler. */
+#define ZNL_MICRO_BEGIN_VALUES 8
+
+/* Pushes them. 0, or why the data cannot be read: then nothing is pushed. */
 int znl_micro_call_pushrequest(
         lua_State *L, const znl_micro_call *call, const znl_micro_request *request);
 

@@ -124,13 +124,12 @@ static void handler_refused(lua_State *L, znl_micro_call *call)
 /* error{ status =, message = } with the table at 2: as a refusal, when it has a status. */
 static int is_refusal(lua_State *L, znl_micro_call *call)
 {
-    const znl_micro_box *box = call->link->box;
     if (!lua_istable(L, 2))
         return 0;
     lua_settop(L, 2);
-    lua_rawgeti(L, LUA_REGISTRYINDEX, box->word_refs[ZNL_WORD_STATUS]);
+    lua_pushliteral(L, "status");
     lua_rawget(L, 2);
-    lua_rawgeti(L, LUA_REGISTRYINDEX, box->word_refs[ZNL_WORD_MESSAGE]);
+    lua_pushliteral(L, "message");
     lua_rawget(L, 2);
     if (lua_type(L, 3) != LUA_TNUMBER && lua_type(L, 3) != LUA_TSTRING)
         return 0;

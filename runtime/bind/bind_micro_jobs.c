@@ -134,6 +134,7 @@ static int run_request(lua_State *L)
     const znl_micro_request *request = arrival->request;
     znl_micro_box *box = link->box;
     int is_console = is_for_console(box, request);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, box->begin_ref);
     lua_rawgeti(
             L, LUA_REGISTRYINDEX, is_console ? box->jobs.console_ref : box->jobs.handler_ref);
     if (lua_isnil(L, -1)) {
@@ -171,7 +172,7 @@ static int run_request(lua_State *L)
             .user = call,
             .ref = &call->base.task};
     arrival->call = NULL; /* a task that ended at once has given it back by now */
-    int err = znl_sched_spawn_as(L, 1, &how);
+    int err = znl_sched_spawn_as(L, 1 + ZNL_MICRO_BEGIN_VALUES, &how);
     if (err != 0) {
         if (err == ZNL_E_STOPPED)
             znl_micro_link_refuse(link, request->job, err, "the handler is being stopped");

@@ -19,51 +19,35 @@ void znl_micro_call_pushbare(lua_State *L, const znl_micro_call *call)
     lua_setmetatable(L, -2);
 }
 
-static void push_word(lua_State *L, const znl_micro_box *box, int word)
-{
-    lua_rawgeti(L, LUA_REGISTRYINDEX, box->word_refs[word]);
-}
-
 int znl_micro_call_pushrequest(
         lua_State *L, const znl_micro_call *call, const znl_micro_request *request)
 {
     const znl_micro_link *link = call->link;
-    const znl_micro_box *box = link->box;
-    lua_createtable(L, 2, 5); /* and params, which a router adds */
-    push_word(L, box, ZNL_WORD_ROUTE);
+    /* The rest is made when asked for. A request that is kept keeps the core. */
+    lua_rawgeti(L, LUA_REGISTRYINDEX, link->box->jobs.anchor.ref);
+    lua_pushnumber(L, (lua_Number)call->base.ticket);
     lua_pushlstring(L, (const char *)request->url.data, request->url.size);
-    lua_rawset(L, -3);
-    if (request->data.data != NULL) {
-        push_word(L, box, ZNL_WORD_DATA);
-        int err = znl_lua_pushjson(L, request->data);
-        if (err != 0) {
-            lua_pop(L, 2);
-            return err;
-        }
-        lua_rawset(L, -3);
+    int err = 0;
+    if (request->data.data == NULL)
+        lua_pushnil(L);
+    else
+        err = znl_lua_pushjson(L, request->data);
+    if (err != 0) {
+        lua_pop(L, 3);
+        return err;
     }
     lua_rawgeti(L, LUA_REGISTRYINDEX, link->anchor.ref);
     lua_getfenv(L, -1);
-    push_word(L, box, ZNL_WORD_FROM);
-    lua_rawgeti(L, -2, ZNL_CONN_KEY);
-    lua_rawset(L, -5);
-    push_word(L, box, ZNL_WORD_CLIENT);
+    lua_rawgeti(L, -1, ZNL_CONN_KEY);
     lua_rawgeti(L, -2, ZNL_CONN_CLIENT);
     if (lua_isnil(L, -1)) {
         lua_pop(L, 1);
         lua_pushvalue(L, -3);
     }
-    lua_rawset(L, -5);
-    lua_pop(L, 2);
-    if (call->name == 0 || call->is_stream) {
-        push_word(L, box, call->name == 0 ? ZNL_WORD_IS_PUSH : ZNL_WORD_IS_STREAM);
-        lua_pushboolean(L, 1);
-        lua_rawset(L, -3);
-    }
-    /* The rest is made when asked for. A request that is kept keeps the core. */
-    znl_job_pushticket(L, &call->base);
-    lua_rawgeti(L, LUA_REGISTRYINDEX, box->request_meta_ref);
-    lua_setmetatable(L, -2);
+    lua_replace(L, -3); /* over the environment, */
+    lua_replace(L, -3); /* over the connection */
+    lua_pushboolean(L, call->name == 0);
+    lua_pushboolean(L, call->is_stream);
     return 0;
 }
 
@@ -224,10 +208,6 @@ void znl_micro_open_request_type(lua_State *L)
     luaL_register(L, NULL, znl_request_methods);
     lua_pushcfunction(L, znl_micro_request_write);
     lua_setfield(L, -2, "write");
-    lua_pushboolean(L, 0); /* of most requests */
-    lua_setfield(L, -2, "is_push");
-    lua_pushboolean(L, 0);
-    lua_setfield(L, -2, "is_stream");
     lua_pushcclosure(L, request_index, 1);
     lua_setfield(L, -2, "__index");
     lua_pop(L, 1);
