@@ -231,8 +231,10 @@ void znl_micro_on_chunk(void *user, znl_waiter waiter, znl_frame payload)
     if (reader.task != NULL && znl_sched_waits(sched, reader)) {
         struct arrival arrival = {s, payload};
         znl_micro_took(link->micro, s->id, 1);
-        reader_done(s); /* the stream may be collected from here on */
+        s->reader = (znl_wait){NULL, 0};
         znl_sched_wake(sched, reader, push_arrival, &arrival);
+        /* Not before: whoever reads on holds it again, which is cheap while it is held. */
+        znl_anchor_let_go(&s->anchor);
         return;
     }
     int err = keep(s, payload);
