@@ -291,3 +291,35 @@ unsigned znl_decimal_shortest(double value, char digits[ZNL_DECIMAL_DIGITS_MAX],
 #endif
     return shortest_by_library(value, digits, point);
 }
+
+/* --- whole numbers ---------------------------------------------------------------------------- */
+
+static const char pairs[] =
+        "00010203040506070809101112131415161718192021222324252627282930313233"
+        "34353637383940414243444546474849505152535455565758596061626364656667"
+        "6869707172737475767778798081828384858687888990919293949596979899";
+
+static size_t count_digits(uint64_t value)
+{
+    static const uint64_t powers[ZNL_DECIMAL_WHOLE_MAX] = {0, 10u, 100u, 1000u, 10000u, 100000u,
+            1000000u, 10000000u, 100000000u, 1000000000u, 10000000000u, 100000000000u,
+            1000000000000u, 10000000000000u, 100000000000000u, 1000000000000000u,
+            10000000000000000u, 100000000000000000u, 1000000000000000000u,
+            10000000000000000000u};
+    /* 1233 / 4096 is a little more than the logarithm of 2: right, or one digit too few. */
+    size_t count = (size_t)(64 - __builtin_clzll(value | 1)) * 1233 >> 12;
+    return count + (value >= powers[count]);
+}
+
+size_t znl_decimal_whole(uint64_t value, char *digits)
+{
+    size_t count = count_digits(value);
+    char *at = digits + count;
+    for (; value >= 100; value /= 100)
+        memcpy(at -= 2, pairs + 2 * (value % 100), 2);
+    if (value >= 10)
+        memcpy(at - 2, pairs + 2 * value, 2);
+    else
+        *--at = (char)('0' + value);
+    return count;
+}

@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #define ZNL_DECIMAL_DIGITS_MAX 17u /* what a double may need */
+#define ZNL_DECIMAL_WHOLE_MAX 20u  /* of a 64-bit number */
 
 /* The double nearest to mantissa * 10^exponent, ties to even; infinity when it is too large. */
 double znl_decimal_value(uint64_t mantissa, int exponent);
@@ -19,5 +20,8 @@ double znl_decimal_parse(const uint8_t *text, size_t size);
 /* The fewest digits that read back as `value` (finite, above 0), of these the nearest to it: returns how
  * many, without zeros at either end; the value is 0.digits * 10^*point. */
 unsigned znl_decimal_shortest(double value, char digits[ZNL_DECIMAL_DIGITS_MAX], int *point);
+
+/* Writes a whole number, at most ZNL_DECIMAL_WHOLE_MAX digits; returns how many. */
+size_t znl_decimal_whole(uint64_t value, char *digits);
 
 #endif

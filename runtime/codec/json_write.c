@@ -57,6 +57,9 @@ int znl_json_put_string(znl_buffer *out, znl_frame text)
     *to++ = '"';
     for (;;) {
         /* Copied by the block, looked at while there: what follows a special byte is overwritten. */
+        for (; end - at >= ZNL_JSON_ROW && znl_json_is_plain_row(at);
+                at += ZNL_JSON_ROW, to += ZNL_JSON_ROW)
+            memcpy(to, at, ZNL_JSON_ROW);
         while (end - at >= ZNL_JSON_BLOCK) {
             unsigned bits = znl_json_block(at);
             memcpy(to, at, ZNL_JSON_BLOCK);
@@ -102,29 +105,14 @@ int znl_json_put_string(znl_buffer *out, znl_frame text)
 
 /* --- numbers ---------------------------------------------------------------------------------- */
 
-static const char pairs[] =
-        "00010203040506070809101112131415161718192021222324252627282930313233"
-        "34353637383940414243444546474849505152535455565758596061626364656667"
-        "6869707172737475767778798081828384858687888990919293949596979899";
-
 static int put_whole(znl_buffer *out, uint64_t value, int is_negative)
 {
-    char text[NUMBER_BYTES_MAX];
-    char *at = text + sizeof text;
-    int err = make_room(out, sizeof text);
+    int err = make_room(out, NUMBER_BYTES_MAX);
     if (err != 0)
         return err;
-    for (; value >= 100; value /= 100)
-        memcpy(at -= 2, pairs + 2 * (value % 100), 2);
-    if (value >= 10)
-        memcpy(at -= 2, pairs + 2 * value, 2);
-    else
-        *--at = (char)('0' + value);
     if (is_negative)
-        *--at = '-';
-    size_t size = (size_t)(text + sizeof text - at);
-    memcpy(out->data + out->size, at, size);
-    out->size += size;
+        out->data[out->size++] = '-';
+    out->size += znl_decimal_whole(value, (char *)out->data + out->size);
     return 0;
 }
 

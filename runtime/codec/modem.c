@@ -2,7 +2,9 @@
 #include "codec/modem.h"
 
 #include "base/err.h"
+#include "codec/decimal.h"
 #include "codec/json.h"
+#include "codec/json_scan.h"
 
 #include <math.h>
 
@@ -190,15 +192,17 @@ static int eat_bytes(cursor *in, const char *text, size_t size)
 /* A whole number without sign, of at most 15 digits. */
 static int eat_number(cursor *in, znl_frame *raw, int64_t *value)
 {
-    const uint8_t *start = in->at;
+    const uint8_t *start = in->at, *at = start;
+    const uint8_t *stop = in->end - start > 16 ? start + 16 : in->end;
     int64_t sum = 0;
-    while (in->at < in->end && *in->at >= '0' && *in->at <= '9' && in->at - start < 16)
-        sum = sum * 10 + (*in->at++ - '0');
-    size_t size = (size_t)(in->at - start);
+    for (; at < stop && (uint8_t)(*at - '0') <= 9; at++)
+        sum = sum * 10 + (*at - '0');
+    size_t size = (size_t)(at - start);
     if (size == 0 || size > 15 || (size > 1 && *start == '0'))
         return 0;
     *raw = znl_frame_of(start, size);
     *value = sum;
+    in->at = at;
     return 1;
 }
 
@@ -208,9 +212,7 @@ static int eat_plain_string(cursor *in, znl_frame *raw)
     const uint8_t *start = in->at;
     if (!EAT(in, "\""))
         return 0;
-    while (in->at < in->end && *in->at >= 0x20 && *in->at < 0x80 && *in->at != '"' &&
-            *in->at != '\\')
-        in->at++;
+    in->at = znl_json_find_special(in->at, in->end);
     if (!EAT(in, "\""))
         return 0;
     *raw = znl_frame_of(start, (size_t)(in->at - start));
@@ -341,18 +343,7 @@ static uint8_t *put_frame(uint8_t *at, znl_frame frame)
 
 static uint8_t *put_unsigned(uint8_t *at, uint64_t value)
 {
-    uint8_t digits[20], *first = digits + sizeof digits;
-    while (value >= 10) { /* by pairs: half the divisions */
-        unsigned pair = (unsigned)(value % 100);
-        value /= 100;
-        *--first = (uint8_t)('0' + pair % 10);
-        *--first = (uint8_t)('0' + pair / 10);
-    }
-    if (value > 0 || first == digits + sizeof digits)
-        *--first = (uint8_t)('0' + value);
-    size_t count = (size_t)(digits + sizeof digits - first);
-    memcpy(at, first, count);
-    return at + count;
+    return at + znl_decimal_whole(value, (char *)at);
 }
 
 static uint8_t *put_integer(uint8_t *at, int64_t value)

@@ -1,4 +1,4 @@
-/* Doubles from digits and back, against the C library. SPDX-License-Identifier: MIT */
+/* Doubles from digits and back, and whole numbers, against the C library. SPDX-License-Identifier: MIT */
 #include <float.h>
 #include <math.h>
 #include <setjmp.h>
@@ -159,11 +159,35 @@ static void decides_near_the_middle(void **state)
     }
 }
 
+static void check_whole(uint64_t value)
+{
+    char digits[ZNL_DECIMAL_WHOLE_MAX + 1], expected[ZNL_DECIMAL_WHOLE_MAX + 1];
+    memset(digits, '#', sizeof digits);
+    size_t size = (size_t)snprintf(
+            expected, sizeof expected, "%llu", (unsigned long long)value);
+    assert_int_equal(znl_decimal_whole(value, digits), size);
+    assert_memory_equal(digits, expected, size);
+    assert_int_equal(digits[size], '#');
+}
+
+static void writes_whole_numbers(void **state)
+{
+    (void)state;
+    check_whole(0);
+    check_whole(UINT64_MAX);
+    for (uint64_t power = 1, i = 0; i < ZNL_DECIMAL_WHOLE_MAX; i++, power *= 10)
+        for (uint64_t value = power - 1; value <= power + 1; value++)
+            check_whole(value);
+    for (int i = 0; i < ROUNDS; i++)
+        check_whole(random_bits() >> i % 64);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
             cmocka_unit_test(writes_the_fewest_digits),
             cmocka_unit_test(reads_the_nearest),
+            cmocka_unit_test(writes_whole_numbers),
             cmocka_unit_test(decides_near_the_middle),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -382,8 +382,8 @@ static void writes_strings(void **state)
 {
     (void)state;
     znl_buffer out = {0};
-    /* Every place of a special byte relative to the blocks, in a block of exact size. */
-    for (size_t size = 0; size < 70; size++) {
+    /* Every place of a special byte relative to the blocks, in a block of exact size; read as well. */
+    for (size_t size = 0; size < 140; size++) {
         for (size_t at = 0; at < size; at++) {
             static const struct {
                 const char *bytes, *text;
@@ -391,7 +391,7 @@ static void writes_strings(void **state)
                     {"\x1f", "\\u001f"}, {"\x7f", "\x7f"}, {"/", "/"}, {"\xc3\xa9", "\xc3\xa9"},
                     {"\xf0\x9f\x98\x80", "\xf0\x9f\x98\x80"}};
             for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-                char text[80], expected[90];
+                char text[160], expected[170];
                 size_t length = strlen(cases[i].bytes), written = strlen(cases[i].text);
                 memset(text, 'a', size);
                 memcpy(text + at, cases[i].bytes, length);
@@ -407,6 +407,9 @@ static void writes_strings(void **state)
                 assert_int_equal(out.size, whole - length + written + 2);
                 assert_memory_equal(out.data, expected, out.size);
                 release(copy);
+                assert_int_equal(check(out.data, out.size, 1), 0);
+                out.data[1 + at] = '\x1f';
+                assert_int_equal(check(out.data, out.size, 1), ZNL_E_PROTO);
             }
         }
     }
