@@ -134,11 +134,14 @@ void znl_micro_link_end(znl_micro_link *link, int err, const char *text, int pol
     link->is_open = 0;
     link->end_err = err;
     snprintf(link->end_text, sizeof link->end_text, "%s", text);
+    int says_goodbye = polite && link->ws != NULL && znl_ws_is_open(link->ws);
+    if (says_goodbye && link->micro != NULL)
+        znl_micro_leave(link->micro);
     /* Whoever waits is queued before end_due, so "closed" comes after all have heard. */
     if (link->micro != NULL)
         znl_micro_close(link->micro, err == ZNL_E_STOPPED ? ZNL_E_STOPPED : ZNL_E_CLOSED);
     znl_micro_link_unopened(link, err);
-    if (polite && link->ws != NULL && znl_ws_is_open(link->ws)) {
+    if (says_goodbye) {
         link->is_polite = 1;
         znl_ws_close(link->ws, 0, NULL);
     }

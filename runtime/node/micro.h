@@ -100,6 +100,11 @@ int znl_micro_new(znl_micro **out, znl_loop *loop, const znl_micro_options *opti
         const znl_micro_carrier *carrier, void *carrier_user, const znl_micro_events *events,
         void *user);
 
+/* The connection is about to be closed from here: tells the peer that nobody waits any more for what was
+ * asked of it. Originals that answer into a connection under closing end their process. Call
+ * it before the carrier sends its goodbye. */
+void znl_micro_leave(znl_micro *micro);
+
 /* The connection has ended: everything that waits is refused with `err`, jobs are aborted, nothing is sent
  * any more. Events come from inside this call. */
 void znl_micro_close(znl_micro *micro, int err);

@@ -1,6 +1,7 @@
 /* micro_asks.c - see micro.h: requests and streams of ours. SPDX-License-Identifier: MIT */
 #include "node/micro_parts.h"
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "codec/json.h"
 
@@ -167,7 +168,7 @@ static int begin(znl_micro *micro, znl_modem_request *request, uint32_t window,
         micro->fills[ZNL_FILL_EMPTY]++;
     if (timeout_ms > 0)
         znl_wheel_start(znl_loop_wheel(micro->loop), &ask->timer,
-                znl_micro_now(micro) + timeout_ms, on_timeout);
+                znl_clock_mono_ms() + timeout_ms, on_timeout);
     znl_micro_pace(micro);
     *id = (uint64_t)ask->id;
     return 0;
@@ -393,6 +394,19 @@ int znl_micro_flush_asks(znl_micro *micro)
         ask = znl_slots_from(&micro->asks, next);
     }
     return 0;
+}
+
+void znl_micro_leave(znl_micro *micro)
+{
+    if (micro->is_closed)
+        return;
+    struct ask *ask;
+    uint32_t next = 0;
+    while ((ask = znl_slots_from(&micro->asks, next)) != NULL) {
+        next = ask->slot.index + 1;
+        if (send_abort(micro, ask->id) != 0)
+            return; /* no room, no connection: the peer gets no further either */
+    }
 }
 
 void znl_micro_close_asks(znl_micro *micro, int err)

@@ -8,6 +8,7 @@
 #include "transport/dial.h"
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/err.h"
 
 #include <errno.h>
@@ -297,7 +298,7 @@ int znl_dial_new(znl_dial **out, znl_loop *loop, const char *host, uint16_t port
     dial->done = done;
     dial->user = user;
     dial->start.run = on_start;
-    dial->deadline_ms = znl_loop_now_ms(loop) + timeout_ms;
+    dial->deadline_ms = znl_clock_mono_ms() + timeout_ms;
     int err = read_address(dial) ? 0 : look_up(dial);
     if (err != 0) {
         znl_free(dial);

@@ -12,6 +12,7 @@
 #include "transport/stream_backend.h"
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/limits.h"
 #include "transport/dial.h"
@@ -655,7 +656,7 @@ void znl_stream_close(znl_stream *stream, uint32_t linger_ms)
     stream->state = LINGERING;
     enter(stream, &stream->lingers, &stream->all->lingering, offsetof(znl_stream, lingers));
     znl_wheel_start(
-            znl_loop_wheel(loop), &stream->timer, znl_loop_now_ms(loop) + linger_ms, on_late);
+            znl_loop_wheel(loop), &stream->timer, znl_clock_mono_ms() + linger_ms, on_late);
     if (!stream->has_peer_ended && !stream->has_input_ended)
         uv_read_start((uv_stream_t *)&stream->tcp, on_room, on_read);
     schedule(stream);
@@ -754,7 +755,7 @@ int znl_stream_connect(znl_stream **out, znl_loop *loop, const znl_stream_option
     if (err != 0)
         return err;
     znl_stream_set_events(stream, events, user);
-    stream->deadline_ms = znl_loop_now_ms(loop) + timeout_ms;
+    stream->deadline_ms = znl_clock_mono_ms() + timeout_ms;
     err = use_tls(stream, options->tls, options->host);
     if (err == 0)
         err = znl_dial_new(&stream->dial, loop, options->host, options->port, timeout_ms,

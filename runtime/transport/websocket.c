@@ -2,6 +2,7 @@
 #include "transport/websocket.h"
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/limits.h"
 #include "base/random.h"
@@ -338,8 +339,7 @@ static void on_timer(znl_timer *timer)
 
 static void start_timer(znl_ws *ws, uint32_t ms)
 {
-    znl_wheel_start(
-            znl_loop_wheel(ws->loop), &ws->timer, znl_loop_now_ms(ws->loop) + ms, on_timer);
+    znl_wheel_start(znl_loop_wheel(ws->loop), &ws->timer, znl_clock_mono_ms() + ms, on_timer);
 }
 
 void znl_ws_close(znl_ws *ws, uint16_t code, const char *reason)

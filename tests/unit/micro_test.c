@@ -734,6 +734,26 @@ static void closing_ends_everything_once(void **state)
     assert_int_equal(znl_micro_jobs(a.micro), 0);
 }
 
+/* Originals end their process when they answer into a connection under closing. */
+static void who_leaves_says_what_it_waits_for_no_more(void **state)
+{
+    (void)state;
+    two();
+    ask(&a, "/x", NULL, 1);
+    ask_stream(&a, "/y", 4, 2);
+    pump();
+    assert_heard(&b, "request 0 /x -\nstream 0 /y {}\n");
+    znl_micro_leave(a.micro);
+    assert_heard(&a, ""); /* they end when it is closed */
+    znl_micro_close(a.micro, ZNL_E_CLOSED);
+    assert_heard(&a, "refused 1 CLOSED\nbroken 2 CLOSED\n");
+    pump();
+    assert_heard(&b, "abort 0 -\nabort 0 -\n");
+    assert_int_equal(znl_micro_jobs(b.micro), 0);
+    znl_micro_leave(a.micro); /* too late: nothing */
+    assert_int_equal(a.first, a.count);
+}
+
 static void close_it(struct end *end, const char *event)
 {
     if (strcmp(event, "request") == 0 || strcmp(event, "chunk") == 0 ||
@@ -1537,6 +1557,7 @@ int main(void)
             STAGED(tables_are_bounded),
             STAGED(many_at_once_in_any_order),
             STAGED(closing_ends_everything_once),
+            STAGED(who_leaves_says_what_it_waits_for_no_more),
             STAGED(closed_from_inside_an_event),
             STAGED(what_does_not_fit_is_sent_later),
             STAGED(answers_that_nobody_reads_are_bounded),
