@@ -43,15 +43,17 @@ static void read_limits(lua_State *L, znl_micro_box *box)
 
 /* begin: what a task of a request starts with. The request is made here and not by calls from C, so that the
  * compiler makes it together with the handler; all its members are in the constructor, so that it never
- * grows. iterate: an iterator that a handler of a stream returned, run to its end in a task of its own. */
+ * grows. What a stream writes with is its own: no detour by the metatable for each chunk. iterate: an iterator that a handler of a stream returned, run to its end in a task of its own. */
 static const char in_lua[] =
         "local meta, write = ...\n"
         "local setmetatable = setmetatable\n"
         "local function begin(handler, core, ticket, route, data, from, client, is_push, is_stream)\n"
-        "  return handler(setmetatable({\n"
+        "  local request = setmetatable({\n"
         "    core, ticket, route = route, data = data, from = from, client = client,\n"
         "    is_push = is_push, is_stream = is_stream, params = nil,\n"
-        "  }, meta))\n"
+        "  }, meta)\n"
+        "  if is_stream then request.write = write end\n"
+        "  return handler(request)\n"
         "end\n"
         "local function iterate(request, step, state, control)\n"
         "  while true do\n"
