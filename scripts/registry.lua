@@ -15,7 +15,8 @@ end
 
 local parser = argparse("znlrun scripts/registry.lua", "Runs a registry of the micro protocol.")
 parser:option("--host", "Address to listen on (default: all)."):argname("<address>")
-parser:option("--port", "Port to listen on; 0: any. Without: REGISTRY_PORT, or 9000."):argname("<port>"):convert(to_port)
+parser:option("--port", "Port to listen on; 0: any. Without: REGISTRY_PORT, or 9000.")
+  :argname("<port>"):convert(to_port)
 parser:option("--config-dir", "Folder of {namespace}.config.yaml (default: ~/.registry/configs, when it is there).")
   :argname("<path>")
 parser:flag("--no-config", "Read no configuration.")

@@ -54,6 +54,22 @@ describe("application", function()
     return list, hits
   end
 
+  it("gives up in time where an instance takes connections and says nothing", function()
+    local app = start("caller")
+    local frozen = assert(znl.tcp.listen({ host = "127.0.0.1" }, function() sched.sleep(3000) end))
+    registry.peers[#registry.peers + 1] = {
+      namespace = "svc", host = "127.0.0.1", port = frozen.port, key = "127.0.0.1:" .. frozen.port,
+    }
+    local began = sched.now_ms()
+    local _, message, code, is_remote = app:call("svc", "/x", nil, { timeout_ms = 60 })
+    assert.same({ "no instance of svc answered in time", "TIMEOUT", false }, { message, code, is_remote })
+    _, message, code = app:call("svc", "/x", nil, { deadline_ms = sched.now_ms() + 60 })
+    assert.same({ "no instance of svc answered in time", "DEADLINE" }, { message, code })
+    local took = sched.now_ms() - began
+    assert.is_true(took >= 110 and took < 1000, took)
+    frozen:close()
+  end)
+
   it("is registered by connecting, and found by its namespace", function()
     local seen = {}
     local app = znl.application(options_of("svc"))

@@ -67,12 +67,12 @@ function Breaker:reset()
 end
 
 --- Chooses an instance. Yields. As that of znl.micro.breaker_v2.
-function Breaker:select(source, namespace)
-  local client = source:get(namespace, self:excludes())
+function Breaker:select(source, namespace, _, _, until_ms)
+  local client = source:get(namespace, self:excludes(), nil, until_ms)
   if client then return client, NOTHING end
   self:reset()
   local message, code
-  client, message, code = source:get(namespace)
+  client, message, code = source:get(namespace, nil, nil, until_ms)
   if client then return client, NOTHING end
   return nil, message, code
 end

@@ -160,17 +160,17 @@ local function union(excludes, tried)
   return all
 end
 
-local function pick(self, source, namespace, fallback, tried)
+local function pick(self, source, namespace, fallback, tried, until_ms)
   local excludes, limited = self:excludes()
   if tried then
     -- Rather one that has not just failed; when there is none, as if nothing had been tried.
-    local client = source:get(namespace, union(excludes, tried), false)
+    local client = source:get(namespace, union(excludes, tried), false, until_ms)
     if client then return client end
   end
-  local client, message, code = source:get(namespace, excludes, fallback and not limited)
+  local client, message, code = source:get(namespace, excludes, fallback and not limited, until_ms)
   if client or not fallback or limited then return client, message, code end
   self:reset()
-  return source:get(namespace)
+  return source:get(namespace, nil, nil, until_ms)
 end
 
 --- Chooses an instance and asks to send to it. Yields.
@@ -181,14 +181,14 @@ end
 ---@return table|nil client
 ---@return any ticket  or a message
 ---@return string? code
-function Breaker:select(source, namespace, reset_allowed, tried)
-  local client, message, code = pick(self, source, namespace, reset_allowed, tried)
+function Breaker:select(source, namespace, reset_allowed, tried, until_ms)
+  local client, message, code = pick(self, source, namespace, reset_allowed, tried, until_ms)
   if not client then return nil, message, code end
   local ticket, half = self:probe(client.key)
   if ticket then return client, ticket end
   local spare = not half and client or nil
 
-  client, message, code = pick(self, source, namespace, false, tried)
+  client, message, code = pick(self, source, namespace, false, tried, until_ms)
   if client then
     local was_half
     ticket, was_half = self:probe(client.key)
@@ -203,7 +203,7 @@ function Breaker:select(source, namespace, reset_allowed, tried)
   end
   self:reset()
   client, message, code = spare, nil, nil
-  if not client then client, message, code = source:get(namespace) end
+  if not client then client, message, code = source:get(namespace, nil, nil, until_ms) end
   if not client then return nil, message, code end
   return client, self:probe(client.key)
 end

@@ -136,12 +136,16 @@ function M.run(source, breaker, namespace, url, data, plan, client, ticket, mess
         tried[#tried + 1] = last.key
       end
     end
-    local chosen, its_ticket, problem = breaker:select(source, namespace, last == nil, tried)
+    -- Finding an instance is part of the attempt; the originals take what time it takes.
+    local until_ms = not plan.exact and sched.now_ms() + M.time_for(plan) or nil
+    local chosen, its_ticket, problem = breaker:select(source, namespace, last == nil, tried, until_ms)
     if not chosen then
+      if problem == "TIMEOUT" and M.time_for(plan) == 0 then problem = "DEADLINE" end
       if last then return nil, message, code, is_remote end
       return nil, its_ticket, problem, false
     end
     local timeout_ms = M.time_for(plan)
+    if until_ms and timeout_ms > 0 then timeout_ms = math.max(1, math.ceil(until_ms - sched.now_ms())) end
     if timeout_ms == 0 then
       breaker:release(its_ticket)
       if last then return nil, message, code, is_remote end

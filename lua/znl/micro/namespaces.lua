@@ -239,10 +239,11 @@ end
 ---@param namespace string
 ---@param exclude? string[]  keys
 ---@param fallback? boolean
+---@param until_ms? number  when the caller stops waiting; the look-up goes on
 ---@return table|nil client
 ---@return string? message
 ---@return "NOT_FOUND"|"UNREACHABLE"|"TIMEOUT"|"CLOSED"|"STOPPED"|string? code
-function Namespaces:get(namespace, exclude, fallback)
+function Namespaces:get(namespace, exclude, fallback, until_ms)
   local entry = self.entries[namespace]
   if entry then
     local client = choose(self, entry, exclude)
@@ -259,7 +260,9 @@ function Namespaces:get(namespace, exclude, fallback)
     entry.clients = {}
     counted(entry)
   end
-  local client, message, code = begin(self, entry, copy_of(exclude)):wait()
+  local lookup = begin(self, entry, copy_of(exclude))
+  local client, message, code = lookup:wait(until_ms and math.max(0, math.ceil(until_ms - sched.now_ms())))
+  if code == "TIMEOUT" and not lookup:is_set() then message = "no instance of " .. namespace .. " answered in time" end
   if client then
     entry.used = true
     look_for_more(self, entry)

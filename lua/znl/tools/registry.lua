@@ -45,6 +45,7 @@ local function connect(opts, handle)
     local words = proof.explain(message):gsub("^connect: ", "")
     local key = address.key(opts.registry.host, opts.registry.port)
     if words:sub(1, #key) ~= key then words = opts.registry.text .. ": " .. words end
+    if code == "GONE" and not opts.registry.tls then words = words .. "; one with TLS is wss://" .. key end
     return nil, words, code
   end
   return made
@@ -56,6 +57,9 @@ local function ask(client, opts, url, data)
   if is_remote and message == url then
     return nil, ("%s: this registry does not tell that; `find` works with every one"):format(opts.registry.text),
       "UNSUPPORTED"
+  end
+  if code == "CLOSED" and not is_remote then
+    return nil, opts.registry.text .. ": the registry closed the connection", "UNREACHABLE"
   end
   return nil, ("%s: %s"):format(opts.registry.text, message), is_remote and tostring(code) or code
 end
