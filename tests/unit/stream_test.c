@@ -19,9 +19,8 @@
 
 #include "base/alloc.h"
 #include "base/err.h"
+#include "support/turns.h"
 #include "transport/stream.h"
-
-#define GUARD_MS 10000
 
 struct end {
     znl_stream *stream;
@@ -103,31 +102,6 @@ static void on_accept(void *user, znl_stream *stream)
 }
 
 /* --- running ----------------------------------------------------------------------------------- */
-
-struct guard {
-    znl_timer timer;
-    znl_loop *loop;
-};
-
-static void guard_fire(znl_timer *timer)
-{
-    znl_loop_stop(((struct guard *)(void *)timer)->loop);
-}
-
-static void run_for(znl_loop *loop, uint64_t ms)
-{
-    struct guard guard = {.loop = loop};
-    znl_wheel_start(znl_loop_wheel(loop), &guard.timer, znl_loop_now_ms(loop) + ms, guard_fire);
-    znl_loop_run(loop);
-    znl_wheel_stop(znl_loop_wheel(loop), &guard.timer);
-}
-
-#define RUN_UNTIL(loop, condition)                                                             \
-    do {                                                                                       \
-        for (int waited_ms = 0; waited_ms < GUARD_MS && !(condition); waited_ms += 2)          \
-            run_for(loop, 2);                                                                  \
-        assert_true(condition);                                                                \
-    } while (0)
 
 static void open_site(struct site *site, const char *host, uint32_t max_connections)
 {

@@ -14,37 +14,9 @@
 #include "base/err.h"
 #include "base/random.h"
 #include "codec/websocket_reader.h"
+#include "support/turns.h"
 #include "transport/websocket.h"
 #include "transport/websocket_handshake.h"
-
-#define GUARD_MS 10000
-
-/* --- running ----------------------------------------------------------------------------------- */
-
-struct guard {
-    znl_timer timer;
-    znl_loop *loop;
-};
-
-static void guard_fire(znl_timer *timer)
-{
-    znl_loop_stop(((struct guard *)(void *)timer)->loop);
-}
-
-static void run_for(znl_loop *loop, uint64_t ms)
-{
-    struct guard guard = {.loop = loop};
-    znl_wheel_start(znl_loop_wheel(loop), &guard.timer, znl_loop_now_ms(loop) + ms, guard_fire);
-    znl_loop_run(loop);
-    znl_wheel_stop(znl_loop_wheel(loop), &guard.timer);
-}
-
-#define RUN_UNTIL(loop, condition)                                                             \
-    do {                                                                                       \
-        for (int waited_ms = 0; waited_ms < GUARD_MS && !(condition); waited_ms += 2)          \
-            run_for(loop, 2);                                                                  \
-        assert_true(condition);                                                                \
-    } while (0)
 
 /* --- an end of ours ---------------------------------------------------------------------------- */
 
