@@ -88,8 +88,14 @@ static inline int znl_json_is_plain_row(const uint8_t *at)
 /* The first special byte from `at` on, or `end`. */
 static inline const uint8_t *znl_json_find_special(const uint8_t *at, const uint8_t *end)
 {
-    while (end - at >= ZNL_JSON_ROW && znl_json_is_plain_row(at))
-        at += ZNL_JSON_ROW;
+    if (end - at >= ZNL_JSON_BLOCK) { /* most strings end in it: rows only after it */
+        unsigned bits = znl_json_block(at);
+        if (bits != 0)
+            return at + __builtin_ctz(bits);
+        at += ZNL_JSON_BLOCK;
+        while (end - at >= ZNL_JSON_ROW && znl_json_is_plain_row(at))
+            at += ZNL_JSON_ROW;
+    }
     for (; end - at >= ZNL_JSON_BLOCK; at += ZNL_JSON_BLOCK) {
         unsigned bits = znl_json_block(at);
         if (bits != 0)
