@@ -4,9 +4,9 @@
  * (WIRE.md, "Micro").
  *
  * Layer: bind. SPDX-License-Identifier: MIT */
+#include "bind/bind_headers.h"
 #include "bind/bind_micro.h"
 #include "bind/bind_tls.h"
-#include "bind/bind_websocket.h"
 
 #include "base/alloc.h"
 #include "base/err.h"
