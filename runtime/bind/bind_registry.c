@@ -187,7 +187,8 @@ static void refuse_changes(lua_State *L, const struct registry *registry, uint32
         luaL_error(L, "registry: changed by a finalizer while it was listed");
 }
 
-static int registry_peers(lua_State *L)
+/* The list that `push` makes of the peers of the namespace at index 2. */
+static int list_peers(lua_State *L, void (*push)(lua_State *L, const znl_registration *found))
 {
     struct registry *registry = check_registry(L);
     znl_frame namespace = znl_lua_checkframe(L, 2, "namespace", SIZE_MAX);
@@ -196,31 +197,29 @@ static int registry_peers(lua_State *L)
     lua_createtable(L, (int)count, 0);
     refuse_changes(L, registry, changes);
     for (size_t i = 0; i < count; i++) {
-        push_registration(L, znl_directory_peer(registry->directory, namespace, i));
+        push(L, znl_directory_peer(registry->directory, namespace, i));
         refuse_changes(L, registry, changes);
         lua_rawseti(L, -2, (int)i + 1);
     }
     return 1;
 }
 
+static int registry_peers(lua_State *L)
+{
+    return list_peers(L, push_registration);
+}
+
+static void push_key(lua_State *L, const znl_registration *found)
+{
+    char key[KEY_BYTES_MAX]; /* the registration may go while Lua makes the string */
+    size_t size = found->key.size;
+    memcpy(key, found->key.data, size);
+    lua_pushlstring(L, key, size);
+}
+
 static int registry_keys(lua_State *L)
 {
-    struct registry *registry = check_registry(L);
-    znl_frame namespace = znl_lua_checkframe(L, 2, "namespace", SIZE_MAX);
-    uint32_t changes = registry->changes;
-    size_t count = znl_directory_peer_count(registry->directory, namespace);
-    lua_createtable(L, (int)count, 0);
-    refuse_changes(L, registry, changes);
-    for (size_t i = 0; i < count; i++) {
-        char key[KEY_BYTES_MAX];
-        const znl_registration *found = znl_directory_peer(registry->directory, namespace, i);
-        size_t size = found->key.size;
-        memcpy(key, found->key.data, size);
-        lua_pushlstring(L, key, size);
-        refuse_changes(L, registry, changes);
-        lua_rawseti(L, -2, (int)i + 1);
-    }
-    return 1;
+    return list_peers(L, push_key);
 }
 
 static int registry_namespaces(lua_State *L)
