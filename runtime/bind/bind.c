@@ -3,6 +3,7 @@
 
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/limits.h"
 #include "bind/bind_json.h"
 
 #include <math.h>
@@ -14,6 +15,19 @@ int znl_lua_fail(lua_State *L, int err, const char *where)
     lua_pushfstring(L, "%s: %s", where, znl_err_text(err));
     lua_pushstring(L, znl_err_code(err));
     return 3;
+}
+
+znl_frame znl_lua_error_line(const char *text, size_t size)
+{
+    const char *end = memchr(text, '\n', size);
+    if (end != NULL)
+        size = (size_t)(end - text);
+    if (size > ZNL_ERROR_TEXT_BYTES_MAX) {
+        size = ZNL_ERROR_TEXT_BYTES_MAX;
+        while (size > 0 && ((unsigned char)text[size] & 0xC0) == 0x80)
+            size--;
+    }
+    return znl_frame_of(text, size);
 }
 
 int znl_lua_cancelled(lua_State *L, const char *where)

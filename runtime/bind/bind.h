@@ -18,6 +18,9 @@
 /* Pushes nil, "where: text of err", code of err; returns 3. */
 int znl_lua_fail(lua_State *L, int err, const char *where);
 
+/* What peers are told of an error: its first line, not the traceback; cut between characters. Borrowed. */
+znl_frame znl_lua_error_line(const char *text, size_t size);
+
 /* Argument `idx` as a whole number; raises "name must be a whole number in min..max". */
 uint32_t znl_lua_checku32(lua_State *L, int idx, const char *name, uint32_t min, uint32_t max);
 

@@ -32,20 +32,6 @@ void znl_micro_link_refuse_unknown(znl_micro_link *link, const znl_micro_request
 
 /* --- texts ------------------------------------------------------------------------------------- */
 
-/* The first line, not the traceback; cut between characters. */
-static znl_frame first_line(const char *text, size_t size)
-{
-    const char *end = memchr(text, '\n', size);
-    if (end != NULL)
-        size = (size_t)(end - text);
-    if (size > ZNL_ERROR_TEXT_BYTES_MAX) {
-        size = ZNL_ERROR_TEXT_BYTES_MAX;
-        while (size > 0 && ((unsigned char)text[size] & 0xC0) == 0x80)
-            size--;
-    }
-    return znl_frame_of(text, size);
-}
-
 /* A message without the place that error() puts before it: "dir/file.lua:12: " or "[string "..."]:1: ".
  * Others may be meant: "127.0.0.1:9000: refused". */
 static znl_frame without_place(znl_frame line)
@@ -79,7 +65,7 @@ static void handler_failed(lua_State *L, znl_micro_call *call, int err, const ch
     znl_micro_refusal refusal = {.err = err,
             .is_number = err != ZNL_E_HANDLER_TIMEOUT && call->link->is_ours,
             .number = 500,
-            .text = without_place(first_line(text, strlen(text)))};
+            .text = without_place(znl_lua_error_line(text, strlen(text)))};
     if (err == ZNL_E_HANDLER_TIMEOUT)
         call->base.jobs->handler_timeouts++;
     else
@@ -115,7 +101,7 @@ static void handler_refused(lua_State *L, znl_micro_call *call)
         text = luaL_typename(L, 2);
         size = strlen(text);
     }
-    refusal.text = first_line(text, size);
+    refusal.text = znl_lua_error_line(text, size);
     read_status(L, 3, call, &refusal);
     call->base.jobs->refused++;
     refuse(call, &refusal);
@@ -136,7 +122,7 @@ static int is_refusal(lua_State *L, znl_micro_call *call)
     znl_micro_refusal refusal = {0};
     size_t size = 0;
     const char *text = lua_type(L, 4) == LUA_TSTRING ? lua_tolstring(L, 4, &size) : "";
-    refusal.text = first_line(text, size);
+    refusal.text = znl_lua_error_line(text, size);
     read_status(L, 3, call, &refusal);
     call->base.jobs->refused++;
     refuse(call, &refusal);

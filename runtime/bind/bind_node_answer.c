@@ -54,25 +54,11 @@ static int send_service_error(znl_node_box *b, const struct asker *to, znl_frame
     return answer(b, to, NULL, &frame, 1);
 }
 
-/* The first line, not the traceback; cut between characters. */
-static znl_frame first_line(const char *text, size_t size)
-{
-    const char *end = memchr(text, '\n', size);
-    if (end != NULL)
-        size = (size_t)(end - text);
-    if (size > ZNL_ERROR_TEXT_BYTES_MAX) {
-        size = ZNL_ERROR_TEXT_BYTES_MAX;
-        while (size > 0 && ((unsigned char)text[size] & 0xC0) == 0x80)
-            size--;
-    }
-    return znl_frame_of(text, size);
-}
-
 void znl_node_box_refuse(
         znl_node_box *b, const struct asker *to, znl_frame code, const char *text, size_t size)
 {
     static const znl_call error = {.is_answer = 1, .is_error = 1};
-    znl_frame line = first_line(text, size);
+    znl_frame line = znl_lua_error_line(text, size);
     int err;
     if (b->node == NULL)
         return;
