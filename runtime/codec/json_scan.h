@@ -34,28 +34,15 @@ static inline int znl_json_is_plain8(const uint8_t *at)
 
 #define ZNL_JSON_BLOCK 16
 
-/* The 16 bytes at `at`: special ones have their top bit set. */
-static inline __m128i znl_json_mark(const uint8_t *at)
+/* A bit for each special byte among the 16 at `at`. */
+static inline unsigned znl_json_block(const uint8_t *at)
 {
     __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)at);
     /* Signed: bytes from 0x80 on are negative, so below 0x20 too. */
     __m128i found = _mm_cmplt_epi8(bytes, _mm_set1_epi8(0x20));
     found = _mm_or_si128(found, _mm_cmpeq_epi8(bytes, _mm_set1_epi8('"')));
-    return _mm_or_si128(found, _mm_cmpeq_epi8(bytes, _mm_set1_epi8('\\')));
-}
-
-/* A bit for each special byte among the 16 at `at`. */
-static inline unsigned znl_json_block(const uint8_t *at)
-{
-    return (unsigned)_mm_movemask_epi8(znl_json_mark(at));
-}
-
-/* Whether none of the ZNL_JSON_ROW bytes at `at` is special. */
-static inline int znl_json_is_plain_row(const uint8_t *at)
-{
-    __m128i first = _mm_or_si128(znl_json_mark(at), znl_json_mark(at + 16));
-    __m128i second = _mm_or_si128(znl_json_mark(at + 32), znl_json_mark(at + 48));
-    return _mm_movemask_epi8(_mm_or_si128(first, second)) == 0;
+    found = _mm_or_si128(found, _mm_cmpeq_epi8(bytes, _mm_set1_epi8('\\')));
+    return (unsigned)_mm_movemask_epi8(found);
 }
 
 #else
@@ -73,29 +60,11 @@ static inline unsigned znl_json_block(const uint8_t *at)
     return bits;
 }
 
-/* Whether none of the ZNL_JSON_ROW bytes at `at` is special. */
-static inline int znl_json_is_plain_row(const uint8_t *at)
-{
-    return znl_json_is_plain8(at) && znl_json_is_plain8(at + 8) &&
-            znl_json_is_plain8(at + 16) && znl_json_is_plain8(at + 24);
-}
-
 #endif
-
-/* Blocks looked at together where a string is long. */
-#define ZNL_JSON_ROW (4 * ZNL_JSON_BLOCK)
 
 /* The first special byte from `at` on, or `end`. */
 static inline const uint8_t *znl_json_find_special(const uint8_t *at, const uint8_t *end)
 {
-    if (end - at >= ZNL_JSON_BLOCK) { /* most strings end in it: rows only after it */
-        unsigned bits = znl_json_block(at);
-        if (bits != 0)
-            return at + __builtin_ctz(bits);
-        at += ZNL_JSON_BLOCK;
-        while (end - at >= ZNL_JSON_ROW && znl_json_is_plain_row(at))
-            at += ZNL_JSON_ROW;
-    }
     for (; end - at >= ZNL_JSON_BLOCK; at += ZNL_JSON_BLOCK) {
         unsigned bits = znl_json_block(at);
         if (bits != 0)

@@ -57,9 +57,6 @@ int znl_json_put_string(znl_buffer *out, znl_frame text)
     *to++ = '"';
     for (;;) {
         /* Copied by the block, looked at while there: what follows a special byte is overwritten. */
-        for (; end - at >= ZNL_JSON_ROW && znl_json_is_plain_row(at);
-                at += ZNL_JSON_ROW, to += ZNL_JSON_ROW)
-            memcpy(to, at, ZNL_JSON_ROW);
         while (end - at >= ZNL_JSON_BLOCK) {
             unsigned bits = znl_json_block(at);
             memcpy(to, at, ZNL_JSON_BLOCK);
