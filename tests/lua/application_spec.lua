@@ -1,4 +1,5 @@
 --- Applications of the micro protocol, over sockets of this process. SPDX-License-Identifier: MIT
+local certificates = require("support.certificate")
 local eventually = require("support.eventually")
 local folder = require("support.folder")
 local sched = require("znl.core.sched")
@@ -573,11 +574,8 @@ describe("application", function()
 
   it("knows a registry of znlrun by TLS and a secret", function()
     local dir = folder.new()
-    local certificate, key = dir:at("certificate.pem"), dir:at("key.pem")
-    local made = os.execute(("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 " ..
-      "-subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout %s -out %s 2>/dev/null"):format(
-      key, certificate))
-    if made ~= 0 and made ~= true then
+    local certificate, key = certificates(dir)
+    if not certificate then
       dir:remove()
       return pending("needs the command openssl")
     end

@@ -9,6 +9,7 @@ describe("znl.core.micro, frame by frame:", function()
     return
   end
 
+  local certificates = require("tests.lua.support.certificate")
   local eventually = require("tests.lua.support.eventually")
   local folders = require("tests.lua.support.folder")
   local json = require("znl.json")
@@ -201,11 +202,8 @@ describe("znl.core.micro, frame by frame:", function()
 
   it("TLS", function()
     local folder = folders.new()
-    local certificate, key = folder:at("certificate.pem"), folder:at("key.pem")
-    local made = os.execute(("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 " ..
-      "-subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout %s -out %s 2>/dev/null"):format(
-      key, certificate))
-    if made ~= 0 and made ~= true then
+    local certificate, key = certificates(folder)
+    if not certificate then
       folder:remove()
       return pending("needs the command openssl")
     end

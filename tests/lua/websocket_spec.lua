@@ -462,20 +462,12 @@ describe("websocket", function()
   end)
 
   describe("under TLS", function()
-    local file, process = znl.file, znl.process
-    local folder = assert(require("luv").fs_mkdtemp("/tmp/znl-tls-XXXXXX"))
-    local certificate, key = folder .. "/certificate.pem", folder .. "/key.pem"
+    local folder = require("support.folder").new()
+    local certificate, key = require("support.certificate")(folder)
 
-    --- A certificate that vouches for itself.
-    local made = process.run {
-      "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-      "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
-      "-keyout", key, "-out", certificate,
-    }
+    teardown(function() folder:remove() end)
 
-    teardown(function() assert(file.remove(folder, { recursive = true })) end)
-
-    if not made or made.code ~= 0 then
+    if not certificate then
       pending("needs the command openssl")
       return
     end
@@ -528,11 +520,11 @@ describe("websocket", function()
 
     it("says which file or option is wrong", function()
       local _, message, code = websocket.serve {
-        listen = "127.0.0.1:0", handle = echo, tls = { certificate = folder .. "/none", key = key },
+        listen = "127.0.0.1:0", handle = echo, tls = { certificate = folder:at("none"), key = key },
       }
       assert.matches("none: No such file", message)
       assert.equal("INVALID", code)
-      _, message, code = websocket.connect("wss://localhost:1", { tls = { authorities = folder .. "/none" } })
+      _, message, code = websocket.connect("wss://localhost:1", { tls = { authorities = folder:at("none") } })
       assert.matches("none: No such file", message)
       assert.equal("INVALID", code)
       local function serve_with(tls)
