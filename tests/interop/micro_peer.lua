@@ -3,29 +3,17 @@
 -- micro_peer.mjs; its head describes them.
 --
 -- SPDX-License-Identifier: MIT
+package.path = arg[0]:match("^(.-)[^/]*$") .. "?.lua;" .. package.path
+
 local json = require "znl.json"
+local line_commands = require "commands"
 local sched = require "znl.core.sched"
 local uv = require "luv"
 local znl = require "znl"
 
-local function write(object)
-  io.stdout:write(assert(json.encode(object)), "\n")
-  io.stdout:flush()
-end
+local check, given, write = line_commands.check, line_commands.given, line_commands.write
 
 local objects = {} -- name -> {node, config, log, runs, asker, topics, offs}
-
---- JSON null in a command means "not given", as an absent member does.
-local function given(value)
-  if value == json.null then return nil end
-  return value
-end
-
---- Turns `nil, message, code` into an error, which `run` reports. A nil without message is a value.
-local function check(value, message, code)
-  if value == nil and message then error({ code = code or "ERROR", message = message }, 0) end
-  return value
-end
 
 local SHARED = { "host", "port", "heartbeat_ms", "heartbeat_timeout_ms", "heartbeat_check_ms",
   "strict_heartbeat", "max_message_bytes", "max_write_bytes", "max_connections", "max_depth",
@@ -288,39 +276,4 @@ end
 
 function commands.exit() znl.exit(0) end
 
-local function run(line)
-  local read, cmd = json.decode(line)
-  assert(read, cmd)
-  local ok, value = xpcall(function()
-    local fn = commands[cmd.cmd] or error("unknown command " .. tostring(cmd.cmd))
-    return fn(cmd, objects[cmd.as or "app"])
-  end, function(problem)
-    if type(problem) == "table" then return problem end
-    return { code = "ERROR", message = debug.traceback(tostring(problem)) }
-  end)
-  if ok then
-    write { re = cmd.n, ok = true, value = value }
-  else
-    write { re = cmd.n, ok = false, code = value.code, error = tostring(value.message) }
-  end
-end
-
-local rest = ""
-local input = uv.new_pipe(false)
-input:open(0)
-input:read_start(function(err, chunk)
-  if err or not chunk then
-    input:close()
-    znl.spawn(commands.exit)
-    return
-  end
-  -- Plain finds: a pattern would scan a long line without its end once per character.
-  rest = rest .. chunk
-  local from, newline = 1, rest:find("\n", 1, true)
-  while newline do
-    znl.spawn(run, rest:sub(from, newline - 1))
-    from = newline + 1
-    newline = rest:find("\n", from, true)
-  end
-  rest = rest:sub(from)
-end)
+line_commands.serve(commands, function(cmd) return objects[cmd.as or "app"] end)

@@ -2,16 +2,16 @@
 -- The commands, events and the request handler are those of peer.mjs; its head describes them.
 --
 -- SPDX-License-Identifier: MIT
+package.path = arg[0]:match("^(.-)[^/]*$") .. "?.lua;" .. package.path
+
 local cjson = require "cjson"
-local uv = require "luv"
+local line_commands = require "commands"
 local znl = require "znl"
 
 cjson.encode_sparse_array(true)
+line_commands.encode = cjson.encode -- topics of hostile peers are any bytes
 
-local function write(object)
-  io.stdout:write(cjson.encode(object), "\n")
-  io.stdout:flush()
-end
+local check, given, write = line_commands.check, line_commands.given, line_commands.write
 
 local function hex(bytes)
   return (bytes:gsub(".", function(c) return ("%02x"):format(c:byte()) end))
@@ -39,22 +39,10 @@ local function from_hex(frames)
   return out
 end
 
---- cjson reads null as a userdata; options want nil.
-local function given(value)
-  if value == cjson.null then return nil end
-  return value
-end
-
 local node, config
 local commands = {}
 
 local function options(timeout_ms) return { timeout_ms = given(timeout_ms) } end
-
---- Turns `nil, message, code` into an error, which `run` reports.
-local function check(value, message, code)
-  if value == nil and message then error({ code = code or "ERROR", message = message }, 0) end
-  return value
-end
 
 local function ask(to, payload, timeout_ms)
   if config.role == "master" then return node:request(to, payload, options(timeout_ms)) end
@@ -250,38 +238,4 @@ function commands.exit()
   znl.exit(0)
 end
 
-local function run(line)
-  local cmd = cjson.decode(line)
-  local ok, value = xpcall(function()
-    local fn = commands[cmd.cmd] or error("unknown command " .. tostring(cmd.cmd))
-    return fn(cmd)
-  end, function(problem)
-    if type(problem) == "table" then return problem end
-    return { code = "ERROR", message = debug.traceback(tostring(problem)) }
-  end)
-  if ok then
-    write { re = cmd.n, ok = true, value = value == nil and cjson.null or value }
-  else
-    write { re = cmd.n, ok = false, code = value.code, error = tostring(value.message) }
-  end
-end
-
-local rest = ""
-local input = uv.new_pipe(false)
-input:open(0)
-input:read_start(function(err, chunk)
-  if err or not chunk then
-    input:close()
-    znl.spawn(commands.exit)
-    return
-  end
-  -- Plain finds: a pattern would scan a long line without its end once per character.
-  rest = rest .. chunk
-  local from, newline = 1, rest:find("\n", 1, true)
-  while newline do
-    znl.spawn(run, rest:sub(from, newline - 1))
-    from = newline + 1
-    newline = rest:find("\n", from, true)
-  end
-  rest = rest:sub(from)
-end)
+line_commands.serve(commands)
