@@ -196,11 +196,10 @@ describe("znl.core.micro, when something ends:", function()
       local core = micro.new({})
       local known = setmetatable({ core = core }, { __mode = "v" })
       local ok, message
-      local thread = coroutine.create(function() ok, message = pcall(core.connect, core, options) end)
-      assert(coroutine.resume(thread))
+      assert(coroutine.resume(coroutine.create(function() ok, message = pcall(core.connect, core, options) end)))
       assert.is_false(ok)
       assert.truthy(message:find("must be called from a coroutine made by znl", 1, true))
-      core, thread = nil, nil
+      core = nil
       for _ = 1, 3 do
         collectgarbage()
         sched.sleep(1)
