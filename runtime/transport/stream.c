@@ -26,6 +26,9 @@
 #include <unistd.h>
 
 #define READ_BYTES 65536u
+/* Written in one turn of the loop before it is offered to the system. */
+#define EARLY_BYTES 4096u
+#define EARLY_MOST_BYTES 65536u /* of a queue: what stays of it is moved */
 /* Sealed, and given to libuv, at once: the queue is seen to empty as finely. */
 #define PIECE_BYTES (256u * 1024)
 #define SPARES 64u               /* empty buffers a loop keeps */
@@ -454,10 +457,30 @@ int znl_stream_reserve(znl_stream *stream, size_t size, uint8_t **at)
     return err;
 }
 
+/* Offers what a turn has written so far, so that the peer works on it while the turn goes on. What goes
+ * wrong is left to flush(). */
+static void offer_early(znl_stream *stream)
+{
+    if (stream->state != OPEN || stream->session != NULL || stream->in_air > 0 ||
+            stream->write_error != 0 || stream->flown < stream->flying.size ||
+            stream->queue.size > EARLY_MOST_BYTES)
+        return;
+    znl_buffer *queue = &stream->queue;
+    uv_buf_t piece = uv_buf_init((char *)queue->data, (unsigned)queue->size);
+    int count = uv_try_write((uv_stream_t *)&stream->tcp, &piece, 1);
+    if (count <= 0)
+        return;
+    queue->size -= (size_t)count;
+    memmove(queue->data, queue->data + count, queue->size);
+}
+
 void znl_stream_commit(znl_stream *stream, size_t size)
 {
+    size_t before = stream->queue.size;
     stream->queue.size += size;
     schedule(stream);
+    if (before / EARLY_BYTES != stream->queue.size / EARLY_BYTES)
+        offer_early(stream);
 }
 
 int znl_stream_write(znl_stream *stream, const void *data, size_t size)
