@@ -6,6 +6,7 @@ local uv = require("luv")
 
 local M = {}
 
+local LOOPBACK = "127.0.0.1"
 local HOST_BYTES_MAX = 253
 --- Interfaces beyond this index are not looked for in order.
 local INTERFACES_MAX = 1024
@@ -141,19 +142,20 @@ function M.first_external(interfaces, name_of)
   end
 end
 
---- What others reach this host by.
+--- What others reach this host by. A machine without a network has the loopback address: whoever can reach
+--- it is on it. (The originals refuse to start there.)
 ---@param given? string
+---@param interfaces? table  those of this host, when they are known
 ---@return string|nil host
 ---@return string? problem
-function M.advertised(given)
+function M.advertised(given, interfaces)
   local host = given and given:match("^%s*(.-)%s*$") or ""
   if host == "" then
-    host = M.first_external(uv.interface_addresses() or {}, function(index)
+    host = M.first_external(interfaces or uv.interface_addresses() or {}, function(index)
       local ok, name = pcall(uv.if_indextoname, index)
       return ok and name and name:match("^[^%%]+") or nil
     end)
-    if not host then return nil, "this machine has no address of its own: give advertise_host" end
-    return host
+    return host or LOOPBACK
   end
   local problem = M.problem(host, 1)
   if problem then return nil, "advertise_host: " .. problem end
