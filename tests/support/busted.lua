@@ -71,6 +71,9 @@ local stress = os.getenv("ZNL_TEST_STRESS")
 if stress == "gc" then collectgarbage("setpause", 0) end
 if stress == "nojit" then require("jit").off() end
 
+-- What fails is easier to find without what goes on.
+require("znl.core.log").set_level("warn")
+
 local code = run(arg and { unpack(arg) } or { ... })
 io.stdout:flush()
 io.stderr:flush()
