@@ -127,6 +127,32 @@
 #define ZNL_NAMESPACE_BYTES_MAX 1024u
 #define ZNL_HOST_BYTES_MAX 255u
 
+/* --- cluster-client ---------------------------------------------------------------------------- */
+
+#define ZNL_CLUSTER_PORT 7777u /* spec cluster-client, section 11 */
+#define ZNL_CLUSTER_RESPONSE_MS 3000u
+#define ZNL_CLUSTER_HEARTBEAT_MS 20000u
+#define ZNL_CLUSTER_CONNECT_MS 10000u
+#define ZNL_CLUSTER_REGISTER_MS_DEFAULT 30000u /* of a connection, until it names its channel */
+#define ZNL_CLUSTER_ID_MAX ((1u << 30) - 1)    /* ids of ours: 1 to this, spec section 2 */
+/* Bytes of a packet without its head. */
+#define ZNL_CLUSTER_MESSAGE_BYTES_DEFAULT (64u * 1024 * 1024)
+/* The same of a connection that has no channel yet. */
+#define ZNL_CLUSTER_UNREGISTERED_BYTES (64u * 1024)
+#define ZNL_CLUSTER_CONNECTIONS_DEFAULT 10000u
+#define ZNL_CLUSTER_PENDING_DEFAULT 100000u    /* requests of ours on one connection */
+#define ZNL_CLUSTER_KEYS_DEFAULT 100000u       /* of one channel */
+#define ZNL_CLUSTER_MEMBER_KEYS_DEFAULT 10000u /* of one follower */
+#define ZNL_CLUSTER_KEY_BYTES_MAX 65536u
+#define ZNL_CLUSTER_METHOD_BYTES_MAX 256u
+#define ZNL_CLUSTER_NAME_BYTES_MAX 256u /* of a channel */
+#define ZNL_CLUSTER_ARGUMENTS_MAX 128u
+/* Values remembered by one channel. */
+#define ZNL_CLUSTER_VALUES_BYTES_DEFAULT (1024u * 1024 * 1024)
+/* Queued to a follower before it gets only the newest value of each key. */
+#define ZNL_CLUSTER_QUEUE_BYTES_DEFAULT (4u * 1024 * 1024)
+#define ZNL_TRANSCODE_DEPTH_DEFAULT 128u
+
 /* --- replay ------------------------------------------------------------------------------------ */
 
 /* Nonces remembered: 12 bytes each, two minutes of 130,000 messages per second. */

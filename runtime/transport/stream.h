@@ -34,8 +34,9 @@ typedef struct znl_stream_options {
     const char
             *host; /* name or address to connect to; IPv6 with or without brackets; borrowed */
     uint16_t port;
-    const znl_tls *tls;     /* NULL: plain; held while the stream lives */
-    uint32_t timeout_ms;    /* name, connection and TLS together; 0: ZNL_CONNECT_MS_DEFAULT */
+    const char *path;    /* of a unix socket, instead of host and port; borrowed; NULL: none */
+    const znl_tls *tls;  /* NULL: plain; held while the stream lives */
+    uint32_t timeout_ms; /* name, connection and TLS together; 0: ZNL_CONNECT_MS_DEFAULT */
     size_t max_queue_bytes; /* 0: ZNL_STREAM_QUEUE_BYTES_DEFAULT */
 } znl_stream_options;
 
@@ -76,6 +77,9 @@ typedef struct znl_listener znl_listener;
 typedef struct znl_listener_options {
     const char *host; /* address to bind; "localhost"; NULL or "*": all interfaces; borrowed */
     uint16_t port;    /* 0: the system chooses */
+    const char *
+            path; /* of a unix socket, instead of host and port; a file there that nobody listens on is
+                         replaced; removed at the close; borrowed; NULL: none */
     const znl_tls *tls; /* NULL: plain; held */
     uint32_t
             max_connections; /* beyond it connections are closed at once and counted; 0: the default */
