@@ -1,0 +1,228 @@
+/* stream_write.c - the queue of a stream, and how it leaves.
+ *
+ * Bytes written collect in `queue`. Once per turn the streams that wrote are visited: the queue becomes
+ * `flying` (under TLS: what became of it) and is offered to the system at once; what it does not take is
+ * handed to libuv piece by piece, and meanwhile the next queue collects. Buffers that are empty go back to
+ * the loop, so that a stream at rest has none.
+ *
+ * SPDX-License-Identifier: MIT */
+#include "transport/stream_parts.h"
+
+#include "base/err.h"
+
+#include <string.h>
+
+/* Written in one turn of the loop before it is offered to the system. */
+#define EARLY_BYTES 4096u
+#define EARLY_MOST_BYTES 65536u /* of a queue: what stays of it is moved */
+/* Sealed, and given to libuv, at once: the queue is seen to empty as finely. */
+#define PIECE_BYTES (256u * 1024)
+
+size_t znl_stream_queued(const znl_stream *stream)
+{
+    return stream->queue.size - stream->sealed + stream->flying.size - stream->flown;
+}
+
+int znl_stream_reserve(znl_stream *stream, size_t size, uint8_t **at)
+{
+    if (stream->state > ZNL_STREAM_ENDED || stream->write_error != 0)
+        return ZNL_E_CLOSED;
+    size_t queued = znl_stream_queued(stream);
+    if (queued > 0 &&
+            (queued >= stream->max_queue_bytes || size > stream->max_queue_bytes - queued)) {
+        stream->wants_writable = 1;
+        return ZNL_E_BUSY;
+    }
+    znl_buffer *queue = &stream->queue;
+    if (stream->sealed > queue->size / 2 && size > queue->capacity - queue->size) {
+        memmove(queue->data, queue->data + stream->sealed, queue->size - stream->sealed);
+        queue->size -= stream->sealed;
+        stream->sealed = 0;
+    }
+    int err = znl_streams_make_room(stream->all, queue, size);
+    if (err == 0)
+        *at = queue->data + queue->size;
+    return err;
+}
+
+/* Offers what a turn has written so far, so that the peer works on it while the turn goes on. What goes
+ * wrong is left to znl_stream_flush(). */
+static void offer_early(znl_stream *stream)
+{
+    if (stream->state != ZNL_STREAM_OPEN || stream->session != NULL || stream->in_air > 0 ||
+            stream->write_error != 0 || stream->flown < stream->flying.size ||
+            stream->queue.size > EARLY_MOST_BYTES)
+        return;
+    znl_buffer *queue = &stream->queue;
+    uv_buf_t piece = uv_buf_init((char *)queue->data, (unsigned)queue->size);
+    int count = uv_try_write((uv_stream_t *)&stream->tcp, &piece, 1);
+    if (count <= 0)
+        return;
+    queue->size -= (size_t)count;
+    memmove(queue->data, queue->data + count, queue->size);
+}
+
+void znl_stream_commit(znl_stream *stream, size_t size)
+{
+    size_t before = stream->queue.size;
+    stream->queue.size += size;
+    znl_stream_schedule(stream);
+    if (before / EARLY_BYTES != stream->queue.size / EARLY_BYTES)
+        offer_early(stream);
+}
+
+int znl_stream_write(znl_stream *stream, const void *data, size_t size)
+{
+    uint8_t *at;
+    int err = znl_stream_reserve(stream, size, &at);
+    if (err != 0 || size == 0)
+        return err;
+    memcpy(at, data, size);
+    znl_stream_commit(stream, size);
+    return 0;
+}
+
+/* After a reset there may still be something to read, and then the end of it is found there. Nothing
+ * may follow. */
+static void fail_writing(znl_stream *stream, int code)
+{
+    stream->write_error = code;
+    stream->flown = 0;
+    stream->sealed = 0;
+    znl_streams_give_back(stream->all, &stream->flying);
+    znl_streams_give_back(stream->all, &stream->queue);
+    if (stream->state == ZNL_STREAM_LINGERING)
+        znl_stream_destroy(stream);
+    else if (stream->state == ZNL_STREAM_OPEN &&
+            (stream->is_paused || (code != UV_EPIPE && code != UV_ECONNRESET)))
+        znl_stream_end_by_system(stream, code);
+}
+
+static void on_written(uv_write_t *request, int status)
+{
+    znl_stream *stream = request->handle->data;
+    if (stream->state == ZNL_STREAM_GONE)
+        return;
+    stream->flown += stream->in_air;
+    stream->in_air = 0;
+    if (status < 0)
+        fail_writing(stream, status);
+    else
+        znl_stream_flush(stream);
+}
+
+/* Seals some of the queue. 0 or UV_…. */
+static int seal(znl_stream *stream)
+{
+    znl_buffer *queue = &stream->queue;
+    int err = 0;
+    if (stream->state != ZNL_STREAM_SHAKING && queue->size > 0) {
+        size_t count = queue->size - stream->sealed;
+        if (count > PIECE_BYTES)
+            count = PIECE_BYTES;
+        err = znl_tls_session_write(stream->session, queue->data + stream->sealed, count);
+        stream->sealed += count;
+        if (stream->sealed == queue->size) {
+            stream->sealed = 0;
+            queue->size = 0;
+        }
+    }
+    if (err == 0 && stream->state == ZNL_STREAM_LINGERING && queue->size == 0)
+        znl_tls_session_finish(stream->session);
+    return err == 0 ? 0 : err == ZNL_E_NOMEM ? UV_ENOMEM : UV_EPROTO;
+}
+
+/* Puts what is to leave next in the place of what has flown. 0 or UV_…. */
+static int load(znl_stream *stream)
+{
+    znl_buffer empty = stream->flying;
+    znl_buffer *from = &stream->queue;
+    int rc = 0;
+    if (stream->session != NULL) {
+        rc = seal(stream);
+        from = znl_tls_session_out(stream->session);
+    }
+    empty.size = 0;
+    stream->flown = 0;
+    stream->flying = *from;
+    *from = empty;
+    return rc;
+}
+
+/* Nothing is in the air, and nothing can be sent now: at rest there are no buffers. */
+static void fold(znl_stream *stream)
+{
+    stream->flown = 0;
+    znl_streams_give_back(stream->all, &stream->flying);
+    if (stream->queue.size == 0)
+        znl_streams_give_back(stream->all, &stream->queue);
+    if (stream->session != NULL)
+        znl_streams_give_back(stream->all, znl_tls_session_out(stream->session));
+}
+
+int znl_stream_offer(znl_stream *stream)
+{
+    uv_stream_t *tcp = (uv_stream_t *)&stream->tcp;
+    for (;;) {
+        int rc = stream->flown < stream->flying.size ? 0 : load(stream);
+        if (rc != 0)
+            return rc;
+        size_t left = stream->flying.size - stream->flown;
+        if (left == 0) {
+            fold(stream);
+            return 0;
+        }
+        uv_buf_t piece = uv_buf_init((char *)stream->flying.data + stream->flown,
+                left < UINT32_MAX ? (unsigned)left : UINT32_MAX);
+        int count = uv_try_write(tcp, &piece, 1);
+        if (count < 0 && count != UV_EAGAIN)
+            return count;
+        stream->flown += count > 0 ? (size_t)count : 0;
+        if (count > 0 && (size_t)count == left)
+            continue;
+        left = stream->flying.size - stream->flown;
+        stream->in_air = left < PIECE_BYTES ? left : PIECE_BYTES;
+        piece = uv_buf_init(
+                (char *)stream->flying.data + stream->flown, (unsigned)stream->in_air);
+        rc = uv_write(&stream->request.write, tcp, &piece, 1, on_written);
+        if (rc != 0)
+            stream->in_air = 0;
+        return rc;
+    }
+}
+
+static void on_finished(uv_shutdown_t *request, int status)
+{
+    (void)request; /* what comes next is the peer's end, or the timer */
+    (void)status;
+}
+
+static void say_goodbye(znl_stream *stream)
+{
+    if (stream->has_peer_ended) {
+        znl_stream_destroy(stream);
+    } else if (!stream->is_finishing) {
+        stream->is_finishing = 1;
+        if (uv_shutdown(&stream->request.shutdown, (uv_stream_t *)&stream->tcp, on_finished) !=
+                0)
+            znl_stream_destroy(stream);
+    }
+}
+
+void znl_stream_flush(znl_stream *stream)
+{
+    if (stream->state == ZNL_STREAM_DIALING || stream->in_air > 0 || stream->write_error != 0)
+        return;
+    int rc = znl_stream_offer(stream);
+    if (rc != 0) {
+        fail_writing(stream, rc);
+    } else if (stream->state == ZNL_STREAM_LINGERING) {
+        if (znl_stream_queued(stream) == 0)
+            say_goodbye(stream);
+    } else if (stream->wants_writable && stream->state == ZNL_STREAM_OPEN &&
+            znl_stream_queued(stream) <= stream->max_queue_bytes / 2) {
+        stream->wants_writable = 0;
+        if (stream->events->on_writable != NULL)
+            stream->events->on_writable(stream->user);
+    }
+}
