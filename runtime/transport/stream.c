@@ -180,7 +180,7 @@ static int take_socket(znl_stream *stream, int fd, const struct sockaddr *peer)
     if (stream->session != NULL)
         znl_wheel_start(znl_loop_wheel(stream->all->loop), &stream->timer, stream->deadline_ms,
                 on_late);
-    else if (stream->queue.size > 0)
+    else if (stream->queue.size > 0 || stream->wants_writable)
         znl_stream_schedule(stream);
     return 0;
 }

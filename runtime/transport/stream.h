@@ -22,7 +22,8 @@ typedef struct znl_stream_events {
     void (*on_open)(void *user);
     /* Bytes arrived: borrowed until it returns, and may be changed in place. It may close the stream. */
     void (*on_data)(void *user, uint8_t *data, size_t size);
-    /* The queue went below half of its limit after a write had found it full. NULL: not wanted. */
+    /* Asked for by znl_stream_await(), or by a write that found the queue full: then it comes when the queue
+     * is down to half of its limit. NULL: not wanted. */
     void (*on_writable)(void *user);
     /* The last event: 0 the peer ended it in order, and may still read; otherwise why: TIMEOUT,
      * UNREACHABLE (refused, no such host), GONE (reset), LIMIT (descriptors), PROTO (TLS), NOMEM,
@@ -59,6 +60,10 @@ void znl_stream_commit(znl_stream *stream, size_t size);
 int znl_stream_write(znl_stream *stream, const void *data, size_t size);
 
 size_t znl_stream_queued(const znl_stream *stream); /* bytes not yet handed to the system */
+
+/* on_writable comes once, when at most `below` bytes are queued, also if that is so already. Asked for again
+ * before it came: once, for the fewest bytes. */
+void znl_stream_await(znl_stream *stream, size_t below);
 
 /* Stops reading, and goes on: the peer's window closes meanwhile. The end of the stream is not seen
  * while it is on. */

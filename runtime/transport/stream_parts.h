@@ -68,9 +68,10 @@ struct znl_stream {
     size_t flown;  /* of `flying` */
     size_t in_air; /* bytes of it that libuv has */
     size_t max_queue_bytes;
-    uint64_t deadline_ms; /* for hands to be shaken */
-    znl_timer timer;      /* of that; of lingering */
-    uint8_t state;        /* znl_stream_state */
+    size_t writable_below; /* bytes queued: on_writable then */
+    uint64_t deadline_ms;  /* for hands to be shaken */
+    znl_timer timer;       /* of that; of lingering */
+    uint8_t state;         /* znl_stream_state */
     uint8_t is_paused;
     uint8_t has_filled_input; /* the others first */
     uint8_t wants_writable;

@@ -23,6 +23,19 @@ size_t znl_stream_queued(const znl_stream *stream)
     return stream->queue.size - stream->sealed + stream->flying.size - stream->flown;
 }
 
+static void want_writable(znl_stream *stream, size_t below)
+{
+    if (!stream->wants_writable || below < stream->writable_below)
+        stream->writable_below = below;
+    stream->wants_writable = 1;
+}
+
+void znl_stream_await(znl_stream *stream, size_t below)
+{
+    want_writable(stream, below);
+    znl_stream_schedule(stream);
+}
+
 int znl_stream_reserve(znl_stream *stream, size_t size, uint8_t **at)
 {
     if (stream->state > ZNL_STREAM_ENDED || stream->write_error != 0)
@@ -30,7 +43,7 @@ int znl_stream_reserve(znl_stream *stream, size_t size, uint8_t **at)
     size_t queued = znl_stream_queued(stream);
     if (queued > 0 &&
             (queued >= stream->max_queue_bytes || size > stream->max_queue_bytes - queued)) {
-        stream->wants_writable = 1;
+        want_writable(stream, stream->max_queue_bytes / 2);
         return ZNL_E_BUSY;
     }
     znl_buffer *queue = &stream->queue;
@@ -220,7 +233,7 @@ void znl_stream_flush(znl_stream *stream)
         if (znl_stream_queued(stream) == 0)
             say_goodbye(stream);
     } else if (stream->wants_writable && stream->state == ZNL_STREAM_OPEN &&
-            znl_stream_queued(stream) <= stream->max_queue_bytes / 2) {
+            znl_stream_queued(stream) <= stream->writable_below) {
         stream->wants_writable = 0;
         if (stream->events->on_writable != NULL)
             stream->events->on_writable(stream->user);

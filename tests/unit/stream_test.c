@@ -468,6 +468,47 @@ static void peer_that_does_not_read_fills_the_queue(void **state)
     close_site(&site, NULL);
 }
 
+/* The owner asks itself, though the queue is not full: what it waits for is told once. */
+static void room_may_be_awaited(void **state)
+{
+    (void)state;
+    static uint8_t bytes[65536];
+    struct site site = {0};
+    open_site(&site, "127.0.0.1", 0);
+    int fd = raw_connect(&site, 4096);
+    RUN_UNTIL(site.loop, site.accepts == 1);
+    struct end *end = &site.accepted[0];
+    znl_stream_await(end->stream, 0);
+    assert_int_equal(end->writable, 0);
+    RUN_UNTIL(site.loop, end->writable == 1);
+    size_t written = 0;
+    for (size_t rest = 0, i = 0; rest < 300000 && i < 20000; i++) {
+        assert_int_equal(znl_stream_write(end->stream, bytes, sizeof bytes), 0);
+        written += sizeof bytes;
+        run_for(site.loop, 1);
+        rest = znl_stream_queued(end->stream);
+    }
+    assert_true(znl_stream_queued(end->stream) >= 300000);
+    znl_stream_await(end->stream, 200000);
+    znl_stream_await(end->stream, 100000);
+    znl_stream_await(end->stream, 250000);
+    run_for(site.loop, 5);
+    fcntl(fd, F_SETFL, O_NONBLOCK);
+    size_t received = 0;
+    for (int i = 0; i < 20000 && received < written; i++) {
+        ssize_t count = recv(fd, bytes, sizeof bytes, 0);
+        if (count > 0)
+            received += (size_t)count;
+        else
+            run_for(site.loop, 1);
+        assert_true(end->writable == 1 || znl_stream_queued(end->stream) <= 100000);
+    }
+    assert_int_equal(received, written);
+    assert_int_equal(end->writable, 2);
+    close(fd);
+    close_site(&site, NULL);
+}
+
 static void empty_queue_takes_any_size(void **state)
 {
     (void)state;
@@ -852,6 +893,7 @@ int main(void)
             cmocka_unit_test(close_while_connecting_is_silent),
             cmocka_unit_test(addresses_that_cannot_be_bound_are_told),
             cmocka_unit_test(peer_that_does_not_read_fills_the_queue),
+            cmocka_unit_test(room_may_be_awaited),
             cmocka_unit_test(empty_queue_takes_any_size),
             cmocka_unit_test(paused_stream_reads_nothing),
             cmocka_unit_test(busy_stream_leaves_others_their_turn),
