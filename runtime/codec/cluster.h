@@ -42,10 +42,11 @@ int znl_cluster_read(
         znl_frame text, unsigned max_depth, znl_buffer *scratch, znl_cluster_message *message);
 
 /* Appends the text of `message`, fields in the order of the originals: what its kind has, and the extension.
- * 0, ZNL_E_NOMEM, ZNL_E_PROTO (a field is not UTF-8): `out` is as before. */
+ * Texts that are {NULL, 0} are left out. 0, ZNL_E_NOMEM, ZNL_E_PROTO (a field is not UTF-8), ZNL_E_INVALID (kind
+ * unknown): `out` is as before. */
 int znl_cluster_write(const znl_cluster_message *message, znl_buffer *out);
 
-/* The text of kinds without fields, and of results; constant. */
+/* The text of kinds without fields, and of results; constant. {NULL, 0} for other kinds. */
 znl_frame znl_cluster_text(znl_cluster_kind kind, int is_success);
 
 /* --- arguments: count times i32 size, bytes -------------------------------------------------------- */
