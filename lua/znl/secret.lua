@@ -77,4 +77,28 @@ function M.text(value)
   return value:resolve()
 end
 
+--- Whether it is a text, a secret, or a list of these; none of them empty.
+---@param value any
+---@return boolean
+function M.is_list(value)
+  if type(value) == "string" then return value ~= "" end
+  if M.is(value) then return true end
+  if type(value) ~= "table" or #value == 0 then return false end
+  for _, one in ipairs(value) do
+    if not (M.is(one) or type(one) == "string" and one ~= "") then return false end
+  end
+  return true
+end
+
+--- The texts behind one of these. Raises like `resolve`.
+---@param value znl.Secret|string|(znl.Secret|string)[]|nil
+---@return string[]|nil
+function M.texts(value)
+  if value == nil then return nil end
+  if type(value) ~= "table" or M.is(value) then value = { value } end
+  local list = {}
+  for index, one in ipairs(value) do list[index] = M.text(one) end
+  return list
+end
+
 return M

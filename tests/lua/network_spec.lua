@@ -1,12 +1,12 @@
---- znl.micro.network: who is within which network. SPDX-License-Identifier: MIT
-local network = require("znl.micro.network")
+--- znl.security.network: who is within which network. SPDX-License-Identifier: MIT
+local network = require("znl.security.network")
 
 local function bytes(text)
   local list = network.address(text)
   return list and table.concat(list, ".")
 end
 
-describe("znl.micro.network", function()
+describe("znl.security.network", function()
   it("reads addresses", function()
     for text, expected in pairs {
       ["10.0.0.1"] = "10.0.0.1", ["255.255.255.255"] = "255.255.255.255", ["::ffff:10.0.0.1"] = "10.0.0.1",

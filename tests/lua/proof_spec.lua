@@ -2,6 +2,7 @@
 local crypto = require("znl.core.crypto")
 local proof = require("znl.micro.proof")
 local sched = require("znl.core.sched")
+local security = require("znl.security.proof")
 
 local PATH = "/10.0.0.1/9001/users"
 
@@ -72,6 +73,14 @@ describe("znl.micro.proof", function()
     assert.is_true(checker:check(made("secret", PATH, now_ms - 2000, nonce(1)), PATH))
     assert.same({ nil, "the proof is from before this registry started" },
       { checker:check(made("secret", PATH, now_ms - 2001, nonce(2)), PATH) })
+  end)
+
+  it("takes no proof for another purpose", function()
+    local other = security.checker { purpose = "znl-cluster-proof", what = "leader", secrets = { "secret" } }
+    local _, value = proof.header("secret", PATH)
+    assert.same({ nil, "the proof is not made with this secret" }, { other:check(value, PATH) })
+    local own, own_nonce = security.make("znl-cluster-proof", "secret", PATH)
+    assert.same({ true, "secret", own_nonce }, { other:check(own, PATH) })
   end)
 
   it("refuses what is no proof", function()

@@ -13,7 +13,7 @@ local address = require("znl.micro.address")
 local core_registry = require("znl.core.registry")
 local json_signature = require("znl.core.json").signature
 local json = require("znl.json")
-local network = require("znl.micro.network")
+local network = require("znl.security.network")
 local options = require("znl.options")
 local proof = require("znl.micro.proof")
 local registrations = require("znl.micro.registrations")
@@ -40,16 +40,6 @@ local CONFIG_FOLDER = "~/.registry/configs"
 local function is_allow(value)
   if type(value) == "function" then return true end
   return type(value) == "table" and #value > 0
-end
-
-local function is_secret(value)
-  if type(value) == "string" then return value ~= "" end
-  if secret.is(value) then return true end
-  if type(value) ~= "table" or #value == 0 then return false end
-  for _, one in ipairs(value) do
-    if not (secret.is(one) or type(one) == "string" and one ~= "") then return false end
-  end
-  return true
 end
 
 local function is_names(value)
@@ -85,7 +75,8 @@ M.SPEC = options.extend(server.SPEC, {
   env = { type = "any", allowed = "a list of names", check = is_names, default = { "REGISTRY_PORT" } },
   allow = { type = "any", allowed = 'a list of networks such as "10.0.0.0/8", or a function', check = is_allow },
   secret = {
-    type = "any", allowed = 'a text that is not empty, znl.secret("env:NAME"), or a list of these', check = is_secret,
+    type = "any", check = secret.is_list,
+    allowed = 'a text that is not empty, znl.secret("env:NAME"), or a list of these',
   },
   persist = { type = "string", min = 1, max = 4096 },
   max_registrations = { type = "integer", min = 1, max = 1000000, default = 100000 },
@@ -350,14 +341,6 @@ local function port_of_environment(what, level)
     level + 1)
 end
 
-local function secrets_of(given)
-  if given == nil then return nil end
-  if type(given) ~= "table" or secret.is(given) then given = { given } end
-  local list = {}
-  for index, one in ipairs(given) do list[index] = secret.text(one) end
-  return list
-end
-
 local function networks_of(allow)
   if type(allow) ~= "table" then return allow end
   local list = {}
@@ -372,7 +355,7 @@ end
 local function prepare(config, what, level)
   if config.port == nil then config.port = port_of_environment(what, level + 1) end
   local ok, problem = pcall(function()
-    config.networks, config.secrets = networks_of(config.allow), secrets_of(config.secret)
+    config.networks, config.secrets = networks_of(config.allow), secret.texts(config.secret)
   end)
   if not ok then error(("%s: %s"):format(what, (problem:gsub("^[^\n:]-:%d+: ", ""))), level + 1) end
 end

@@ -1,4 +1,4 @@
---- znl.micro.network: IP addresses and networks, "10.0.0.0/8" or "fd00::/8", for lists of who is allowed.
+--- znl.security.network: IP addresses and networks, "10.0.0.0/8" or "fd00::/8", for lists of who is allowed.
 --- Pure: looks up no names. SPDX-License-Identifier: MIT
 
 local M = {}
