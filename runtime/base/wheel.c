@@ -41,6 +41,16 @@ void znl_wheel_stop(znl_wheel *wheel, znl_timer *timer)
     wheel->count--; /* the bit stays: clearing it is left to the scan that finds the slot empty */
 }
 
+void znl_timer_move(znl_timer *to, const znl_timer *from)
+{
+    *to = *from;
+    if (to->link == NULL)
+        return;
+    *to->link = to;
+    if (to->next != NULL)
+        to->next->link = &to->next;
+}
+
 /* Moves what is due in `slot` to a list of its own, so that functions may change the wheel. */
 static void take_due(znl_wheel *wheel, size_t slot, uint64_t now_ms, znl_timer **due)
 {

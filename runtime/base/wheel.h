@@ -41,6 +41,9 @@ void znl_wheel_start(
 /* Stops `timer`; harmless when it does not run. */
 void znl_wheel_stop(znl_wheel *wheel, znl_timer *timer);
 
+/* The object moves: `to`, of any content, takes the place of `from`, which is not to be used any more. */
+void znl_timer_move(znl_timer *to, const znl_timer *from);
+
 static inline int znl_timer_running(const znl_timer *timer)
 {
     return timer->link != NULL;
