@@ -23,6 +23,9 @@ local DRAIN_RULE = { type = "integer", min = 0, max = 86400000, default = 5000 }
 local DRAIN_LOOK_MS = 5
 --- What an object keeps of the time a stopping process has, to say goodbye.
 local LEAVE_MS = 300
+--- How long it still refuses requests after its last answers, before it closes. libzmq at the other end forgets
+--- what it has received and not handed over when it sees the end of the connection at the same moment.
+local READ_MS = 100
 
 ---@class znl.Role
 ---@field what string  begins errors: "znl.master"
@@ -222,7 +225,9 @@ function Role:start()
   end
   if not self.forget_stop then
     self.forget_stop = runtime.on_stop(function()
+      local had_work = self.core:drain() > 0
       self:drain(math.max(0, runtime.drain_ms() - LEAVE_MS))
+      if had_work then sched.sleep(READ_MS) end
       self:stop()
     end)
   end

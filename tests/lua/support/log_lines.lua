@@ -7,7 +7,7 @@ local M = {}
 --- Calls `fn(lines)`, which may wait; what the Lua library logs meanwhile is in `lines`, as tables with
 --- level, area, message and fields.
 function M.during(fn)
-  local write, level, lines = core.write, core.level(), {}
+  local write, before, lines = core.write, core.level(), {}
   core.set_level("info")
   core.write = function(level, area, message, fields)
     lines[#lines + 1] = { level = level, area = area, message = message, fields = fields or {} }
@@ -16,7 +16,7 @@ function M.during(fn)
     return type(err) == "string" and debug.traceback(err, 2) or err
   end, lines)
   core.write = write
-  core.set_level(level)
+  core.set_level(before)
   if not ok then error(message, 0) end
 end
 
