@@ -74,6 +74,9 @@ int znl_json_end(znl_json_reader *reader);
 
 /* With quotes and escapes. ZNL_E_PROTO when `text` is not UTF-8: nothing is appended. */
 int znl_json_put_string(znl_buffer *out, znl_frame text);
+/* The same for a text with its escapes left in, which the reader has checked, as JSON.stringify of
+ * JavaScript writes it: half of a surrogate pair stays an escape. */
+int znl_json_put_quoted(znl_buffer *out, znl_frame quoted);
 /* As JavaScript writes it: shortest text that reads back the same. ZNL_E_INVALID for NaN and infinity. */
 int znl_json_put_number(znl_buffer *out, double value);
 /* The same, but whole numbers past 2^53 are written with an exponent, so that znl_json_number() does not

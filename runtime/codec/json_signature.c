@@ -31,45 +31,7 @@ static int put_text(struct maker *m, const char *text)
     return znl_buffer_append(m->out, text, strlen(text));
 }
 
-/* --- strings ---------------------------------------------------------------------------------- */
-
-/* The character of an escape as JavaScript's JSON.stringify() writes it. */
-static int put_character(struct maker *m, uint32_t code)
-{
-    static const char short_escapes[] = {['"'] = '"',
-            ['\\'] = '\\',
-            ['\b'] = 'b',
-            ['\f'] = 'f',
-            ['\n'] = 'n',
-            ['\r'] = 'r',
-            ['\t'] = 't'};
-    uint8_t text[6] = {'\\', 'u'};
-    if (code < sizeof short_escapes && short_escapes[code] != 0) {
-        text[1] = (uint8_t)short_escapes[code];
-        return znl_buffer_append(m->out, text, 2);
-    }
-    if (code >= 0x20 && (code < 0xd800 || code > 0xdfff))
-        return znl_buffer_append(m->out, text, znl_json_put_utf8(text, code));
-    for (int i = 0; i < 4; i++)
-        text[2 + i] = (uint8_t) "0123456789abcdef"[code >> (12 - 4 * i) & 15];
-    return znl_buffer_append(m->out, text, 6);
-}
-
-/* The string whose text is `quoted`: between its escapes there is nothing to change. */
-static int put_string(struct maker *m, znl_frame quoted)
-{
-    const uint8_t *at = quoted.data, *end = at + quoted.size;
-    int err = put_text(m, "\"");
-    while (at < end && err == 0) {
-        const uint8_t *escape = memchr(at, '\\', (size_t)(end - at));
-        size_t run = (size_t)((escape != NULL ? escape : end) - at);
-        err = znl_buffer_append(m->out, at, run);
-        at += run;
-        if (err == 0 && escape != NULL)
-            err = put_character(m, znl_json_character(&at, end));
-    }
-    return err != 0 ? err : put_text(m, "\"");
-}
+/* --- names ------------------------------------------------------------------------------------ */
 
 /* The next unit of UTF-16; *pending: the second half of a pair that is still to come. */
 static uint32_t next_unit(const uint8_t **at, const uint8_t *end, uint32_t *pending)
@@ -149,7 +111,7 @@ static int write_object(struct maker *m)
             err = put_text(m, ",");
         struct member member = {.name = name, .start = m->out->size};
         if (err == 0)
-            err = put_string(m, name);
+            err = znl_json_put_quoted(m->out, name);
         if (err == 0)
             err = put_text(m, ":");
         if (err == 0)
@@ -208,7 +170,7 @@ static int write_value(struct maker *m)
         err = znl_json_quoted(&m->reader, &text, &is_plain);
         if (err == 0)
             err = put_text(m, "string:");
-        return err != 0 ? err : put_string(m, text);
+        return err != 0 ? err : znl_json_put_quoted(m->out, text);
     case ZNL_JSON_NUMBER:
         return write_number(m);
     case ZNL_JSON_NULL:

@@ -100,6 +100,46 @@ int znl_json_put_string(znl_buffer *out, znl_frame text)
     return 0;
 }
 
+/* Half of a surrogate pair. */
+static uint8_t *put_half(uint8_t *at, uint32_t code)
+{
+    *at++ = '\\';
+    *at++ = 'u';
+    for (int shift = 12; shift >= 0; shift -= 4)
+        *at++ = (uint8_t) "0123456789abcdef"[code >> shift & 15];
+    return at;
+}
+
+int znl_json_put_quoted(znl_buffer *out, znl_frame quoted)
+{
+    /* It never grows: what needs an escape has one, and those of JSON.stringify are the shortest. */
+    int err = quoted.size > SIZE_MAX - 2 ? ZNL_E_NOMEM : make_room(out, quoted.size + 2);
+    if (err != 0)
+        return err;
+    const uint8_t *at = quoted.data, *end = at + quoted.size;
+    uint8_t *to = out->data + out->size;
+    *to++ = '"';
+    while (at < end) {
+        const uint8_t *escape = memchr(at, '\\', (size_t)(end - at));
+        size_t run = (size_t)((escape != NULL ? escape : end) - at);
+        memcpy(to, at, run);
+        to += run;
+        at += run;
+        if (escape == NULL)
+            break;
+        uint32_t code = znl_json_character(&at, end);
+        if (code < 0x20 || code == '"' || code == '\\')
+            to = put_escape(to, (uint8_t)code);
+        else if (code >= 0xd800 && code <= 0xdfff)
+            to = put_half(to, code);
+        else
+            to += znl_json_put_utf8(to, code);
+    }
+    *to++ = '"';
+    out->size = (size_t)(to - out->data);
+    return 0;
+}
+
 /* --- numbers ---------------------------------------------------------------------------------- */
 
 static int put_whole(znl_buffer *out, uint64_t value, int is_negative)
