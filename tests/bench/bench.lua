@@ -6,6 +6,8 @@ local ffi = require("ffi")
 ffi.cdef [[
   int usleep(unsigned int us);
   int setenv(const char *name, const char *value, int overwrite);
+  struct bench_timespec { long sec; long nsec; };
+  int clock_gettime(int clock, struct bench_timespec *out);
 ]]
 
 local M = {}
@@ -45,6 +47,13 @@ local function command(line)
 end
 
 local function sleep(seconds) ffi.C.usleep(seconds * 1e6) end
+
+--- Monotonic microseconds, of the clock that all processes have in common.
+function M.now_us()
+  local now = ffi.new("struct bench_timespec")
+  ffi.C.clock_gettime(1, now)
+  return tonumber(now.sec) * 1e6 + tonumber(now.nsec) * 1e-3
+end
 
 --- --- processes ------------------------------------------------------------------------------
 
@@ -183,6 +192,49 @@ function M.rounds()
     median = function(name) return median(seen[name]) end,
     names = function() return seen end,
   }
+end
+
+--- Starts a process that serves; returns it, ready.
+function M.serve(line, core, ready)
+  local process = start(pinned(core) .. line)
+  await(process, ready or "ready", 20)
+  return process
+end
+
+--- Runs a process that measures, to its end; returns its figures.
+function M.measure(line, pattern)
+  local process = start(pinned(1) .. line)
+  local values = fields(await(process, pattern or "rate=[^\n]+", 60 + M.opts.seconds * 2))
+  await(process, "", 10)
+  M.forget(process)
+  if (values.errors or 0) > 0 then
+    io.stderr:write(("scripts/bench: %s: %d failed\n%s"):format(line, values.errors,
+      read(process.out .. ".err") or ""))
+  end
+  note("%s: %s", line, read(process.out) or "")
+  return values
+end
+
+--- Rounds of `theirs` and `ours`; prints the medians of both and of the ratios.
+function M.compare(prefix, theirs, ours, columns)
+  local node, own, ratio = M.rounds(), M.rounds(), M.rounds()
+  for _ = 1, M.opts.rounds do
+    local a, b = theirs(), ours()
+    node.add(a)
+    own.add(b)
+    local ratios = {}
+    for name, value in pairs(b) do
+      if a[name] and a[name] > 0 then ratios[name] = value / a[name] end
+    end
+    ratio.add(ratios)
+  end
+  for _, column in ipairs(columns) do
+    local name, unit = column[1], column[2]
+    local format = column[3] or "%.0f"
+    if node.names()[name] then say(prefix .. "node." .. name, node.median(name), unit, format) end
+    say(prefix .. "znlrun." .. name, own.median(name), unit, format)
+    if ratio.names()[name] then say(prefix .. name .. "_ratio", ratio.median(name), "x_node") end
+  end
 end
 
 function M.clean() os.execute("rm -rf " .. work) end

@@ -112,7 +112,7 @@ const modes = {
                 const answer = await client.echo(value);
                 const answered = performance.now();
                 if (!same(answer, value)) errors++;
-                else if (asked >= starts && answered < ends) latencies.push((answered - asked) * 1000);
+                else if (answered >= starts && answered < ends) latencies.push((answered - asked) * 1000);
                 if (answered >= starts) cpu ??= process.cpuUsage();
                 asked = answered;
             }

@@ -8,6 +8,7 @@ local bench = require("bench")
 local opts = bench.opts
 local say, fields, await = bench.say, bench.fields, bench.await
 local start, stop, pinned = bench.start, bench.stop, bench.pinned
+local serve, measure, compare = bench.serve, bench.measure, bench.compare
 
 local M = {}
 
@@ -16,53 +17,11 @@ local CONNECTIONS = 100
 
 local function micro(...) return bench.lua("micro.lua", ...) end
 
---- Starts a process that serves; returns it, ready.
-local function serve(line, core, ready)
-  local process = start(pinned(core) .. line)
-  await(process, ready or "ready", 20)
-  return process
-end
-
---- Runs a process that measures, to its end; returns its figures.
-local function measure(line, pattern)
-  local process = start(pinned(1) .. line)
-  local values = fields(await(process, pattern or "rate=[^\n]+", 60 + opts.seconds * 2))
-  await(process, "", 10)
-  bench.forget(process)
-  if (values.errors or 0) > 0 then
-    io.stderr:write(("scripts/bench: %s: %d failed\n%s"):format(line, values.errors,
-      bench.read(process.out .. ".err") or ""))
-  end
-  bench.note("%s: %s", line, bench.read(process.out) or "")
-  return values
-end
-
 --- Our registry and a provider; returns the registry's port and both.
 local function fleet(addresses)
   local port = bench.port()
   local registry = serve(micro("registry", port, addresses or 0), 0)
   return port, registry, serve(micro("provider", port), 0)
-end
-
---- Rounds of `theirs` and `ours`; prints the medians of both and of the ratios.
-local function compare(prefix, theirs, ours, columns)
-  local node, own, ratio = bench.rounds(), bench.rounds(), bench.rounds()
-  for _ = 1, opts.rounds do
-    local a, b = theirs(), ours()
-    node.add(a)
-    own.add(b)
-    local ratios = {}
-    for name, value in pairs(b) do
-      if a[name] and a[name] > 0 then ratios[name] = value / a[name] end
-    end
-    ratio.add(ratios)
-  end
-  for _, column in ipairs(columns) do
-    local name, unit = column[1], column[2]
-    if node.names()[name] then say(prefix .. "node." .. name, node.median(name), unit, "%.0f") end
-    say(prefix .. "znlrun." .. name, own.median(name), unit, "%.0f")
-    if ratio.names()[name] then say(prefix .. name .. "_ratio", ratio.median(name), "x_node") end
-  end
 end
 
 local RATE = { { "rate", "/s" } }

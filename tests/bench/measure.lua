@@ -2,6 +2,7 @@
 --- SPDX-License-Identifier: MIT
 
 local ffi = require("ffi")
+local znl = require("znl")
 
 ffi.cdef [[
   struct measure_timespec { long sec; long nsec; };
@@ -9,6 +10,9 @@ ffi.cdef [[
 ]]
 
 local M = {}
+
+--- What runs before the measured time.
+M.WARM_UP_US = 500000
 
 --- Both ends of an encrypted run use this key; it protects nothing.
 M.KEY = "a key for benchmarks only"
@@ -85,6 +89,45 @@ function M.report(fields)
   end
   print(table.concat(words, " "))
   io.stdout:flush()
+end
+
+--- Runs `ask(number)` in `in_flight` tasks until the time is over, prints the figures, calls finish().
+--- `ask` returns what went wrong, or nil.
+function M.load(in_flight, seconds, ask, finish)
+  local now_us, latency = M.now_us, M.latency()
+  local starts = now_us() + M.WARM_UP_US
+  local ends = starts + seconds * 1e6
+  local open, errors, number = in_flight, 0, 0
+  local cpu_starts, first_error
+  for _ = 1, in_flight do
+    znl.spawn(function()
+      local asked = now_us()
+      while asked < ends do
+        number = number + 1
+        local problem = ask(number)
+        local answered = now_us()
+        if problem then
+          errors = errors + 1
+          first_error = first_error or problem
+          break
+        elseif answered >= starts and answered < ends then
+          latency:add(answered - asked)
+        end
+        if cpu_starts == nil and answered >= starts then cpu_starts = os.clock() end
+        asked = answered
+      end
+      open = open - 1
+      if open > 0 then return end
+      local cpu = os.clock() - (cpu_starts or 0)
+      if first_error then io.stderr:write("load: ", first_error, "\n") end
+      M.report {
+        { "rate", latency.count / seconds, "%.0f" }, { "p50_us", latency:percentile_us(0.5), "%.1f" },
+        { "p99_us", latency:percentile_us(0.99), "%.1f" }, { "cpu_s", cpu, "%.3f" },
+        { "total", number }, { "errors", errors },
+      }
+      finish()
+    end)
+  end
 end
 
 return M

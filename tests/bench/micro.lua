@@ -16,7 +16,8 @@ package.path = arg[0]:match("^(.-)[^/]*$") .. "?.lua;" .. package.path
 local measure = require("measure")
 local znl = require("znl")
 
-local WARM_UP_US = 500000
+local WARM_UP_US = measure.WARM_UP_US
+local load = measure.load
 local HOST = "127.0.0.1"
 --- The member that makes an object of about 200 bytes of JSON: the shape of ws_echo.mjs.
 local TEXT = ("x"):rep(176)
@@ -39,44 +40,6 @@ local function application(namespace, registry, more)
   for name, value in pairs(more or {}) do options[name] = value end
   local app = znl.application(options)
   return app, function() assert(app:start()) end
-end
-
---- Runs `ask(number)` in IN_FLIGHT tasks until the time is over; then prints the figures.
-local function load(in_flight, seconds, ask, finish)
-  local now_us, latency = measure.now_us, measure.latency()
-  local starts = now_us() + WARM_UP_US
-  local ends = starts + seconds * 1e6
-  local open, errors, number = in_flight, 0, 0
-  local cpu_starts, first_error
-  for _ = 1, in_flight do
-    znl.spawn(function()
-      local asked = now_us()
-      while asked < ends do
-        number = number + 1
-        local problem = ask(number)
-        local answered = now_us()
-        if problem then
-          errors = errors + 1
-          first_error = first_error or problem
-          break
-        elseif asked >= starts and answered < ends then
-          latency:add(answered - asked)
-        end
-        if cpu_starts == nil and answered >= starts then cpu_starts = os.clock() end
-        asked = answered
-      end
-      open = open - 1
-      if open > 0 then return end
-      local cpu = os.clock() - (cpu_starts or 0)
-      if first_error then io.stderr:write("micro.lua: ", first_error, "\n") end
-      measure.report {
-        { "rate", latency.count / seconds, "%.0f" }, { "p50_us", latency:percentile_us(0.5), "%.1f" },
-        { "p99_us", latency:percentile_us(0.99), "%.1f" }, { "cpu_s", cpu, "%.3f" },
-        { "total", number }, { "errors", errors },
-      }
-      finish()
-    end)
-  end
 end
 
 local parts = {}

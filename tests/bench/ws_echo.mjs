@@ -117,7 +117,7 @@ function ask(sockets, inFlight, seconds, url, make) {
             const began = asked.get(frame.id);
             asked.delete(frame.id);
             open--;
-            if (began >= starts && now < ends) latencies.push((now - began) * 1000);
+            if (now >= starts && now < ends) latencies.push((now - began) * 1000);
             if (now < ends) request();
             else if (open === 0) finish();
         });
