@@ -94,6 +94,8 @@
 #define ZNL_WS_CLOSE_MS_DEFAULT 2000u /* until the peer's close frame */
 /* Bytes queued in one connection before writes are refused. */
 #define ZNL_STREAM_QUEUE_BYTES_DEFAULT (16u * 1024 * 1024)
+#define ZNL_SOCKET_PATH_BYTES_MAX 107u /* of a unix socket: what sun_path holds */
+#define ZNL_SOCKET_MODE_DEFAULT 0600u
 #define ZNL_CONNECTIONS_DEFAULT 100000u /* of one listener */
 #define ZNL_CONNECTIONS_MAX 1000000u
 /* Messages of one WebSocket that no script has taken yet, in bytes; then the peer waits. */

@@ -10,13 +10,19 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/limits.h"
+#include "transport/socket_path.h"
 
 #include <errno.h>
 #include <netdb.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
+
+/* A unix socket with a full backlog refuses at once and never says that there is room. */
+#define CROWD_MS 10u
 
 struct lookup {
     uv_getaddrinfo_t request;
@@ -44,6 +50,7 @@ struct znl_dial {
     uint64_t deadline_ms;
     int failure; /* errno of the last attempt */
     uint16_t port;
+    uint8_t is_local; /* a path is in place of the host */
     char host[ZNL_HOST_BYTES_MAX + 1];
 };
 
@@ -59,6 +66,9 @@ int znl_dial_error(int number)
     case EADDRNOTAVAIL:
     case EACCES: /* a firewall */
     case EPERM:
+    case ENOENT: /* of a path, as the next ones */
+    case ENOTDIR:
+    case EPROTOTYPE:
         return ZNL_E_UNREACHABLE;
     case ECONNRESET:
     case ECONNABORTED:
@@ -77,7 +87,9 @@ static void finish(znl_dial *dial, int fd, int err, const char *why)
 {
     char text[ZNL_HOST_BYTES_MAX + 128];
     znl_wheel_stop(znl_loop_wheel(dial->loop), &dial->timer);
-    if (err != 0)
+    if (err != 0 && dial->is_local)
+        snprintf(text, sizeof text, "unix:%s: %s", dial->host, why);
+    else if (err != 0)
         snprintf(text, sizeof text,
                 strchr(dial->host, ':') != NULL ? "[%s]:%u: %s" : "%s:%u: %s", dial->host,
                 (unsigned)dial->port, why);
@@ -207,6 +219,12 @@ static void try_next(znl_dial *dial)
                     on_late);
             return;
         }
+        if (dial->failure == EAGAIN && dial->is_local) {
+            dial->next = at;
+            znl_wheel_start(znl_loop_wheel(dial->loop), &dial->timer,
+                    now_ms + (left_ms < CROWD_MS ? left_ms : CROWD_MS), on_late);
+            return;
+        }
     }
     finish(dial, -1, znl_dial_error(dial->failure), uv_strerror(-dial->failure));
 }
@@ -279,6 +297,41 @@ static int read_address(znl_dial *dial)
     return 1;
 }
 
+static znl_dial *dial_new(znl_loop *loop, uint32_t timeout_ms, znl_dial_fn done, void *user)
+{
+    znl_dial *dial = znl_calloc(1, sizeof *dial);
+    if (dial == NULL)
+        return NULL;
+    dial->loop = loop;
+    dial->done = done;
+    dial->user = user;
+    dial->start.run = on_start;
+    dial->deadline_ms = znl_clock_mono_ms() + timeout_ms;
+    return dial;
+}
+
+int znl_dial_path(znl_dial **out, znl_loop *loop, const char *path, uint32_t timeout_ms,
+        znl_dial_fn done, void *user)
+{
+    struct sockaddr_un address;
+    int err = znl_socket_path_read(path, &address);
+    if (err != 0)
+        return err;
+    znl_dial *dial = dial_new(loop, timeout_ms, done, user);
+    if (dial == NULL)
+        return ZNL_E_NOMEM;
+    dial->is_local = 1;
+    snprintf(dial->host, sizeof dial->host, "%s", path);
+    memcpy(&dial->address, &address, sizeof address);
+    dial->only.ai_family = AF_UNIX;
+    dial->only.ai_addr = (struct sockaddr *)&dial->address;
+    dial->only.ai_addrlen = sizeof address;
+    dial->next = &dial->only;
+    znl_loop_defer(loop, &dial->start);
+    *out = dial;
+    return 0;
+}
+
 int znl_dial_new(znl_dial **out, znl_loop *loop, const char *host, uint16_t port,
         uint32_t timeout_ms, znl_dial_fn done, void *user)
 {
@@ -289,16 +342,11 @@ int znl_dial_new(znl_dial **out, znl_loop *loop, const char *host, uint16_t port
     }
     if (size == 0 || size > ZNL_HOST_BYTES_MAX || port == 0)
         return ZNL_E_INVALID;
-    znl_dial *dial = znl_calloc(1, sizeof *dial);
+    znl_dial *dial = dial_new(loop, timeout_ms, done, user);
     if (dial == NULL)
         return ZNL_E_NOMEM;
     memcpy(dial->host, host, size);
-    dial->loop = loop;
     dial->port = port;
-    dial->done = done;
-    dial->user = user;
-    dial->start.run = on_start;
-    dial->deadline_ms = znl_clock_mono_ms() + timeout_ms;
     int err = read_address(dial) ? 0 : look_up(dial);
     if (err != 0) {
         znl_free(dial);

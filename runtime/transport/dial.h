@@ -1,13 +1,12 @@
 /* dial.h - from a name and a port to a connected socket: looks the name up without blocking, then tries
- * its addresses one after the other, each with its share of the time that is left.
+ * its addresses one after the other, each with its share of the time that is left. Or from the path of a
+ * unix socket.
  *
  * Layer: transport. Everything here belongs to the loop thread. SPDX-License-Identifier: MIT */
 #ifndef ZNL_TRANSPORT_DIAL_H
 #define ZNL_TRANSPORT_DIAL_H
 
 #include "transport/loop.h"
-
-#define ZNL_HOST_BYTES_MAX 255u
 
 typedef struct znl_dial znl_dial;
 
@@ -18,6 +17,10 @@ typedef void (*znl_dial_fn)(void *user, int fd, int err, const char *text);
 /* `host`: name or address, IPv6 with or without brackets. 0, ZNL_E_NOMEM, ZNL_E_INVALID. */
 int znl_dial_new(znl_dial **out, znl_loop *loop, const char *host, uint16_t port,
         uint32_t timeout_ms, znl_dial_fn done, void *user);
+
+/* 0, ZNL_E_NOMEM, ZNL_E_ADDRESS. */
+int znl_dial_path(znl_dial **out, znl_loop *loop, const char *path, uint32_t timeout_ms,
+        znl_dial_fn done, void *user);
 
 /* Takes it (NULL is accepted), also from inside `done`; gives up when it is not over. */
 void znl_dial_free(znl_dial *dial);

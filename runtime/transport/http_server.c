@@ -420,6 +420,7 @@ int znl_http_server_open(znl_http_server **out, znl_loop *loop,
     server->loop = loop;
     server->options = *options;
     server->options.listen.host = NULL; /* borrowed until now */
+    server->options.listen.path = NULL;
     if (options->head_ms == 0)
         server->options.head_ms = ZNL_HANDSHAKE_MS_DEFAULT;
     if (options->idle_ms == 0)

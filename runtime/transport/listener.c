@@ -10,11 +10,13 @@
 #include "base/alloc.h"
 #include "base/err.h"
 #include "base/limits.h"
+#include "transport/socket_path.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <string.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #define BACKLOG 4096  /* all peers reconnect at once when a server restarts */
@@ -33,6 +35,8 @@ struct znl_listener {
     int reserve; /* a descriptor, or -1 */
     int is_closed;
     uint16_t port;
+    znl_socket_path *path;      /* NULL: TCP */
+    struct sockaddr_un address; /* of that */
     uint64_t accepted;
     uint64_t refused;
 };
@@ -108,7 +112,9 @@ static void on_ready(uv_poll_t *poll, int status, int events)
         int fd = accept4(
                 listener->fd, (struct sockaddr *)&peer, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd >= 0) {
-            admit(listener, fd, (const struct sockaddr *)&peer);
+            admit(listener, fd,
+                    listener->path != NULL ? (const struct sockaddr *)&listener->address
+                                           : (const struct sockaddr *)&peer);
         } else if (errno == EAGAIN) {
             return;
         } else if (errno == EMFILE || errno == ENFILE) {
@@ -141,6 +147,8 @@ void znl_listener_close(znl_listener *listener)
     znl_wheel_stop(znl_loop_wheel(listener->loop), &listener->retry);
     uv_close((uv_handle_t *)&listener->poll, free_listener); /* watches the socket no more */
     close(listener->fd);
+    znl_socket_path_free(listener->path);
+    listener->path = NULL;
     if (listener->reserve >= 0)
         close(listener->reserve);
 }
@@ -208,6 +216,15 @@ static int bind_host(znl_listener *listener, const char *host, uint16_t port)
     return 0;
 }
 
+static int bind_path(znl_listener *listener, const char *path, uint32_t mode)
+{
+    int err = znl_socket_path_read(path, &listener->address);
+    return err != 0
+            ? err
+            : znl_socket_path_listen(&listener->path, path,
+                      mode != 0 ? mode : ZNL_SOCKET_MODE_DEFAULT, BACKLOG, &listener->fd);
+}
+
 int znl_listener_open(znl_listener **out, znl_loop *loop, const znl_listener_options *options,
         znl_accept_fn on_accept, void *user)
 {
@@ -220,6 +237,7 @@ int znl_listener_open(znl_listener **out, znl_loop *loop, const znl_listener_opt
     listener->loop = loop;
     listener->options = *options;
     listener->options.host = NULL; /* borrowed until now */
+    listener->options.path = NULL;
     if (options->max_connections == 0)
         listener->options.max_connections = ZNL_CONNECTIONS_DEFAULT;
     if (options->tls != NULL)
@@ -231,7 +249,8 @@ int znl_listener_open(znl_listener **out, znl_loop *loop, const znl_listener_opt
     if (listener->gate == NULL)
         goto fail;
     listener->gate->users = 1;
-    err = bind_host(listener, options->host, options->port);
+    err = options->path != NULL ? bind_path(listener, options->path, options->mode)
+                                : bind_host(listener, options->host, options->port);
     if (err != 0)
         goto fail;
     rc = uv_poll_init(znl_loop_uv(loop), &listener->poll, listener->fd);
@@ -252,6 +271,7 @@ fail:
         close(listener->fd);
     if (listener->reserve >= 0)
         close(listener->reserve);
+    znl_socket_path_free(listener->path);
     znl_stream_gate_release(listener->gate);
     znl_tls_release(listener->options.tls);
     znl_free(listener);

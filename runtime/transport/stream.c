@@ -12,6 +12,7 @@
 #include <netinet/tcp.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #define KEEPALIVE_S 60
@@ -34,19 +35,22 @@ static void free_stream(uv_handle_t *handle)
     znl_free(stream);
 }
 
-static int stream_new(znl_stream **out, znl_loop *loop, size_t max_queue_bytes)
+static int stream_new(znl_stream **out, znl_loop *loop, int is_local, size_t max_queue_bytes)
 {
     znl_streams *all = znl_streams_of(loop);
     znl_stream *stream = all != NULL ? znl_calloc(1, sizeof *stream) : NULL;
     if (stream == NULL)
         return ZNL_E_NOMEM;
-    int rc = uv_tcp_init(znl_loop_uv(loop), &stream->tcp); /* makes no socket yet */
+    /* Neither makes a socket yet. */
+    int rc = is_local ? uv_pipe_init(znl_loop_uv(loop), &stream->socket.pipe, 0)
+                      : uv_tcp_init(znl_loop_uv(loop), &stream->socket.tcp);
     if (rc != 0) {
         znl_free(stream);
         return znl_err_from_uv(rc);
     }
-    stream->tcp.data = stream; /* from here only free_stream() may free it */
+    stream->socket.handle.data = stream; /* from here only free_stream() may free it */
     stream->all = all;
+    stream->is_local = is_local != 0;
     stream->max_queue_bytes = max_queue_bytes != 0 ? max_queue_bytes
                                                    : ZNL_STREAM_QUEUE_BYTES_DEFAULT;
     *out = stream;
@@ -75,7 +79,7 @@ void znl_stream_destroy(znl_stream *stream)
     stream->dial = NULL;
     znl_wheel_stop(znl_loop_wheel(stream->all->loop), &stream->timer);
     znl_stream_leave_lists(stream);
-    uv_close((uv_handle_t *)&stream->tcp, free_stream);
+    uv_close(&stream->socket.handle, free_stream);
 }
 
 void znl_stream_end(znl_stream *stream, int err, const char *text)
@@ -88,7 +92,7 @@ void znl_stream_end(znl_stream *stream, int err, const char *text)
     if (err != 0 && stream->write_error == 0)
         stream->write_error = UV_EPIPE;
     znl_wheel_stop(znl_loop_wheel(stream->all->loop), &stream->timer);
-    uv_read_stop((uv_stream_t *)&stream->tcp);
+    uv_read_stop(&stream->socket.stream);
     stream->events->on_end(stream->user, err, text);
 }
 
@@ -151,6 +155,11 @@ void znl_stream_tune(int fd)
 void znl_stream_name(const struct sockaddr *address, char *text, size_t size)
 {
     char host[INET6_ADDRSTRLEN] = "";
+    if (address->sa_family == AF_UNIX) {
+        const struct sockaddr_un *un = (const struct sockaddr_un *)(const void *)address;
+        snprintf(text, size, "unix:%s", un->sun_path);
+        return;
+    }
     if (address->sa_family == AF_INET) {
         const struct sockaddr_in *in = (const struct sockaddr_in *)(const void *)address;
         uv_ip4_name(in, host, sizeof host);
@@ -168,13 +177,13 @@ void znl_stream_name(const struct sockaddr *address, char *text, size_t size)
 }
 
 /* 0 or UV_…; then the socket is still the caller's. */
-static int take_socket(znl_stream *stream, int fd, const struct sockaddr *peer)
+static int take_socket(znl_stream *stream, int fd)
 {
-    int rc = uv_tcp_open(&stream->tcp, fd);
+    int rc = stream->is_local ? uv_pipe_open(&stream->socket.pipe, fd)
+                              : uv_tcp_open(&stream->socket.tcp, fd);
     if (rc != 0)
         return rc;
     stream->state = stream->session != NULL ? ZNL_STREAM_SHAKING : ZNL_STREAM_OPEN;
-    znl_stream_name(peer, stream->peer, sizeof stream->peer);
     if (!stream->is_paused || stream->session != NULL)
         znl_stream_start_reading(stream);
     if (stream->session != NULL)
@@ -194,10 +203,13 @@ static void on_dialed(void *user, int fd, int err, const char *text)
         znl_stream_end(stream, err, text);
         return;
     }
-    znl_stream_tune(fd);
-    getpeername(fd, (struct sockaddr *)&peer,
-            &size); /* it may have gone again: then reading tells */
-    int rc = take_socket(stream, fd, (const struct sockaddr *)&peer);
+    if (!stream->is_local) {
+        znl_stream_tune(fd);
+        /* It may have gone again: then reading tells. */
+        getpeername(fd, (struct sockaddr *)&peer, &size);
+        znl_stream_name((const struct sockaddr *)&peer, stream->peer, sizeof stream->peer);
+    }
+    int rc = take_socket(stream, fd);
     if (rc != 0) {
         close(fd);
         znl_stream_end_by_system(stream, rc);
@@ -217,15 +229,24 @@ int znl_stream_connect(znl_stream **out, znl_loop *loop, const znl_stream_option
     znl_stream *stream = NULL;
     uint32_t timeout_ms = options->timeout_ms != 0 ? options->timeout_ms
                                                    : ZNL_CONNECT_MS_DEFAULT;
-    int err = stream_new(&stream, loop, options->max_queue_bytes);
+    int err = stream_new(&stream, loop, options->path != NULL, options->max_queue_bytes);
     if (err != 0)
         return err;
     znl_stream_set_events(stream, events, user);
     stream->deadline_ms = znl_clock_mono_ms() + timeout_ms;
-    err = use_tls(stream, options->tls, options->host);
-    if (err == 0)
-        err = znl_dial_new(&stream->dial, loop, options->host, options->port, timeout_ms,
-                on_dialed, stream);
+    if (options->path != NULL) {
+        snprintf(stream->peer, sizeof stream->peer, "unix:%s", options->path);
+        err = use_tls(
+                stream, options->tls, options->host != NULL ? options->host : "localhost");
+        if (err == 0)
+            err = znl_dial_path(
+                    &stream->dial, loop, options->path, timeout_ms, on_dialed, stream);
+    } else {
+        err = use_tls(stream, options->tls, options->host);
+        if (err == 0)
+            err = znl_dial_new(&stream->dial, loop, options->host, options->port, timeout_ms,
+                    on_dialed, stream);
+    }
     if (err != 0) {
         znl_stream_destroy(stream);
         return err;
@@ -239,7 +260,8 @@ int znl_stream_adopt(znl_stream **out, znl_loop *loop, const znl_stream_adoption
     znl_stream *stream = NULL;
     uint32_t handshake_ms = adoption->handshake_ms != 0 ? adoption->handshake_ms
                                                         : ZNL_HANDSHAKE_MS_DEFAULT;
-    int err = stream_new(&stream, loop, adoption->max_queue_bytes);
+    int err = stream_new(
+            &stream, loop, adoption->peer->sa_family == AF_UNIX, adoption->max_queue_bytes);
     if (err != 0)
         return err;
     stream->deadline_ms = znl_loop_now_ms(loop) + handshake_ms;
@@ -248,7 +270,8 @@ int znl_stream_adopt(znl_stream **out, znl_loop *loop, const znl_stream_adoption
         znl_stream_destroy(stream);
         return err;
     }
-    int rc = take_socket(stream, adoption->fd, adoption->peer);
+    znl_stream_name(adoption->peer, stream->peer, sizeof stream->peer);
+    int rc = take_socket(stream, adoption->fd);
     if (rc != 0) {
         znl_stream_destroy(stream);
         return znl_err_from_uv(rc);

@@ -1,4 +1,4 @@
-/* stream.h - bytes over TCP, in plain or under TLS: what HTTP, WebSocket and packet links stand on.
+/* stream.h - bytes over TCP or a unix socket, in plain or under TLS: what HTTP, WebSocket and packet links stand on.
  *
  *   connecting -> open -> ended -> closed
  *
@@ -6,6 +6,8 @@
  * offers every 4 KiB to the system as it goes. Events come from the loop, never from inside a call; none
  * comes after znl_stream_close(), nor after on_end. One stream gives on_data at most 64 KiB before others
  * have their turn.
+ *
+ * The program must ignore SIGPIPE.
  *
  * Layer: transport. Everything here belongs to the loop thread. SPDX-License-Identifier: MIT */
 #ifndef ZNL_TRANSPORT_STREAM_H
@@ -32,8 +34,9 @@ typedef struct znl_stream_events {
 } znl_stream_events;
 
 typedef struct znl_stream_options {
-    const char
-            *host; /* name or address to connect to; IPv6 with or without brackets; borrowed */
+    /* Name or address to connect to; IPv6 with or without brackets; borrowed. Beside a path only the
+     * name that the certificate must be for; NULL: "localhost". */
+    const char *host;
     uint16_t port;
     const char *path;    /* of a unix socket, instead of host and port; borrowed; NULL: none */
     const znl_tls *tls;  /* NULL: plain; held while the stream lives */
@@ -42,7 +45,7 @@ typedef struct znl_stream_options {
 } znl_stream_options;
 
 /* Returns a stream that connects, owned; on_open or on_end follows. Every address of the name is tried.
- * 0, ZNL_E_NOMEM, ZNL_E_INVALID. */
+ * 0, ZNL_E_NOMEM, ZNL_E_INVALID, ZNL_E_ADDRESS (the path is empty or too long). */
 int znl_stream_connect(znl_stream **out, znl_loop *loop, const znl_stream_options *options,
         const znl_stream_events *events, void *user);
 
@@ -72,7 +75,8 @@ void znl_stream_pause(znl_stream *stream, int on);
 /* Replaces who hears the events: an upgrade of the protocol. `events` is borrowed for good. */
 void znl_stream_set_events(znl_stream *stream, const znl_stream_events *events, void *user);
 
-/* "127.0.0.1:9000", "[::1]:9000"; valid as long as the stream. Empty before it is open. */
+/* "127.0.0.1:9000", "[::1]:9000", "unix:<path>" on both sides; valid as long as the stream. Empty before
+ * it is open, unless it is a path. */
 const char *znl_stream_peer(const znl_stream *stream);
 
 /* --- listening ---------------------------------------------------------------------------------- */
@@ -82,9 +86,10 @@ typedef struct znl_listener znl_listener;
 typedef struct znl_listener_options {
     const char *host; /* address to bind; "localhost"; NULL or "*": all interfaces; borrowed */
     uint16_t port;    /* 0: the system chooses */
-    const char *
-            path; /* of a unix socket, instead of host and port; a file there that nobody listens on is
-                         replaced; removed at the close; borrowed; NULL: none */
+    /* Of a unix socket, instead of host and port; borrowed; NULL: none. Owned as socket_path.h says: a
+     * socket there that nobody listens on is replaced, and it is removed at the close. */
+    const char *path;
+    uint32_t mode;      /* of that file, up to 0777; 0: ZNL_SOCKET_MODE_DEFAULT */
     const znl_tls *tls; /* NULL: plain; held */
     uint32_t
             max_connections; /* beyond it connections are closed at once and counted; 0: the default */
@@ -96,13 +101,15 @@ typedef struct znl_listener_options {
  * streams are open; under TLS on_open follows, or on_end. */
 typedef void (*znl_accept_fn)(void *user, znl_stream *stream);
 
-/* 0, ZNL_E_ADDRESS_IN_USE, ZNL_E_ADDRESS, ZNL_E_NOMEM, ZNL_E_LIMIT (descriptors), ZNL_E_SYSTEM. */
+/* 0, ZNL_E_ADDRESS_IN_USE, ZNL_E_ADDRESS, ZNL_E_INVALID (the mode), ZNL_E_NOMEM, ZNL_E_LIMIT
+ * (descriptors), ZNL_E_SYSTEM. */
 int znl_listener_open(znl_listener **out, znl_loop *loop, const znl_listener_options *options,
         znl_accept_fn on_accept, void *user);
 
-/* Takes it (NULL is accepted); accepted streams live on. The port is free when this returns. */
+/* Takes it (NULL is accepted); accepted streams live on. The port or path is free when this returns. */
 void znl_listener_close(znl_listener *listener);
 
+/* 0: a unix socket. */
 uint16_t znl_listener_port(const znl_listener *listener);
 uint64_t znl_listener_accepted(const znl_listener *listener);
 /* Closed at once: beyond max_connections, without descriptors or memory. */

@@ -17,8 +17,8 @@ typedef struct znl_stream_gate {
 void znl_stream_gate_release(znl_stream_gate *gate);
 
 typedef struct znl_stream_adoption {
-    int fd; /* connected, not blocking; taken on success */
-    const struct sockaddr *peer;
+    int fd;                      /* connected, not blocking; taken on success */
+    const struct sockaddr *peer; /* of a unix socket: its own address, the peer has none */
     const znl_tls *tls;
     uint32_t handshake_ms;
     size_t max_queue_bytes;
@@ -31,7 +31,7 @@ int znl_stream_adopt(znl_stream **out, znl_loop *loop, const znl_stream_adoption
 /* Sets what every connected socket of ours has: no delay, keep-alive. An accepted one inherits it. */
 void znl_stream_tune(int fd);
 
-/* "127.0.0.1:9000", "[::1]:9000"; IPv4 inside IPv6 as IPv4. */
+/* "127.0.0.1:9000", "[::1]:9000", "unix:/run/a.sock"; IPv4 inside IPv6 as IPv4. */
 void znl_stream_name(const struct sockaddr *address, char *text, size_t size);
 
 #endif

@@ -10,13 +10,14 @@
 #ifndef ZNL_TRANSPORT_STREAM_PARTS_H
 #define ZNL_TRANSPORT_STREAM_PARTS_H
 
+#include "base/limits.h"
 #include "transport/dial.h"
 #include "transport/stream_backend.h"
 #include "transport/tls_session.h"
 
 #define ZNL_STREAM_READ_BYTES 65536u
 #define ZNL_STREAM_SPARES 64u /* empty buffers a loop keeps */
-#define ZNL_STREAM_PEER_BYTES 56u
+#define ZNL_STREAM_PEER_BYTES (sizeof "unix:" + ZNL_SOCKET_PATH_BYTES_MAX)
 
 /*   DIALING -> [SHAKING ->] OPEN -> ENDED -> GONE     closed, kept until libuv has closed the socket
  *                               \----\-> LINGERING -^ closed by its owner, says goodbye */
@@ -49,7 +50,12 @@ typedef struct znl_stream_place {
 } znl_stream_place;
 
 struct znl_stream {
-    uv_tcp_t tcp; /* first */
+    union {
+        uv_handle_t handle;
+        uv_stream_t stream;
+        uv_tcp_t tcp;
+        uv_pipe_t pipe; /* is_local */
+    } socket;
     union {
         uv_write_t write;
         uv_shutdown_t shutdown;
@@ -72,6 +78,7 @@ struct znl_stream {
     uint64_t deadline_ms;  /* for hands to be shaken */
     znl_timer timer;       /* of that; of lingering */
     uint8_t state;         /* znl_stream_state */
+    uint8_t is_local;      /* a unix socket */
     uint8_t is_paused;
     uint8_t has_filled_input; /* the others first */
     uint8_t wants_writable;

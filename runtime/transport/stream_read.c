@@ -71,7 +71,7 @@ static int shake_hands(znl_stream *stream)
     stream->state = ZNL_STREAM_OPEN;
     znl_wheel_stop(znl_loop_wheel(stream->all->loop), &stream->timer);
     if (stream->is_paused)
-        uv_read_stop((uv_stream_t *)&stream->tcp);
+        uv_read_stop(&stream->socket.stream);
     stream->events->on_open(stream->user);
     return 0;
 }
@@ -137,7 +137,7 @@ static void on_read(uv_stream_t *tcp, ssize_t count, const uv_buf_t *buffer)
 
 void znl_stream_start_reading(znl_stream *stream)
 {
-    uv_read_start((uv_stream_t *)&stream->tcp, on_room, on_read);
+    uv_read_start(&stream->socket.stream, on_room, on_read);
 }
 
 void znl_stream_pause(znl_stream *stream, int on)
@@ -148,7 +148,7 @@ void znl_stream_pause(znl_stream *stream, int on)
     if (stream->state != ZNL_STREAM_OPEN)
         return;
     if (on) {
-        uv_read_stop((uv_stream_t *)&stream->tcp);
+        uv_read_stop(&stream->socket.stream);
         return;
     }
     if (!stream->has_input_ended)

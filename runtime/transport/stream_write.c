@@ -68,7 +68,7 @@ static void offer_early(znl_stream *stream)
         return;
     znl_buffer *queue = &stream->queue;
     uv_buf_t piece = uv_buf_init((char *)queue->data, (unsigned)queue->size);
-    int count = uv_try_write((uv_stream_t *)&stream->tcp, &piece, 1);
+    int count = uv_try_write(&stream->socket.stream, &piece, 1);
     if (count <= 0)
         return;
     queue->size -= (size_t)count;
@@ -175,7 +175,7 @@ static void fold(znl_stream *stream)
 
 int znl_stream_offer(znl_stream *stream)
 {
-    uv_stream_t *tcp = (uv_stream_t *)&stream->tcp;
+    uv_stream_t *tcp = &stream->socket.stream;
     for (;;) {
         int rc = stream->flown < stream->flying.size ? 0 : load(stream);
         if (rc != 0)
@@ -216,8 +216,7 @@ static void say_goodbye(znl_stream *stream)
         znl_stream_destroy(stream);
     } else if (!stream->is_finishing) {
         stream->is_finishing = 1;
-        if (uv_shutdown(&stream->request.shutdown, (uv_stream_t *)&stream->tcp, on_finished) !=
-                0)
+        if (uv_shutdown(&stream->request.shutdown, &stream->socket.stream, on_finished) != 0)
             znl_stream_destroy(stream);
     }
 }

@@ -466,10 +466,12 @@ static int opening_new(ws_opening **out, const znl_ws_connect_options *options)
         memcpy(opening->protocols, options->protocols, size);
     }
     znl_ws_key_make(opening->key);
+    const znl_stream_options *to = &options->stream;
+    int is_tls = to->tls != NULL;
     const znl_ws_request request = {
-            .host = options->stream.host,
-            .port = options->stream.port,
-            .is_tls = options->stream.tls != NULL,
+            .host = to->path != NULL && to->host == NULL ? "localhost" : to->host,
+            .port = to->path != NULL ? (is_tls ? 443 : 80) : to->port,
+            .is_tls = is_tls,
             .path = options->path,
             .protocols = options->protocols,
             .headers = options->headers,
