@@ -9,6 +9,8 @@
 
 #include "base/bytes.h"
 
+#define ZNL_TRANSCODE_LISTS 4 /* strings, integers, floats, dates: in this order */
+
 typedef enum znl_transcode_kind {
     ZNL_TRANSCODE_UNDEFINED,
     ZNL_TRANSCODE_NULL,
@@ -27,33 +29,42 @@ typedef enum znl_transcode_kind {
 typedef struct znl_transcode_token {
     znl_transcode_kind kind;
     znl_frame bytes; /* STRING (escapes undone, UTF-8), BYTES; borrowed until the next token */
-    double number;   /* NUMBER, DATE (milliseconds since 1970) */
+    double number;   /* NUMBER, DATE (milliseconds since 1970; NaN: no such date) */
     int is_integer; /* NUMBER: 1 when it is a whole number that fits 64 bits with sign and was written with all its
                          digits; 2 when it only fits without: *integer holds the bits */
     int64_t integer;
 } znl_transcode_token;
 
-typedef struct znl_transcode_entry {
-    uint32_t at, size; /* in the text */
-} znl_transcode_entry;
+/* One of the four lists that nodes refer to. */
+typedef struct znl_transcode_list {
+    const uint8_t *start, *end; /* in the text; *end is "^" */
+    const uint8_t *at;          /* where entry `next` begins */
+    uint32_t first;             /* index of its first entry, by which nodes name it */
+    uint32_t count;
+    uint32_t
+            next; /* entries are used in their order, so that this one is the next most likely */
+} znl_transcode_list;
 
 /* Zeroed memory is a new reader; fields are its own. */
 typedef struct znl_transcode_reader {
     znl_frame text;
     const uint8_t *at, *end; /* of the nodes */
+    znl_transcode_list lists[ZNL_TRANSCODE_LISTS];
+    uint64_t spare;     /* bytes of entries that may still be read: none need be read twice */
+    znl_buffer offsets; /* where each entry begins; made when they are used in another order */
+    znl_buffer scratch; /* strings without escapes, bytes */
     unsigned depth, max_depth;
-    uint32_t strings, integers, floats, dates; /* counts */
-    znl_buffer entries;                        /* of znl_transcode_entry: where each lies */
-    znl_buffer scratch;                        /* text without escapes, bytes */
-    uint8_t is_started;
+    uint8_t has_offsets, is_ended;
 } znl_transcode_reader;
 
-/* Begins a text, borrowed until its last token is read. 0; ZNL_E_PROTO: fewer than four "^", or it is not
- * UTF-8; ZNL_E_NOMEM. A text costs memory in proportion to its size, whatever it says. */
+/* Begins a text of less than 4 GiB, borrowed until its last token is read. 0; ZNL_E_PROTO: fewer than four "^", or
+ * its strings are not UTF-8; ZNL_E_TOO_BIG. */
 int znl_transcode_begin(znl_transcode_reader *reader, znl_frame text, unsigned max_depth);
 
-/* The next token. 0, or ZNL_E_LIMIT (depth), ZNL_E_PROTO, ZNL_E_NOMEM: for good. After the root has ended, what
- * follows is not looked at. As lenient as the original where that is harmless (spec, section 4, "Tokens"). */
+/* The next token: the root, and when it has items all that follows to its END. 0, or for good: ZNL_E_PROTO
+ * (something inside a byte buffer, or nothing is left), ZNL_E_LIMIT (depth; entries that nodes refer to again and
+ * again), ZNL_E_NOMEM. Time and memory are in proportion to the size of the text, whatever it says. As lenient as
+ * the original otherwise (spec, section 4, "Tokens"): no root, an unknown index are undefined. */
 int znl_transcode_next(znl_transcode_reader *reader, znl_transcode_token *token);
 
 void znl_transcode_reader_fini(znl_transcode_reader *reader);
@@ -62,17 +73,21 @@ void znl_transcode_reader_fini(znl_transcode_reader *reader);
 
 /* Zeroed memory is a new writer; fields are its own. */
 typedef struct znl_transcode_writer {
-    znl_buffer strings, integers, floats, dates;
-    uint32_t string_count, integer_count, float_count, date_count;
-    znl_buffer nodes; /* what becomes of them once the counts are known */
+    znl_buffer lists[ZNL_TRANSCODE_LISTS]; /* as they will stand in the text */
+    uint32_t counts[ZNL_TRANSCODE_LISTS];
+    znl_buffer
+            nodes; /* a byte each: entries are used in their order, so that the kind says which */
+    uint64_t references; /* how many indexes there will be */
 } znl_transcode_writer;
 
 void znl_transcode_start(znl_transcode_writer *writer); /* forgets what was written */
 
-/* Each 0 or ZNL_E_NOMEM; strings ZNL_E_PROTO when they are not UTF-8: nothing is written then. */
-int znl_transcode_put(znl_transcode_writer *writer,
-        znl_transcode_kind kind); /* the first four, ARRAY, OBJECT, ERROR, END */
-int znl_transcode_put_string(znl_transcode_writer *writer, znl_frame text);
+/* Each 0, ZNL_E_NOMEM, ZNL_E_TOO_BIG (beyond 2 GiB), and as said: nothing is written then. */
+
+/* The first four kinds, ARRAY, OBJECT, ERROR, END. */
+int znl_transcode_put(znl_transcode_writer *writer, znl_transcode_kind kind);
+int znl_transcode_put_string(
+        znl_transcode_writer *writer, znl_frame text); /* ZNL_E_PROTO: not UTF-8 */
 int znl_transcode_put_number(znl_transcode_writer *writer, double number);
 int znl_transcode_put_integer(znl_transcode_writer *writer, int64_t integer);
 int znl_transcode_put_unsigned(znl_transcode_writer *writer, uint64_t integer);
