@@ -47,6 +47,17 @@ function M.encode(value)
   return core.encode(value)
 end
 
+--- The JSON text of a value as JSON.stringify of JavaScript would write it, so that equal values have equal texts:
+--- no white space, names that are array indexes first. Names of tables are sorted; a `json.raw` keeps its order.
+--- Whole numbers past 2^53 are rounded, as there.
+---@param value any
+---@return string|nil text
+---@return string? message
+---@return "INVALID"|"LIMIT"|"NO_MEMORY"|nil code
+function M.canonical(value)
+  return core.canonical(value)
+end
+
 local null, read = core.null, core.decode
 
 --- The value of a JSON text.

@@ -2,6 +2,7 @@
  *
  *     decode(text) -> value | nil, message, code       null is json.null, also at the top
  *     encode(value) -> text | nil, message, code       nil is null
+ *     canonical(value) -> text | nil, message, code    one text for each value: json_canonical.h
  *     array(table?) -> table     marked as an array, so that it is written as one when it is empty
  *     is_array(value) -> boolean
  *     raw(text) -> value | nil, message, code          stands for this text wherever it is written
@@ -185,13 +186,16 @@ static int json_decode(lua_State *L)
     return err == 0 ? 1 : fail_reading(L, err, &reader, text);
 }
 
-static int json_encode(lua_State *L)
+typedef int write_function(
+        lua_State *L, int index, znl_buffer *out, char *problem, size_t size);
+
+static int write_text(lua_State *L, write_function *write, const char *name)
 {
     znl_buffer *scratch = lua_touserdata(L, lua_upvalueindex(1));
     char problem[256];
     luaL_checkany(L, 1);
     scratch->size = 0;
-    int err = znl_lua_writejson(L, 1, scratch, problem, sizeof problem);
+    int err = write(L, 1, scratch, problem, sizeof problem);
     if (err == 0) {
         lua_pushlstring(L, (const char *)scratch->data, scratch->size);
         znl_buffer_trim(scratch, SCRATCH_KEEP_BYTES);
@@ -199,11 +203,21 @@ static int json_encode(lua_State *L)
     }
     znl_buffer_trim(scratch, SCRATCH_KEEP_BYTES);
     if (err != ZNL_E_INVALID)
-        return znl_lua_fail(L, err, "json.encode");
+        return znl_lua_fail(L, err, name);
     lua_pushnil(L);
     lua_pushstring(L, problem);
     lua_pushstring(L, znl_err_code(err));
     return 3;
+}
+
+static int json_encode(lua_State *L)
+{
+    return write_text(L, znl_lua_writejson, "json.encode");
+}
+
+static int json_canonical(lua_State *L)
+{
+    return write_text(L, znl_lua_writecanonical, "json.canonical");
 }
 
 static int json_array(lua_State *L)
@@ -278,6 +292,9 @@ int luaopen_znl_core_json(lua_State *L)
     lua_pushvalue(L, -1);
     lua_pushcclosure(L, json_encode, 1);
     lua_setfield(L, -3, "encode");
+    lua_pushvalue(L, -1);
+    lua_pushcclosure(L, json_canonical, 1);
+    lua_setfield(L, -3, "canonical");
     lua_pushcclosure(L, json_signature, 1);
     lua_setfield(L, -2, "signature");
     lua_pushlightuserdata(L, NULL);

@@ -38,6 +38,11 @@ int znl_lua_pushjsonall(lua_State *L, znl_json_reader *reader);
  * is as before when it fails. Never raises; runs no metamethods. */
 int znl_lua_writejson(lua_State *L, int index, znl_buffer *out, char *problem, size_t size);
 
+/* The same in the canonical form of codec/json_canonical.h; the names of a table, which has no order, are sorted
+ * first. A raw text keeps its order. */
+int znl_lua_writecanonical(
+        lua_State *L, int index, znl_buffer *out, char *problem, size_t size);
+
 /* Whether the table at `index` is marked as an array; marks the one on top of the stack. */
 int znl_lua_isjsonarray(lua_State *L, int index);
 void znl_lua_markjsonarray(lua_State *L);

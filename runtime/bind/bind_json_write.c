@@ -5,12 +5,14 @@
 
 #include "base/err.h"
 #include "base/limits.h"
+#include "codec/json_canonical.h"
 #include "codec/text.h"
 
 #include <lauxlib.h>
 #include <lua.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Bytes of the problem, and of where it is. */
@@ -18,9 +20,23 @@
 #define PATH_BYTES 128u
 #define NAME_BYTES_MAX 64u /* of one key in a path */
 
+/* A member of an object, as it was written. */
+struct member {
+    size_t start, size;  /* in `out`, name included, without a comma */
+    size_t name_size;    /* with its quotes */
+    const uint8_t *text; /* while sorting */
+};
+
+/* What it takes to write objects in the order of their names. */
+struct sorter {
+    znl_buffer members; /* of struct member: of all objects that are open, the innermost last */
+    znl_buffer ordered;
+};
+
 struct writer {
     lua_State *L;
     znl_buffer *out;
+    struct sorter *sorter; /* NULL: as lua_next() finds them */
     char problem[PROBLEM_BYTES];
     char path[PATH_BYTES]; /* filled from its end, as the calls return */
     size_t path_at;
@@ -155,26 +171,83 @@ static int write_name(struct writer *w, int index)
     return err != 0 ? err : put_byte(w, ':');
 }
 
+/* By the bytes of the names. */
+static int compare_members(const void *left, const void *right)
+{
+    const struct member *a = left, *b = right;
+    size_t shorter = a->name_size < b->name_size ? a->name_size : b->name_size;
+    int order = memcmp(a->text, b->text, shorter - 1); /* one ends there: not its quote */
+    return order != 0 ? order : (a->name_size > b->name_size) - (a->name_size < b->name_size);
+}
+
+/* Notes the member that was written from `start` on, its name with the colon `name_size` bytes. */
+static int note_member(struct writer *w, size_t start, size_t name_size)
+{
+    struct member member = {
+            .start = start, .size = w->out->size - start, .name_size = name_size - 1};
+    return znl_buffer_append(&w->sorter->members, &member, sizeof member);
+}
+
+/* Puts the members from members.data + base on in order; they are the end of `out`. */
+static int sort_members(struct writer *w, size_t base)
+{
+    znl_buffer *ordered = &w->sorter->ordered;
+    struct member *list = (struct member *)(void *)(w->sorter->members.data + base);
+    size_t count = (w->sorter->members.size - base) / sizeof *list, start = list[0].start;
+    int is_ordered = 1;
+    for (size_t i = 0; i < count; i++)
+        list[i].text = w->out->data + list[i].start;
+    for (size_t i = 1; i < count && is_ordered; i++)
+        is_ordered = compare_members(&list[i - 1], &list[i]) < 0;
+    if (is_ordered)
+        return 0;
+    qsort(list, count, sizeof *list, compare_members);
+    ordered->size = 0;
+    int err = znl_buffer_reserve(ordered, w->out->size - start);
+    for (size_t i = 0; i < count && err == 0; i++) {
+        if (i > 0 && compare_members(&list[i - 1], &list[i]) == 0)
+            return refuse(w, "a number and a string as the same key");
+        if (i > 0)
+            err = znl_buffer_append(ordered, ",", 1);
+        if (err == 0)
+            err = znl_buffer_append(ordered, list[i].text, list[i].size);
+    }
+    if (err == 0)
+        memcpy(w->out->data + start, ordered->data, ordered->size);
+    return err;
+}
+
 /* The table at `index` as an object; its first pair is on top of the stack. */
 static int write_object(struct writer *w, int index, unsigned depth)
 {
     lua_State *L = w->L;
     char before = '{';
-    int value = lua_gettop(L);
+    int value = lua_gettop(L), err;
+    size_t base = w->sorter != NULL ? w->sorter->members.size : 0;
     do {
-        int err = put_byte(w, before);
+        err = put_byte(w, before);
+        size_t start = w->out->size;
         if (err == 0)
             err = write_name(w, value - 1);
         if (err != 0)
             return err;
+        size_t name_size = w->out->size - start;
         err = write_value(w, value, depth + 1);
         if (err != 0) {
             lead_key(w, value - 1);
             return err;
         }
+        if (w->sorter != NULL && (err = note_member(w, start, name_size)) != 0)
+            return err;
         before = ',';
         lua_settop(L, value - 1);
     } while (lua_next(L, index) != 0);
+    if (w->sorter != NULL) {
+        err = sort_members(w, base);
+        w->sorter->members.size = base;
+        if (err != 0)
+            return err;
+    }
     return put_byte(w, '}');
 }
 
@@ -333,13 +406,15 @@ static int write_value(struct writer *w, int index, unsigned depth)
     }
 }
 
-int znl_lua_writejson(lua_State *L, int index, znl_buffer *out, char *problem, size_t size)
+static int write_whole(lua_State *L, int index, znl_buffer *out, struct sorter *sorter,
+        char *problem, size_t size)
 {
     struct writer w;
     size_t start = out->size;
     int top = lua_gettop(L);
     w.L = L;
     w.out = out;
+    w.sorter = sorter;
     w.path_at = sizeof w.path;
     w.is_cut = 0;
     if (index < 0 && index > LUA_REGISTRYINDEX)
@@ -357,5 +432,24 @@ int znl_lua_writejson(lua_State *L, int index, znl_buffer *out, char *problem, s
             path++, length--;
         snprintf(problem, size, "%s%s%.*s", w.problem, at, (int)length, path);
     }
+    return err;
+}
+
+int znl_lua_writejson(lua_State *L, int index, znl_buffer *out, char *problem, size_t size)
+{
+    return write_whole(L, index, out, NULL, problem, size);
+}
+
+int znl_lua_writecanonical(lua_State *L, int index, znl_buffer *out, char *problem, size_t size)
+{
+    struct sorter sorter = {{0}, {0}};
+    znl_buffer sorted = {0};
+    int err = write_whole(L, index, &sorted, &sorter, problem, size);
+    if (err == 0)
+        err = znl_json_canonical(
+                znl_frame_of(sorted.data, sorted.size), ZNL_JSON_DEPTH_MAX, out);
+    znl_buffer_fini(&sorter.members);
+    znl_buffer_fini(&sorter.ordered);
+    znl_buffer_fini(&sorted);
     return err;
 }

@@ -1,5 +1,5 @@
 // JSON as znlrun and JavaScript read it: random texts, whole and damaged, must be accepted or refused by both,
-// mean the same, and have the signature that JavaScript peers give them. SPDX-License-Identifier: MIT
+// mean the same, and have the signature and the canonical form that JavaScript peers give them. SPDX-License-Identifier: MIT
 import test from "node:test";
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
@@ -23,7 +23,7 @@ const pick = (list) => list[below(list.length)];
 
 const PIECES = ["", "a", "b", "id", "a longer piece of text", "\\n", '\\"', "\\\\", "\\/", "\\u0041", "\\u00e9",
     "\\u20ac", "\\ud83d\\ude00", "\\ud83d", "\\ude00", "\\u0000", "\\u001f", "\u007f", "\u2028", "é", "中", "😀",
-    "0123456789abcdef"];
+    "0123456789abcdef", "0", "7", "10", "4294967295"];
 const space = () => pick(["", "", "", "", " ", "\n", "\t\r "]);
 const string = () => `"${Array.from({ length: below(4) }, () => pick(PIECES)).join("")}"`;
 const number = () => pick(["", "-"]) + pick([
@@ -104,7 +104,8 @@ test("znlrun and JSON.parse agree", () => {
         assert.equal(line !== "refused", expected !== undefined, shown);
         if (expected === undefined) return;
         accepted++;
-        const [theirs, written] = line.split(" ").map((text) => Buffer.from(text, "hex").toString());
+        const [theirs, written, canonical] = line.split(" ").map((text) => Buffer.from(text, "hex").toString());
+        assert.equal(canonical, JSON.stringify(expected.value), shown);
         if (isExact(expected.value)) assert.equal(theirs, signature(expected.value), shown);
         if (!isFinite(expected.value)) {
             assert.match(written, /^the number -?inf/);

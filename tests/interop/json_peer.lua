@@ -1,5 +1,5 @@
---- Reads texts from a file, one per line in hex. Answers each with a line: "refused", or the signature
---- and the text that is written of the value, both in hex. SPDX-License-Identifier: MIT
+--- Reads texts from a file, one per line in hex. Answers each with a line: "refused", or the signature,
+--- the text that is written of the value, and its canonical form, all in hex. SPDX-License-Identifier: MIT
 
 local core = require("znl.core.json")
 local sched = require("znl.core.sched")
@@ -19,7 +19,7 @@ for line in io.lines(arg[1]) do
     print("refused")
   else
     local written, problem = core.encode(value)
-    assert(core.raw(text), line)
-    print(hex(signature) .. " " .. hex(written or problem))
+    local canonical = assert(core.canonical(assert(core.raw(text), line)))
+    print(hex(signature) .. " " .. hex(written or problem) .. " " .. hex(canonical))
   end
 end

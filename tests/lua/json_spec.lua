@@ -49,6 +49,41 @@ describe("json", function()
     assert.matches("^more than 128 tables", select(2, json.encode(loop)))
   end)
 
+  it("has one text for equal values", function()
+    assert.equal('{"a":{"b":[1,null,{}],"c":[]},"ab":true,"b":null}',
+      json.canonical { b = json.null, ab = true, a = { c = json.array(), b = { 1, nil, {} } } })
+    -- Array indexes are first, in numeric order; numbers as JavaScript has them.
+    assert.equal('{"2":1.5,"10":100,"01":0}', json.canonical { ["10"] = 1e2, ["01"] = -0, [2] = 1.5 })
+    assert.equal("[1e+21,1e-7,9007199254740992]", json.canonical { 1e21, 1e-7, 9007199254740993LL })
+    assert.equal("null", json.canonical(nil))
+    assert.equal('"/\\u001f"', json.canonical("/\31"))
+    local many, names = {}, {}
+    for i = 1, 200 do
+      names[i] = ("n%03d"):format(i)
+      many[names[i]] = { z = i, a = 0 }
+    end
+    local text = assert(json.canonical(many))
+    local at = 0
+    for i, name in ipairs(names) do
+      local found = text:find(('"%s":{"a":0,"z":%d}'):format(name, i), at + 1, true)
+      assert.is_true(found and found > at)
+      at = found
+    end
+  end)
+
+  it("keeps the order of a raw text", function()
+    local raw = assert(json.raw(' { "b" : 1.0, "a" : "\\u00e9", "b" : 2, "1" : 0 } '))
+    assert.equal('{"1":0,"b":2,"a":"é"}', json.canonical(raw))
+    assert.equal('[{"1":0,"b":2,"a":"é"}]', json.canonical { raw })
+  end)
+
+  it("says what has no canonical text", function()
+    assert.same({ [2] = "a function at a.done", [3] = "INVALID" }, { json.canonical { a = { done = print } } })
+    assert.same({ [2] = "a number and a string as the same key at a", [3] = "INVALID" },
+      { json.canonical { a = { [1] = 1, ["1"] = 2 } } })
+    assert.matches("^the number nan", select(2, json.canonical { 0 / 0 }))
+  end)
+
   it("keeps empty arrays and empty objects apart", function()
     for _, text in ipairs { "[]", "{}", "[[],{}]", '{"a":[]}', '{"a":{}}' } do
       local ok, value = json.decode(text)

@@ -27,7 +27,8 @@ static const char scenario[] =
         "local value = assert(json.decode(text))\n"
         "assert(value.list[100][1] == 100.5 and value.object.key100 == ('\\n'):rep(1000))\n"
         "assert(value.long == 9007199254740993LL and value['1'][1] == 1)\n"
-        "assert(json.signature(text) == assert(json.signature(json.encode(value))))\n";
+        "assert(json.signature(text) == assert(json.signature(json.encode(value))))\n"
+        "assert(json.canonical(value) == assert(json.canonical(json.decode(text))))\n";
 
 static znl_loop *loop;
 static znl_vm *vm;
