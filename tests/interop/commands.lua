@@ -37,7 +37,7 @@ local function run(commands, subject, line)
   if ok then
     M.write { re = cmd.n, ok = true, value = value }
   else
-    M.write { re = cmd.n, ok = false, code = value.code, error = tostring(value.message) }
+    M.write { re = cmd.n, ok = false, code = value.code, error = tostring(value.message), name = value.name }
   end
 end
 
