@@ -85,40 +85,38 @@ double znl_base36_parse(const uint8_t *text, size_t size, int *is_exact)
 
 /* --- runs of ascending numbers ---------------------------------------------------------------- */
 
-/* The 36 numbers that differ in their last digit only, each followed by a separator. */
-struct block {
-    uint8_t text[BASE * (ZNL_BASE36_DIGITS_MAX + 1) + ZNL_BASE36_SLACK];
-    uint64_t lead;  /* their other digits, as a number */
-    unsigned width; /* of one, with its separator */
+/* The 36 numbers that differ in their last digit only, each with a separator: 8 bytes hold one. */
+struct row {
+    uint64_t word;  /* of the first, in the order of memory, without its last digit */
+    uint64_t mask;  /* the bytes that count */
+    uint64_t lead;  /* the other digits, as a number */
+    unsigned shift; /* of the last digit */
+    unsigned width; /* of one */
 };
 
-static void fill_block(struct block *block, uint64_t lead)
+#define WORD_DIGITS_MAX 7u
+
+/* 0: the numbers do not fit. */
+static int fill_row(struct row *row, uint64_t lead)
 {
-    uint8_t prefix[ZNL_BASE36_DIGITS_MAX];
+    uint8_t text[8] = {0}, mask[8] = {0}, prefix[ZNL_BASE36_DIGITS_MAX];
     unsigned size = lead == 0 ? 0 : (unsigned)znl_base36_put(lead, prefix);
-    uint8_t *at = block->text;
-    for (unsigned i = 0; i < BASE; i++) {
-        for (unsigned j = 0; j < size; j++)
-            *at++ = prefix[j];
-        *at++ = (uint8_t)digits[i];
-        *at++ = '|';
-    }
-    block->lead = lead;
-    block->width = size + 2;
+    if (size >= WORD_DIGITS_MAX)
+        return 0;
+    memcpy(text, prefix, size);
+    text[size + 1] = '|';
+    memset(mask, 0xff, size + 2);
+    memcpy(&row->word, text, sizeof text);
+    memcpy(&row->mask, mask, sizeof mask);
+    row->lead = lead;
+    row->shift = 8 * (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? size : 7 - size);
+    row->width = size + 2;
+    return 1;
 }
 
-static void next_block(struct block *block)
+static inline uint64_t word_of(const struct row *row, unsigned digit)
 {
-    uint64_t lead = block->lead + 1;
-    if (lead % BASE == 0 || lead == 1) {
-        fill_block(block, lead); /* more than one digit changes */
-        return;
-    }
-    uint8_t digit = (uint8_t)digits[lead % BASE];
-    uint8_t *at = block->text + block->width - 3;
-    for (unsigned i = 0; i < BASE; i++, at += block->width)
-        *at = digit;
-    block->lead = lead;
+    return row->word | (uint64_t)(uint8_t)digits[digit] << row->shift;
 }
 
 size_t znl_base36_run_size(uint64_t first, size_t count)
@@ -126,61 +124,75 @@ size_t znl_base36_run_size(uint64_t first, size_t count)
     return count * (count_digits(first + count) + 1);
 }
 
-/* Copies in steps of the slack: the last may write past the end. */
-static inline void copy_block(uint8_t *out, const uint8_t *from, size_t size)
-{
-    for (size_t i = 0; i < size; i += ZNL_BASE36_SLACK)
-        memcpy(out + i, from + i, ZNL_BASE36_SLACK);
-}
-
 size_t znl_base36_put_run(uint64_t first, size_t count, uint8_t *out)
 {
-    struct block block;
+    struct row row;
     uint8_t *at = out;
+    uint64_t lead = first / BASE;
     unsigned from = (unsigned)(first % BASE);
     if (count == 0)
         return 0;
-    fill_block(&block, first / BASE);
-    for (;;) {
-        size_t some = count < BASE - from ? count : BASE - from;
-        size_t size = some * block.width;
-        copy_block(at, block.text + from * block.width, size);
-        at += size;
-        count -= some;
-        if (count == 0)
-            break;
-        from = 0;
-        next_block(&block);
+    for (; count > 0 && fill_row(&row, lead); lead++, from = 0) {
+        unsigned to = count < BASE - from ? from + (unsigned)count : BASE;
+        count -= to - from;
+        for (; from < to; from++, at += row.width) {
+            uint64_t word = word_of(&row, from);
+            memcpy(at, &word, sizeof word);
+        }
+    }
+    for (uint64_t value = lead * BASE; count > 0; value++, count--) {
+        at += znl_base36_put(value, at);
+        *at++ = '|';
     }
     return (size_t)(at - out) - 1; /* without the separator */
 }
 
+/* Whether the `size` < 8 bytes at `at` are the number without its separator. */
+static int is_last(const struct row *row, unsigned digit, const uint8_t *at, size_t size)
+{
+    uint64_t word = word_of(row, digit);
+    return size + 1 == row->width && memcmp(at, &word, size) == 0;
+}
+
+/* Moves past those that are the numbers from `*from` on, eight bytes at a time: *wrong is not 0 when one is not. */
+static inline const uint8_t *match_words(
+        const struct row *row, unsigned *from, unsigned to, const uint8_t *at, uint64_t *wrong)
+{
+    for (; *from < to; *from += 1, at += row->width) {
+        uint64_t word;
+        memcpy(&word, at, sizeof word);
+        *wrong |= (word ^ word_of(row, *from)) & row->mask;
+    }
+    return at;
+}
+
 size_t znl_base36_match_run(uint64_t first, const uint8_t *text, size_t size)
 {
-    struct block block;
+    struct row row;
     const uint8_t *at = text, *end = text + size;
     unsigned from = (unsigned)(first % BASE);
     size_t count = 0;
-    if (size == 0)
-        return 0;
-    fill_block(&block, first / BASE);
-    for (;;) {
-        size_t all = (BASE - from) * block.width;
-        size_t left = (size_t)(end - at);
-        if (left < all) {
-            /* The last one has no separator. */
-            if ((left + 1) % block.width != 0 ||
-                    memcmp(at, block.text + from * block.width, left) != 0)
-                return 0;
-            return count + (left + 1) / block.width;
+    for (uint64_t lead = first / BASE; fill_row(&row, lead); lead++, from = 0) {
+        uint64_t wrong = 0;
+        size_t left = (size_t)(end - at), row_size = (BASE - from) * row.width;
+        unsigned start = from;
+        if (left >= row_size + 8) {
+            at = match_words(&row, &from, BASE, at, &wrong);
+        } else {
+            while (from < BASE && end - at >= 8 && wrong == 0)
+                at = match_words(&row, &from, from + 1, at, &wrong);
+            for (; from < BASE && (size_t)(end - at) >= row.width; from++, at += row.width) {
+                uint64_t word = word_of(&row, from);
+                wrong |= (uint64_t)(memcmp(at, &word, row.width) != 0);
+            }
         }
-        if (memcmp(at, block.text + from * block.width, all) != 0)
+        if (wrong != 0)
             return 0;
-        at += all;
-        count += BASE - from;
-        from = 0;
-        next_block(&block);
+        count += from - start;
+        if (from < BASE)
+            return is_last(&row, from, at, (size_t)(end - at)) ? count + 1 : 0;
     }
+    return 0;
 }
 
 /* --- separators ------------------------------------------------------------------------------- */
@@ -242,66 +254,81 @@ size_t znl_base36_count_separators(const uint8_t *at, const uint8_t *end)
 
 /* --- bytes ------------------------------------------------------------------------------------ */
 
-/* The text of one byte and a separator. */
-static inline size_t put_octet(uint8_t octet, uint8_t *out)
-{
-    unsigned high = octet / BASE, low = octet % BASE;
-    uint32_t is_long = high != 0;
-    out[0] = (uint8_t)digits[is_long ? high : low];
-    out[1] = (uint8_t)(is_long ? digits[low] : '|');
-    out[2] = '|';
-    return 2 + is_long;
-}
+/* The text of a byte, with separators, and its size with one. */
+#define DIGIT(n) ((n) < 10 ? '0' + (n) : 'A' + (n)-10)
+#define TEXT(n)                                                                                \
+    {                                                                                          \
+        DIGIT((n) < 36 ? (n) : (n) / 36), (n) < 36 ? '|' : DIGIT((n) % 36), '|',               \
+                (n) < 36 ? 2 : 3                                                               \
+    }
+#define TEXTS4(n) TEXT(n), TEXT(n + 1), TEXT(n + 2), TEXT(n + 3)
+#define TEXTS16(n) TEXTS4(n), TEXTS4(n + 4), TEXTS4(n + 8), TEXTS4(n + 12)
+#define TEXTS64(n) TEXTS16(n), TEXTS16(n + 16), TEXTS16(n + 32), TEXTS16(n + 48)
+
+static const uint8_t octet_texts[256][4] = {
+        TEXTS64(0), TEXTS64(64), TEXTS64(128), TEXTS64(192)};
 
 size_t znl_base36_put_octets(const uint8_t *bytes, size_t size, uint8_t *out)
 {
     uint8_t *at = out;
     if (size == 0)
         return 0;
-    for (size_t i = 0; i < size; i++)
-        at += put_octet(bytes[i], at);
+    for (size_t i = 0; i < size; i++) {
+        const uint8_t *text = octet_texts[bytes[i]];
+        memcpy(at, text, 4);
+        at += text[3];
+    }
     return (size_t)(at - out) - 1;
 }
 
-/* Not a digit; the bit is far above the sums of two digits. */
+/* What a digit adds to a number of one digit or two: as the last one, and as the one before, where a separator
+ * adds nothing. BAD, which is far above any sum, for every other byte. */
 #define BAD 0x8000u
+#define B8 BAD, BAD, BAD, BAD, BAD, BAD, BAD, BAD
+#define B32 B8, B8, B8, B8
+#define B128 B32, B32, B32, B32
+#define LETTERS(n, d)                                                                          \
+    (n) * (d), ((n) + 1) * (d), ((n) + 2) * (d), ((n) + 3) * (d), ((n) + 4) * (d),             \
+            ((n) + 5) * (d), ((n) + 6) * (d), ((n) + 7) * (d), ((n) + 8) * (d),                \
+            ((n) + 9) * (d), ((n) + 10) * (d), ((n) + 11) * (d), ((n) + 12) * (d)
+#define ADDENDS(d, caret, bar)                                                                 \
+    B32, B8, B8, 0, (d), 2 * (d), 3 * (d), 4 * (d), 5 * (d), 6 * (d), 7 * (d), 8 * (d),        \
+            9 * (d), BAD, BAD, BAD, BAD, BAD, BAD, BAD, LETTERS(10, d), LETTERS(23, d), BAD,   \
+            BAD, BAD, caret, BAD, BAD, LETTERS(10, d), LETTERS(23, d), BAD, bar, BAD, BAD,     \
+            BAD, B128
 
-/* What a digit adds to the number as the last of it, and as the one before. */
-static inline unsigned last_digit(uint8_t c)
-{
-    unsigned value = znl_base36_values[c];
-    return value < BASE ? value : BAD;
-}
+static const uint16_t last_digit[256] = {ADDENDS(1, BAD, BAD)};
+static const uint16_t lead_digit[256] = {ADDENDS(36, 0, 0)};
 
-static inline unsigned lead_digit(uint8_t c)
+static inline unsigned octet_before(const uint8_t *separator)
 {
-    unsigned value = znl_base36_values[c];
-    return value < BASE ? value * BASE : BAD;
-}
-
-/* The number between two separators; BAD when it has not one digit or two. */
-static inline unsigned octet_between(const uint8_t *before, const uint8_t *after)
-{
-    size_t size = (size_t)(after - before) - 1;
-    unsigned lead = lead_digit(after[size > 1 ? -2 : -1]);
-    return (last_digit(after[-1]) + (size > 1 ? lead : 0)) | (size - 1 > 1 ? BAD : 0);
+    return (unsigned)last_digit[separator[-1]] + lead_digit[separator[-2]];
 }
 
 const uint8_t *znl_base36_read_octets(
         const uint8_t *at, const uint8_t *end, size_t count, uint8_t *out)
 {
     const uint8_t *before = at - 1; /* the separator before the next number */
+    uint64_t recent = 3;            /* bits of the separators in the two bytes before `at` */
     unsigned bad = 0;
     size_t i = 0;
+    if (count > 0 && (at >= end || *at == '|'))
+        return NULL; /* so that two bytes before each separator are there */
     while (i < count && end - at >= 64) {
         uint64_t bits = find_separators(at);
+        /* Where there is no separator, neither here nor in the two bytes before: three digits in a row. */
+        uint64_t wide = ~(bits | bits << 1 | bits << 2 | recent);
+        recent = bits >> 63 | bits >> 62;
         for (; bits != 0 && i < count; bits &= bits - 1) {
-            const uint8_t *after = at + __builtin_ctzll(bits);
-            unsigned value = octet_between(before, after);
+            before = at + __builtin_ctzll(bits);
+            unsigned value = octet_before(before);
             bad |= value;
             out[i++] = (uint8_t)value;
-            before = after;
         }
+        if (i == count)
+            wide &= (UINT64_C(2) << (before - at)) - 1; /* what follows may be of any form */
+        if (wide != 0)
+            return NULL;
         at += 64;
     }
     if ((bad & BAD) != 0)
@@ -312,8 +339,8 @@ const uint8_t *znl_base36_read_octets(
         const uint8_t *after = before + 1;
         while (after < end && *after != '|')
             after++;
-        unsigned value = octet_between(before, after);
-        if ((value & BAD) != 0)
+        unsigned value = octet_before(after);
+        if (after - before > 3 || (value & BAD) != 0)
             return NULL;
         out[i++] = (uint8_t)value;
         before = after;
