@@ -5,20 +5,13 @@
 
 #include "base/err.h"
 #include "base/limits.h"
+#include "bind/bind_array.h"
+#include "bind/bind_problem.h"
 #include "codec/json_canonical.h"
-#include "codec/text.h"
 
-#include <lauxlib.h>
 #include <lua.h>
-#include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* Bytes of the problem, and of where it is. */
-#define PROBLEM_BYTES 96u
-#define PATH_BYTES 128u
-#define NAME_BYTES_MAX 64u /* of one key in a path */
 
 /* A member of an object, as it was written. */
 struct member {
@@ -37,70 +30,10 @@ struct writer {
     lua_State *L;
     znl_buffer *out;
     struct sorter *sorter; /* NULL: as lua_next() finds them */
-    char problem[PROBLEM_BYTES];
-    char path[PATH_BYTES]; /* filled from its end, as the calls return */
-    size_t path_at;
-    int is_cut;
+    znl_lua_problem problem;
 };
 
 static int write_value(struct writer *w, int index, unsigned depth);
-
-static int refuse(struct writer *w, const char *problem)
-{
-    snprintf(w->problem, sizeof w->problem, "%s", problem);
-    return ZNL_E_INVALID;
-}
-
-static int refuse_type(struct writer *w, int index, const char *suffix)
-{
-    snprintf(w->problem, sizeof w->problem, "a %s%s", luaL_typename(w->L, index), suffix);
-    return ZNL_E_INVALID;
-}
-
-static int refuse_number(struct writer *w, double number, const char *suffix)
-{
-    const char *name = isnan(number) ? "nan" : number > 0 ? "inf" : "-inf";
-    snprintf(w->problem, sizeof w->problem, "the number %s%s", name, suffix);
-    return ZNL_E_INVALID;
-}
-
-/* Puts a step in front of the path; those that find no room are left out. */
-static void lead_path(struct writer *w, const char *step, size_t size)
-{
-    if (size > w->path_at)
-        w->is_cut = 1;
-    if (w->is_cut)
-        return;
-    w->path_at -= size;
-    memcpy(w->path + w->path_at, step, size);
-}
-
-static void lead_index(struct writer *w, int index)
-{
-    char step[24];
-    int size = snprintf(step, sizeof step, "[%d]", index);
-    lead_path(w, step, (size_t)size);
-}
-
-/* A step for the key at `index`, a string or a number. */
-static void lead_key(struct writer *w, int index)
-{
-    char step[NAME_BYTES_MAX + 1];
-    if (lua_type(w->L, index) == LUA_TNUMBER) {
-        int size = snprintf(step, sizeof step, ".%.14g", lua_tonumber(w->L, index));
-        lead_path(w, step, (size_t)size);
-        return;
-    }
-    size_t size;
-    const char *name = lua_tolstring(w->L, index, &size);
-    if (size > NAME_BYTES_MAX || !znl_utf8_valid((const uint8_t *)name, size)) {
-        name = "?";
-        size = 1;
-    }
-    step[0] = '.';
-    memcpy(step + 1, name, size);
-    lead_path(w, step, size + 1);
-}
 
 static inline int put_byte(struct writer *w, char c)
 {
@@ -122,8 +55,7 @@ static int write_string(struct writer *w, int index, const char *suffix)
     int err = znl_json_put_string(w->out, znl_frame_of(text, size));
     if (err != ZNL_E_PROTO)
         return err;
-    snprintf(w->problem, sizeof w->problem, "a string that is not UTF-8%s", suffix);
-    return ZNL_E_INVALID;
+    return znl_lua_problem_refuse(&w->problem, "a string that is not UTF-8%s", suffix);
 }
 
 static int write_cdata(struct writer *w, int index)
@@ -135,7 +67,7 @@ static int write_cdata(struct writer *w, int index)
     case ZNL_LONG_UNSIGNED:
         return znl_json_put_unsigned(w->out, bits);
     default:
-        return refuse_type(w, index, "");
+        return znl_lua_problem_refuse_type(&w->problem, w->L, index, "");
     }
 }
 
@@ -144,7 +76,7 @@ static int write_raw(struct writer *w, int index)
 {
     lua_State *L = w->L;
     if (!znl_lua_isjsonraw(L, index))
-        return refuse_type(w, index, "");
+        return znl_lua_problem_refuse_type(&w->problem, w->L, index, "");
     return znl_buffer_append(w->out, lua_touserdata(L, index), lua_objlen(L, index));
 }
 
@@ -161,12 +93,12 @@ static int write_name(struct writer *w, int index)
         if (err == 0)
             err = znl_json_put_double(w->out, lua_tonumber(w->L, index));
         if (err == ZNL_E_INVALID)
-            refuse_number(w, lua_tonumber(w->L, index), " as a key");
+            znl_lua_problem_refuse_number(&w->problem, lua_tonumber(w->L, index), " as a key");
         if (err == 0)
             err = put_byte(w, '"');
         break;
     default:
-        err = refuse_type(w, index, " as a key");
+        err = znl_lua_problem_refuse_type(&w->problem, w->L, index, " as a key");
     }
     return err != 0 ? err : put_byte(w, ':');
 }
@@ -206,7 +138,7 @@ static int sort_members(struct writer *w, size_t base)
     int err = znl_buffer_reserve(ordered, w->out->size - start);
     for (size_t i = 0; i < count && err == 0; i++) {
         if (i > 0 && compare_members(&list[i - 1], &list[i]) == 0)
-            return refuse(w, "a number and a string as the same key");
+            return znl_lua_problem_refuse(&w->problem, "a number and a string as the same key");
         if (i > 0)
             err = znl_buffer_append(ordered, ",", 1);
         if (err == 0)
@@ -234,7 +166,7 @@ static int write_object(struct writer *w, int index, unsigned depth)
         size_t name_size = w->out->size - start;
         err = write_value(w, value, depth + 1);
         if (err != 0) {
-            lead_key(w, value - 1);
+            znl_lua_problem_lead_field(&w->problem, L, value - 1);
             return err;
         }
         if (w->sorter != NULL && (err = note_member(w, start, name_size)) != 0)
@@ -263,26 +195,12 @@ static int write_items(struct writer *w, int index, int count, unsigned depth)
         lua_rawgeti(L, index, i);
         err = write_value(w, lua_gettop(L), depth + 1);
         if (err != 0) {
-            lead_index(w, i);
+            znl_lua_problem_lead_item(&w->problem, i);
             return err;
         }
         lua_settop(L, top);
     }
     return put_byte(w, ']');
-}
-
-/* Whether the keys of the table at `index` after the one at `key`, which is `i`, are i + 1, i + 2 … */
-static int goes_on_in_order(lua_State *L, int index, int key, int i)
-{
-    int is_in_order = 1;
-    lua_pushvalue(L, key);
-    while (is_in_order && lua_next(L, index) != 0) {
-        is_in_order = lua_type(L, -2) == LUA_TNUMBER && lua_tonumber(L, -2) == ++i;
-        lua_pop(L, 1);
-    }
-    if (!is_in_order)
-        lua_pop(L, 1);
-    return is_in_order;
 }
 
 /* Tries the table at `index`, whose first pair is on top of the stack, as an array in one go. 1: written;
@@ -291,13 +209,13 @@ static int write_in_order(struct writer *w, int index, unsigned depth)
 {
     lua_State *L = w->L;
     size_t start = w->out->size;
-    int key = lua_gettop(L) - 1, is_sure = 0;
+    int key = lua_gettop(L) - 1, is_sure = 0, last;
     for (int i = 1;; i++) {
         if (lua_type(L, key) != LUA_TNUMBER || lua_tonumber(L, key) != i)
             break;
         /* Tables inside tables must not be written twice at each depth. */
         if (!is_sure && lua_istable(L, key + 1)) {
-            is_sure = goes_on_in_order(L, index, key, i);
+            is_sure = znl_lua_isinorder(L, index, key, i, &last);
             if (!is_sure)
                 break;
         }
@@ -306,7 +224,7 @@ static int write_in_order(struct writer *w, int index, unsigned depth)
             return err;
         err = write_value(w, key + 1, depth + 1);
         if (err != 0) {
-            lead_index(w, i);
+            znl_lua_problem_lead_item(&w->problem, i);
             return err;
         }
         lua_settop(L, key);
@@ -322,39 +240,12 @@ static int write_in_order(struct writer *w, int index, unsigned depth)
     return 0;
 }
 
-/* Whether all keys of the table at `index` are whole numbers from 1: then the largest, else 0. *count:
- * how many there are. */
-static double largest_index(lua_State *L, int index, double *count)
-{
-    double largest = 0;
-    *count = 0;
-    for (lua_pushnil(L); lua_next(L, index) != 0; lua_pop(L, 1)) {
-        double key = lua_type(L, -2) == LUA_TNUMBER ? lua_tonumber(L, -2) : 0;
-        if (!(key >= 1) || key > (double)ZNL_LUA_EXACT_MAX || key != (double)(int64_t)key) {
-            lua_pop(L, 2);
-            return 0;
-        }
-        *count += 1;
-        if (key > largest)
-            largest = key;
-    }
-    return largest;
-}
-
-/* Arrays may have holes, as in { 1, nil, 3 }, but not be mostly holes. */
-static int is_dense(double count, double largest)
-{
-    return largest <= 10 || (largest <= 2 * count && largest <= INT32_MAX);
-}
-
 static int write_table(struct writer *w, int index, unsigned depth)
 {
     lua_State *L = w->L;
-    if (depth > ZNL_JSON_DEPTH_DEFAULT) {
-        snprintf(w->problem, sizeof w->problem, "more than %u tables inside each other",
-                ZNL_JSON_DEPTH_DEFAULT);
-        return ZNL_E_INVALID;
-    }
+    if (depth > ZNL_JSON_DEPTH_DEFAULT)
+        return znl_lua_problem_refuse(
+                &w->problem, "more than %u tables inside each other", ZNL_JSON_DEPTH_DEFAULT);
     if (!lua_checkstack(L, 12))
         return ZNL_E_NOMEM;
     lua_pushnil(L);
@@ -366,13 +257,13 @@ static int write_table(struct writer *w, int index, unsigned depth)
     int written = write_in_order(w, index, depth);
     if (written != 0)
         return written == 1 ? 0 : written;
-    double count, largest = largest_index(L, index, &count);
-    if (largest == 0)
-        return is_array ? refuse(w, "a key that is no index in an array")
-                        : write_object(w, index, depth);
-    if (!is_dense(count, largest))
-        return refuse(w, "an array with more holes than values");
-    return write_items(w, index, (int)largest, depth);
+    int length = znl_lua_arraylength(L, index);
+    if (length < 0)
+        return znl_lua_problem_refuse(&w->problem, "an array with more holes than values");
+    if (length > 0)
+        return write_items(w, index, length, depth);
+    return is_array ? znl_lua_problem_refuse(&w->problem, "a key that is no index in an array")
+                    : write_object(w, index, depth);
 }
 
 /* The value at `index`, a place on the stack. Leaves any number of values on the stack. */
@@ -384,14 +275,16 @@ static int write_value(struct writer *w, int index, unsigned depth)
         return write_string(w, index, "");
     case LUA_TNUMBER: {
         int err = znl_json_put_double(w->out, lua_tonumber(L, index));
-        return err == ZNL_E_INVALID ? refuse_number(w, lua_tonumber(L, index), "") : err;
+        return err == ZNL_E_INVALID
+                ? znl_lua_problem_refuse_number(&w->problem, lua_tonumber(L, index), "")
+                : err;
     }
     case LUA_TBOOLEAN:
         return lua_toboolean(L, index) ? znl_buffer_append(w->out, "true", 4)
                                        : znl_buffer_append(w->out, "false", 5);
     case LUA_TLIGHTUSERDATA:
         if (lua_touserdata(L, index) != NULL)
-            return refuse_type(w, index, "");
+            return znl_lua_problem_refuse_type(&w->problem, w->L, index, "");
         __attribute__((fallthrough));
     case LUA_TNIL:
         return znl_buffer_append(w->out, "null", 4);
@@ -402,7 +295,7 @@ static int write_value(struct writer *w, int index, unsigned depth)
     case ZNL_LUA_TCDATA:
         return write_cdata(w, index);
     default:
-        return refuse_type(w, index, "");
+        return znl_lua_problem_refuse_type(&w->problem, w->L, index, "");
     }
 }
 
@@ -415,8 +308,7 @@ static int write_whole(lua_State *L, int index, znl_buffer *out, struct sorter *
     w.L = L;
     w.out = out;
     w.sorter = sorter;
-    w.path_at = sizeof w.path;
-    w.is_cut = 0;
+    znl_lua_problem_init(&w.problem);
     if (index < 0 && index > LUA_REGISTRYINDEX)
         index = top + index + 1;
     int err = lua_checkstack(L, 12) ? write_value(&w, index, 1) : ZNL_E_NOMEM;
@@ -424,14 +316,8 @@ static int write_whole(lua_State *L, int index, znl_buffer *out, struct sorter *
     if (err == 0)
         return 0;
     out->size = start;
-    if (err == ZNL_E_INVALID) {
-        const char *path = w.path + w.path_at;
-        size_t length = sizeof w.path - w.path_at;
-        const char *at = length == 0 ? "" : w.is_cut ? " at \xe2\x80\xa6" : " at ";
-        if (!w.is_cut && length > 0 && *path == '.')
-            path++, length--;
-        snprintf(problem, size, "%s%s%.*s", w.problem, at, (int)length, path);
-    }
+    if (err == ZNL_E_INVALID)
+        znl_lua_problem_print(&w.problem, problem, size);
     return err;
 }
 
