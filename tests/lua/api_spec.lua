@@ -169,7 +169,7 @@ end)
 
 describe("runtime/codec/WIRE.md", function()
   it("has an example with the bytes that are sent and read", function()
-    local example, lines = read("runtime/codec/WIRE.md"):match("### An example\n(.*)"), {}
+    local example, lines = read("runtime/codec/WIRE.md"):match("### An example\n(.-)\n## "), {}
     for line in example:gmatch("\n    ([%x ]+)") do
       local hex = line:match("^[%x ]-%f[ ]   ") or line
       lines[#lines + 1] = (hex:gsub(" ", ""):gsub("%x%x", function(pair) return string.char(tonumber(pair, 16)) end))
