@@ -16,6 +16,8 @@
 #include <unistd.h>
 
 #define KEEPALIVE_S 60
+#define PEER_BYTES 56u
+#define LOCAL_PEER_BYTES (sizeof "unix:" + ZNL_SOCKET_PATH_BYTES_MAX)
 
 /* --- life -------------------------------------------------------------------------------------- */
 
@@ -37,8 +39,9 @@ static void free_stream(uv_handle_t *handle)
 
 static int stream_new(znl_stream **out, znl_loop *loop, int is_local, size_t max_queue_bytes)
 {
+    size_t peer_bytes = is_local ? LOCAL_PEER_BYTES : PEER_BYTES;
     znl_streams *all = znl_streams_of(loop);
-    znl_stream *stream = all != NULL ? znl_calloc(1, sizeof *stream) : NULL;
+    znl_stream *stream = all != NULL ? znl_calloc(1, sizeof *stream + peer_bytes) : NULL;
     if (stream == NULL)
         return ZNL_E_NOMEM;
     /* Neither makes a socket yet. */
@@ -207,7 +210,7 @@ static void on_dialed(void *user, int fd, int err, const char *text)
         znl_stream_tune(fd);
         /* It may have gone again: then reading tells. */
         getpeername(fd, (struct sockaddr *)&peer, &size);
-        znl_stream_name((const struct sockaddr *)&peer, stream->peer, sizeof stream->peer);
+        znl_stream_name((const struct sockaddr *)&peer, stream->peer, PEER_BYTES);
     }
     int rc = take_socket(stream, fd);
     if (rc != 0) {
@@ -235,7 +238,7 @@ int znl_stream_connect(znl_stream **out, znl_loop *loop, const znl_stream_option
     znl_stream_set_events(stream, events, user);
     stream->deadline_ms = znl_clock_mono_ms() + timeout_ms;
     if (options->path != NULL) {
-        snprintf(stream->peer, sizeof stream->peer, "unix:%s", options->path);
+        snprintf(stream->peer, LOCAL_PEER_BYTES, "unix:%s", options->path);
         err = use_tls(
                 stream, options->tls, options->host != NULL ? options->host : "localhost");
         if (err == 0)
@@ -270,7 +273,8 @@ int znl_stream_adopt(znl_stream **out, znl_loop *loop, const znl_stream_adoption
         znl_stream_destroy(stream);
         return err;
     }
-    znl_stream_name(adoption->peer, stream->peer, sizeof stream->peer);
+    znl_stream_name(
+            adoption->peer, stream->peer, stream->is_local ? LOCAL_PEER_BYTES : PEER_BYTES);
     int rc = take_socket(stream, adoption->fd);
     if (rc != 0) {
         znl_stream_destroy(stream);

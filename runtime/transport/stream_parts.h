@@ -10,14 +10,12 @@
 #ifndef ZNL_TRANSPORT_STREAM_PARTS_H
 #define ZNL_TRANSPORT_STREAM_PARTS_H
 
-#include "base/limits.h"
 #include "transport/dial.h"
 #include "transport/stream_backend.h"
 #include "transport/tls_session.h"
 
 #define ZNL_STREAM_READ_BYTES 65536u
 #define ZNL_STREAM_SPARES 64u /* empty buffers a loop keeps */
-#define ZNL_STREAM_PEER_BYTES (sizeof "unix:" + ZNL_SOCKET_PATH_BYTES_MAX)
 
 /*   DIALING -> [SHAKING ->] OPEN -> ENDED -> GONE     closed, kept until libuv has closed the socket
  *                               \----\-> LINGERING -^ closed by its owner, says goodbye */
@@ -87,7 +85,7 @@ struct znl_stream {
     uint8_t is_resumed;      /* what TLS holds is to be read */
     uint8_t is_finishing;    /* a shutdown is under way */
     int write_error;         /* UV_…: nothing can be written any more */
-    char peer[ZNL_STREAM_PEER_BYTES];
+    char peer[];             /* PEER_BYTES; of a unix socket LOCAL_PEER_BYTES: stream.c */
 };
 
 /* --- stream.c ---------------------------------------------------------------------------------------- */
