@@ -88,26 +88,37 @@ for (const pair of PAIRS)
 
         // --- calls -------------------------------------------------------------------------------
 
-        led("every method", { demo: { values: { known: { a: [1] } } } }, async ({ leader, follower }) => {
-            for (const client of [follower, leader]) {
-                const comes = async (method, args, wanted) =>
-                    assert.deepEqual(await client.invoke(method, ...args), wanted, method);
-                await comes("ping", [], "pong");
-                await comes("echoOne", ["x"], "x");
-                await comes("echo", [1, "two", null, undefined, [3]], [1, "two", null, undefined, [3]]);
-                await comes("nothing", [], undefined);
-                await comes("nul", [], null);
-                await comes("slow", [30], "slept 30");
-                await comes("get", ["known"], { a: [1] });
-                await comes("withCallback", [20, 22], 42);
-                // The package appends its callback.
-                await comes("argc", [1, 2], pair.leader === "npm" ? 3 : 2);
-                await comes("flood", ["nobody", 10, 5, 1], 10);
-            }
-            await follower.oneway("note", "remember");
-            await leader.oneway("note", "remember");
-            await until("both notes", async () => (await leader.invoke("getCounters")).oneway === 2);
-        });
+        led(
+            "every method",
+            { demo: { values: { known: { a: [1] } } } },
+            async ({ leader, follower }) => {
+                for (const client of [follower, leader]) {
+                    const comes = async (method, args, wanted) =>
+                        assert.deepEqual(await client.invoke(method, ...args), wanted, method);
+                    await comes("ping", [], "pong");
+                    await comes("echoOne", ["x"], "x");
+                    await comes(
+                        "echo",
+                        [1, "two", null, undefined, [3]],
+                        [1, "two", null, undefined, [3]],
+                    );
+                    await comes("nothing", [], undefined);
+                    await comes("nul", [], null);
+                    await comes("slow", [30], "slept 30");
+                    await comes("get", ["known"], { a: [1] });
+                    await comes("withCallback", [20, 22], 42);
+                    // The package appends its callback.
+                    await comes("argc", [1, 2], pair.leader === "npm" ? 3 : 2);
+                    await comes("flood", ["nobody", 10, 5, 1], 10);
+                }
+                await follower.oneway("note", "remember");
+                await leader.oneway("note", "remember");
+                await until(
+                    "both notes",
+                    async () => (await leader.invoke("getCounters")).oneway === 2,
+                );
+            },
+        );
 
         led("values of every kind, there and back", {}, async ({ follower }) => {
             const { cases } = vectors("transcode");
@@ -121,18 +132,36 @@ for (const pair of PAIRS)
             assert.ok(kept.length > 50, `${kept.length} values`);
             const many = kept.map(({ value }) => unpack(value));
             const back = await follower.invoke("echo", ...many);
-            assert.deepEqual(lean(pack(back)), kept.map(({ decoded }) => lean(decoded)));
+            assert.deepEqual(
+                lean(pack(back)),
+                kept.map(({ decoded }) => lean(decoded)),
+            );
             const large = Buffer.alloc(64 * 1024, "buffer of some size ");
             assert.deepEqual(await follower.invoke("echoOne", large), large);
         });
 
         led("errors", { response_timeout_ms: 1000 }, async ({ follower }) => {
-            failedWith(await follower.fails("get", "nope"), "NotFoundError", "no such id: nope", "E_NOT_FOUND");
+            failedWith(
+                await follower.fails("get", "nope"),
+                "NotFoundError",
+                "no such id: nope",
+                "E_NOT_FOUND",
+            );
             failedWith(await follower.fails("fail", "plain"), "Error", "plain failure");
             failedWith(await follower.fails("fail", "type"), "TypeError", "type failure");
-            failedWith(await follower.fails("fail", "coded"), "CodedError", "coded failure", "E_CODED");
+            failedWith(
+                await follower.fails("fail", "coded"),
+                "CodedError",
+                "coded failure",
+                "E_CODED",
+            );
             failedWith(await follower.fails("fail", "numcode"), "Error", "numeric code", 404);
-            failedWith(await follower.fails("withCallbackErr", "x"), "Error", "cb failure x", "E_CB");
+            failedWith(
+                await follower.fails("withCallbackErr", "x"),
+                "Error",
+                "cb failure x",
+                "E_CB",
+            );
             const thrown = await follower.fails("fail", "string");
             if (pair.leader === "npm") timedOut(follower, thrown);
             else failedWith(thrown, "Error", "just a string");
@@ -159,7 +188,11 @@ for (const pair of PAIRS)
 
         led("many calls at once", {}, async ({ follower }) => {
             const given = { method: "echoOne", arg: { list: [1, 2.5, "three"], at: null } };
-            const { ok, failed } = await follower.call("invoke_many", { ...given, count: 3000, at_once: 300 });
+            const { ok, failed } = await follower.call("invoke_many", {
+                ...given,
+                count: 3000,
+                at_once: 300,
+            });
             assert.deepEqual({ ok, failed }, { ok: 3000, failed: {} });
         });
 
@@ -209,11 +242,21 @@ for (const pair of PAIRS)
             for (const [i, reg] of regs.entries()) await follower.subscribe(reg, `r${i}`);
             await follower.invoke("ping");
             await leader.publish("d", 7);
-            for (const i of regs.keys()) assert.deepEqual(await follower.got(`r${i}`, 1), [7], `${i}`);
+            for (const i of regs.keys())
+                assert.deepEqual(await follower.got(`r${i}`, 1), [7], `${i}`);
         });
 
         led("values of every kind, pushed", {}, async ({ leader, follower }) => {
-            const values = [undefined, null, "", "ü|^%", Buffer.from("ab"), new Date(12), [[], {}], { x: [undefined] }];
+            const values = [
+                undefined,
+                null,
+                "",
+                "ü|^%",
+                Buffer.from("ab"),
+                new Date(12),
+                [[], {}],
+                { x: [undefined] },
+            ];
             await follower.subscribe(REG, "a");
             await follower.invoke("ping");
             for (const value of values) await leader.publish("d", value);
@@ -222,20 +265,24 @@ for (const pair of PAIRS)
             assert.deepEqual(pack(got), pack(values));
         });
 
-        led("a flood of values comes whole and in order", {}, async ({ leader, follower, other, port }) => {
-            await other.start({ port });
-            const COUNT = 3000;
-            for (const client of [follower, other]) await client.subscribe(REG, "flood", true);
-            await follower.invoke("ping");
-            await other.invoke("ping");
-            assert.equal(await leader.invoke("flood", "d", COUNT, 50, 100), COUNT);
-            for (const client of [follower, other]) {
-                const all = async () => (await client.seen("flood")).last?.seq === COUNT;
-                await until("the last value", all);
-                const { count, ordered } = await client.seen("flood");
-                assert.deepEqual({ count, ordered }, { count: COUNT, ordered: true });
-            }
-        });
+        led(
+            "a flood of values comes whole and in order",
+            {},
+            async ({ leader, follower, other, port }) => {
+                await other.start({ port });
+                const COUNT = 3000;
+                for (const client of [follower, other]) await client.subscribe(REG, "flood", true);
+                await follower.invoke("ping");
+                await other.invoke("ping");
+                assert.equal(await leader.invoke("flood", "d", COUNT, 50, 100), COUNT);
+                for (const client of [follower, other]) {
+                    const all = async () => (await client.seen("flood")).last?.seq === COUNT;
+                    await until("the last value", all);
+                    const { count, ordered } = await client.seen("flood");
+                    assert.deepEqual({ count, ordered }, { count: COUNT, ordered: true });
+                }
+            },
+        );
 
         led("isBroadcast=false: one of them gets a value", { broadcast: false }, async (s) => {
             const { leader, follower, other, port } = s;
@@ -310,17 +357,21 @@ for (const pair of PAIRS)
             assert.equal(await follower.invoke("ping"), "pong");
         });
 
-        led("a follower that closes: the leader goes on", {}, async ({ leader, follower, other, port }) => {
-            await follower.subscribe(REG, "a");
-            await follower.invoke("ping");
-            await follower.call("close");
-            await other.start({ port });
-            await other.subscribe(REG, "a");
-            await other.invoke("ping");
-            await leader.publish("d", 1);
-            assert.deepEqual(await other.got("a", 1), [1]);
-            assert.deepEqual(follower.values("a"), []);
-        });
+        led(
+            "a follower that closes: the leader goes on",
+            {},
+            async ({ leader, follower, other, port }) => {
+                await follower.subscribe(REG, "a");
+                await follower.invoke("ping");
+                await follower.call("close");
+                await other.start({ port });
+                await other.subscribe(REG, "a");
+                await other.invoke("ping");
+                await leader.publish("d", 1);
+                assert.deepEqual(await other.got("a", 1), [1]);
+                assert.deepEqual(follower.values("a"), []);
+            },
+        );
 
         test("a leader that dies: one follower leads, the other follows it", limit, () =>
             trio(async ({ follower, other, port }) => {
@@ -364,9 +415,12 @@ for (const pair of PAIRS)
             trio(async ({ leader, follower, port, more }) => {
                 const [leader2, follower2] = [more(leaders), more(followers)];
                 await leader.start({ port, name: "One", demo: { values: { id: 1 } } });
-                assert.deepEqual(await leader2.start({ port, name: "Two", demo: { values: { id: 2 } } }), {
-                    leader: true,
-                });
+                assert.deepEqual(
+                    await leader2.start({ port, name: "Two", demo: { values: { id: 2 } } }),
+                    {
+                        leader: true,
+                    },
+                );
                 await follower.start({ port, name: "One" });
                 await follower2.start({ port, name: "Two" });
                 assert.equal(await follower.invoke("get", "id"), 1);
@@ -393,10 +447,18 @@ for (const pair of PAIRS)
 
         // --- roles and forms ---------------------------------------------------------------------
 
-        led("forced roles", { leader: true }, async ({ follower, port, more }) => {
-            assert.equal(await follower.invoke("ping"), "pong");
-            await assert.rejects(more(others).start({ port, leader: true }), /occupied|in use/i);
-        }, { leader: false });
+        led(
+            "forced roles",
+            { leader: true },
+            async ({ follower, port, more }) => {
+                assert.equal(await follower.invoke("ping"), "pong");
+                await assert.rejects(
+                    more(others).start({ port, leader: true }),
+                    /occupied|in use/i,
+                );
+            },
+            { leader: false },
+        );
 
         test("a forced follower without a leader gives up, and says so", limit, () =>
             trio(async ({ follower, port }) => {
@@ -417,7 +479,12 @@ for (const pair of PAIRS)
         led("another transcode: JSON", { transcode: "json" }, async ({ leader, follower }) => {
             const value = { a: [1, 2.5, null, "x y|^"], b: {} };
             assert.deepEqual(await follower.invoke("echoOne", value), value);
-            failedWith(await follower.fails("fail", "coded"), "CodedError", "coded failure", "E_CODED");
+            failedWith(
+                await follower.fails("fail", "coded"),
+                "CodedError",
+                "coded failure",
+                "E_CODED",
+            );
             await follower.subscribe(REG, "a");
             await follower.publish("d", value);
             assert.deepEqual(await follower.got("a", 1), [value]);

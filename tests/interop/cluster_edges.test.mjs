@@ -41,7 +41,10 @@ const CONFIG = {
 };
 
 /** What a case sends that the record does not hold. */
-const REGISTER = packet({ id: 1, connObj: { type: "register_channel", channelName: "DemoClient" } });
+const REGISTER = packet({
+    id: 1,
+    connObj: { type: "register_channel", channelName: "DemoClient" },
+});
 const invoke = (method, ...args) =>
     packet({
         id: 7,
@@ -92,7 +95,9 @@ const REMEDIES = {
     "argLength larger than the data": { hears: [answer(7, false, failed("Error", /./))] },
     "announced body of 2^31-1 bytes, before registration": { hears: [], closed: true },
     "subscribe on a client without a subscribe method": { hears: [] },
-    "method that throws at once": { hears: [answer(7, false, failed("Error", /^thrown at once$/))] },
+    "method that throws at once": {
+        hears: [answer(7, false, failed("Error", /^thrown at once$/))],
+    },
     // The key of the follower is the one it delivers by.
     "subscribe with integer-like keys: the leader recomputes the key": {
         key: '$$inner$$__{"dataId":"n","2":1,"1":1.0}',
@@ -133,15 +138,21 @@ async function rawFollower({ kind, peer, c, title, s }) {
     const turns = async () => (await other.beats()) && other.beats(); // of the leader's loop
     const line = s.later(new RawFollower(port));
     const remedy = kind === "lua" ? (REMEDIES[title] ?? {}) : {};
-    const registered = c.received.filter(({ id, kind: k }) => id === 1 && k === "response").length > 0;
+    const registered =
+        c.received.filter(({ id, kind: k }) => id === 1 && k === "response").length > 0;
     const wanted = remedy.hears
         ? [...(registered ? recordedOf(c).slice(0, 1) : []), ...remedy.hears]
         : recordedOf(c);
-    for (const one of wanted) if (one.connObj.key && remedy.key) one.connObj = { ...one.connObj, key: remedy.key };
+    for (const one of wanted)
+        if (one.connObj.key && remedy.key) one.connObj = { ...one.connObj, key: remedy.key };
     if (title === "10 MiB argument") wanted.push(answer(7, true, BIG));
 
     const heard = (count) =>
-        until(`${title}: ${count} packets`, () => line.packets.length >= count || line.closed, 12000);
+        until(
+            `${title}: ${count} packets`,
+            () => line.packets.length >= count || line.closed,
+            12000,
+        );
     const sent = sentIn(c);
     for (const [index, bytes] of sent.entries()) {
         line.write(bytes);
@@ -156,9 +167,14 @@ async function rawFollower({ kind, peer, c, title, s }) {
         await client.publish("n", 2);
     }
     await heard(wanted.length);
-    assert.equal(line.packets.length, wanted.length, `${title}: ${line.packets.map((p) => p.connText)}`);
+    assert.equal(
+        line.packets.length,
+        wanted.length,
+        `${title}: ${line.packets.map((p) => p.connText)}`,
+    );
     // Two answers may have changed places: they are put together by their ids.
-    const order = (id) => line.packets.findIndex((p) => p.kind === "response" && described(p).id === id);
+    const order = (id) =>
+        line.packets.findIndex((p) => p.kind === "response" && described(p).id === id);
     for (const [index, one] of wanted.entries())
         compare(line.packets[one.id === undefined ? index : order(one.id)], one, title);
     line.packets.length = 0;
@@ -185,7 +201,8 @@ describe("raw followers", { concurrency: 2 }, () => {
                 const some = sideOf("raw follower").filter(lives);
                 const left = some.values();
                 const worker = async () => {
-                    for (const c of left) await named(c, rawFollower({ kind, peer, c, title: c.case, s }));
+                    for (const c of left)
+                        await named(c, rawFollower({ kind, peer, c, title: c.case, s }));
                 };
                 await Promise.all(Array.from({ length: 6 }, worker));
                 assert.ok(some.length > 30, `${some.length} cases`);
@@ -199,7 +216,13 @@ describe("raw followers", { concurrency: 2 }, () => {
 const response = (line, { id }, type, more, data) =>
     line.send({ type: 1, id, connObj: { type, ...more }, data });
 const register = (line, request, data = encode({ success: true }), more) =>
-    line.send({ type: 1, id: request.id, connObj: { type: "register_channel_res" }, data, ...more });
+    line.send({
+        type: 1,
+        id: request.id,
+        connObj: { type: "register_channel_res" },
+        data,
+        ...more,
+    });
 const RESULT = "invoke_result";
 const TEXT = encode("v");
 const GARBAGE = Buffer.from("garbage");
@@ -435,7 +458,13 @@ const AGAINST = {
     },
     "extra fields in register_channel_res and invoke_result are ignored": {
         async fresh({ line, request, client }) {
-            response(line, request, "register_channel_res", { x: 1 }, encode({ success: true, y: 2 }));
+            response(
+                line,
+                request,
+                "register_channel_res",
+                { x: 1 },
+                encode({ success: true, y: 2 }),
+            );
             await client.event("ready", ({ error }) => !error);
             const outcome = await called({ line, client }, (_, asked) =>
                 response(line, asked, RESULT, { success: true, z: [1] }, TEXT),
@@ -488,12 +517,15 @@ describe("raw leaders", { concurrency: 2 }, () => {
                     kind === "lua" || (c.follower_process === "alive" && !AGAINST[c.case].dies);
                 const some = sideOf("raw leader").filter(lives);
                 assert.deepEqual(
-                    sideOf("raw leader").map((c) => c.case).sort(),
+                    sideOf("raw leader")
+                        .map((c) => c.case)
+                        .sort(),
                     Object.keys(AGAINST).sort(),
                 );
                 const left = some.values();
                 const worker = async () => {
-                    for (const c of left) await named(c, rawLeader({ kind, peer, title: c.case, s }));
+                    for (const c of left)
+                        await named(c, rawLeader({ kind, peer, title: c.case, s }));
                 };
                 await Promise.all(Array.from({ length: 6 }, worker));
             }),

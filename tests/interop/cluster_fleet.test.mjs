@@ -49,7 +49,11 @@ class Fleet {
     async join() {
         const kind = this.kinds[this.#made++ % this.kinds.length];
         const member = this.s.client(kind);
-        await member.start({ port: this.port, response_timeout_ms: 5000, demo: { upstream: this.upstream.file } });
+        await member.start({
+            port: this.port,
+            response_timeout_ms: 5000,
+            demo: { upstream: this.upstream.file },
+        });
         await member.subscribe(UP, "up");
         await member.subscribe(SHARED, "shared");
         this.members.push(member);

@@ -30,13 +30,23 @@ describe("a leader among bad followers", { skip: NO_LUA }, () => {
         return made;
     };
 
-    const LIMITS = { max_message_bytes: MIB, register_ms: 700, max_member_keys: 1000, max_slow_bytes: 256 * 1024 };
+    const LIMITS = {
+        max_message_bytes: MIB,
+        register_ms: 700,
+        max_member_keys: 1000,
+        max_slow_bytes: 256 * 1024,
+    };
 
     before(async () => {
         peer = new ClusterPeer("lua");
         leader = peer.client("leader");
         port = await freePort();
-        await leader.start({ port, response_timeout_ms: 1000, demo: { values: { n: 1 } }, ...LIMITS });
+        await leader.start({
+            port,
+            response_timeout_ms: 1000,
+            demo: { values: { n: 1 } },
+            ...LIMITS,
+        });
         good = await raw().register();
     });
     after(async () => {
@@ -62,14 +72,24 @@ describe("a leader among bad followers", { skip: NO_LUA }, () => {
     });
 
     test("a connection for a channel that nobody leads is cut in the end", limit, async () => {
-        const line = raw().send({ id: 1, connObj: { type: "register_channel", channelName: "Nobody" } });
+        const line = raw().send({
+            id: 1,
+            connObj: { type: "register_channel", channelName: "Nobody" },
+        });
         await line.end(12000);
         assert.deepEqual(line.packets, []);
     });
 
     test("other protocols and noise", limit, async () => {
-        const noise = Buffer.from(Array.from({ length: 4096 }, (_, i) => (i * 7919 + (i >> 3)) & 255));
-        for (const bytes of ["GET / HTTP/1.1\r\nHost: x\r\n\r\n", "\0".repeat(100), "\xff".repeat(64), noise]) {
+        const noise = Buffer.from(
+            Array.from({ length: 4096 }, (_, i) => (i * 7919 + (i >> 3)) & 255),
+        );
+        for (const bytes of [
+            "GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+            "\0".repeat(100),
+            "\xff".repeat(64),
+            noise,
+        ]) {
             const line = raw().write(Buffer.from(bytes, "latin1"));
             await line.end(12000);
         }
@@ -80,13 +100,19 @@ describe("a leader among bad followers", { skip: NO_LUA }, () => {
     const BROKEN = {
         "a body that is too large": { connObj: {}, appLength: MIB + 1 },
         "a body of two gigabytes": { connObj: {}, appLength: 2 ** 31 - 3 },
-        "lengths whose sum overflows": { connText: "{}", connLength: 2 ** 31 - 1, appLength: 2 ** 31 - 1 },
+        "lengths whose sum overflows": {
+            connText: "{}",
+            connLength: 2 ** 31 - 1,
+            appLength: 2 ** 31 - 1,
+        },
         "no body": { connText: "" },
         "a negative connLength": { connObj: { type: "heartbeat" }, connLength: -1, appLength: 30 },
         "a negative appLength": { connObj: { type: "heartbeat" }, appLength: -2 },
         "connObj that is no JSON": { connText: "{type:1}" },
         "connObj that is no object": { connText: "[1]" },
-        "connObj that is no UTF-8": { connText: Buffer.from([0x7b, 0x22, 0xff, 0x22, 0x3a, 0x31, 0x7d]) },
+        "connObj that is no UTF-8": {
+            connText: Buffer.from([0x7b, 0x22, 0xff, 0x22, 0x3a, 0x31, 0x7d]),
+        },
         "connObj nested without end": { connText: `{"type":${"[".repeat(100000)}` },
     };
     for (const [title, fields] of Object.entries(BROKEN))
@@ -140,8 +166,14 @@ describe("a leader among bad followers", { skip: NO_LUA }, () => {
         await refused({ method: "echo", argLength: 1.5 }, one);
         await refused({ method: "echo", argLength: 1e9 }, one);
         await refused({ method: "echo", argLength: 2 }, one);
-        await refused({ method: "echo", argLength: 1 }, Buffer.from([0x7f, 0xff, 0xff, 0xff, 0x31]));
-        await refused({ method: "echo", argLength: 1 }, Buffer.from([0xff, 0xff, 0xff, 0xff, 0x31]));
+        await refused(
+            { method: "echo", argLength: 1 },
+            Buffer.from([0x7f, 0xff, 0xff, 0xff, 0x31]),
+        );
+        await refused(
+            { method: "echo", argLength: 1 },
+            Buffer.from([0xff, 0xff, 0xff, 0xff, 0x31]),
+        );
         const deep = `^^^^${"@".repeat(100000)}`;
         const length = Buffer.alloc(4);
         length.writeInt32BE(deep.length);
@@ -190,7 +222,11 @@ describe("a leader among bad followers", { skip: NO_LUA }, () => {
         const line = await raw().register();
         const ids = Array.from({ length: 20000 }, () => line.ask("slow", [200]));
         const count = () => line.packets.filter(({ kind }) => kind === "response").length;
-        await until("every call to be answered or refused", () => line.closed || count() === ids.length, 20000);
+        await until(
+            "every call to be answered or refused",
+            () => line.closed || count() === ids.length,
+            20000,
+        );
         assert.ok(!line.closed);
         await stillServes();
     });
@@ -206,7 +242,8 @@ describe("a leader among bad followers", { skip: NO_LUA }, () => {
         const before_ = peer.rss();
         slow.socket.pause();
         await leader.invoke("flood", "big", COUNT, 20, 4000);
-        const got = ({ packets }) => packets.filter(({ connObj }) => connObj.type === "subscribe_result");
+        const got = ({ packets }) =>
+            packets.filter(({ connObj }) => connObj.type === "subscribe_result");
         const lastOf = (line) => got(line).length > 0 && decode(got(line).at(-1).data).seq;
         await until("the last value for the quick one", () => lastOf(quick) === COUNT, 20000);
         assert.equal(got(quick).length, COUNT);
@@ -216,7 +253,10 @@ describe("a leader among bad followers", { skip: NO_LUA }, () => {
         await until("the last value for the slow one", () => lastOf(slow) === COUNT, 20000);
         assert.ok(got(slow).length < COUNT, "nothing was left out");
         const seqs = got(slow).map(({ data }) => decode(data).seq);
-        assert.deepEqual(seqs, seqs.toSorted((a, b) => a - b));
+        assert.deepEqual(
+            seqs,
+            seqs.toSorted((a, b) => a - b),
+        );
         await stillServes();
         slow.destroy();
         quick.destroy();
@@ -227,7 +267,9 @@ describe("a leader among bad followers", { skip: NO_LUA }, () => {
         for (let round = 0; round < 10; round++) {
             const crowd = Array.from({ length: 100 }, () => connect(port, "127.0.0.1"));
             for (const socket of crowd) socket.on("error", () => {});
-            await Promise.all(crowd.map((socket) => new Promise((done) => socket.on("connect", done))));
+            await Promise.all(
+                crowd.map((socket) => new Promise((done) => socket.on("connect", done))),
+            );
             for (const socket of crowd) round % 2 ? socket.resetAndDestroy() : socket.destroy();
         }
         await stillServes();
@@ -241,7 +283,8 @@ describe("connections past the limit", { skip: NO_LUA }, () => {
             const port = await freePort();
             await s.client("lua").start({ port, max_connections: 5 });
             const inside = [];
-            for (let i = 0; i < 5; i++) inside.push(await s.later(new RawFollower(port)).register());
+            for (let i = 0; i < 5; i++)
+                inside.push(await s.later(new RawFollower(port)).register());
             const late = s.later(new RawFollower(port));
             await Promise.race([late.register().catch(() => {}), late.end()]);
             assert.equal(late.registered, undefined);
@@ -298,7 +341,14 @@ describe("a secret", { skip: NO_LUA }, () => {
 
     test("a proof that is made up, or heard before, is none", limit, () =>
         guarded(async (s, port) => {
-            const made = [{ v: 1 }, { v: 1, proof: "x" }, { v: "1" }, [], "x", { v: 1, proof: "00".repeat(32) }];
+            const made = [
+                { v: 1 },
+                { v: 1, proof: "x" },
+                { v: "1" },
+                [],
+                "x",
+                { v: 1, proof: "00".repeat(32) },
+            ];
             for (const znl of made) {
                 const line = s.later(new RawFollower(port));
                 await line.register("DemoClient", { znl });
@@ -356,13 +406,23 @@ describe("a follower of a bad leader", { skip: NO_LUA, concurrency: 4 }, () => {
         "a body over the limit": { connObj: {}, appLength: MIB + 1 },
         "a body of two gigabytes": { connObj: {}, appLength: 2 ** 31 - 3 },
         "a negative length": { connObj: {}, connLength: -5 },
-        noise: { version: 71, type: 69, connText: "T / HTTP/1.1", connLength: 0x20202020, appLength: 0x20202020 },
+        noise: {
+            version: 71,
+            type: 69,
+            connText: "T / HTTP/1.1",
+            connLength: 0x20202020,
+            appLength: 0x20202020,
+        },
     }))
-        led(`${title}: it starts over`, { max_message_bytes: MIB }, async ({ leader, line, works }) => {
-            line.send({ id: 3, ...fields });
-            await line.end(12000);
-            await works(await leader.accept(1));
-        });
+        led(
+            `${title}: it starts over`,
+            { max_message_bytes: MIB },
+            async ({ leader, line, works }) => {
+                line.send({ id: 3, ...fields });
+                await line.end(12000);
+                await works(await leader.accept(1));
+            },
+        );
 
     led("values for keys it does not have, in a flood", {}, async ({ client, line, works }) => {
         const before_ = client.peer.rss();
@@ -381,8 +441,20 @@ describe("a follower of a bad leader", { skip: NO_LUA, concurrency: 4 }, () => {
 
     led("answers to nothing, errors without fields", {}, async ({ client, line, works }) => {
         for (let id = 1; id < 2000; id++)
-            line.answer({ id: id * 7, timeout: 0 }, { type: "invoke_result", success: true }, encode(id));
-        for (const value of [undefined, null, 7, [], {}, "text", { message: 5, name: [], code: {} }]) {
+            line.answer(
+                { id: id * 7, timeout: 0 },
+                { type: "invoke_result", success: true },
+                encode(id),
+            );
+        for (const value of [
+            undefined,
+            null,
+            7,
+            [],
+            {},
+            "text",
+            { message: 5, name: [], code: {} },
+        ]) {
             const failing = client.fails("ping");
             const asked = await line.request("invoke");
             line.answer(asked, { type: "invoke_result", success: false }, encode(value));

@@ -78,7 +78,10 @@ async function ready({ client }) {
 
 const commands = {
     async start({ as = "client", demo = {}, wait = true, ...config }) {
-        const generator = cluster(demo.subscribe === false ? MuteClient : DemoClient, options(config));
+        const generator = cluster(
+            demo.subscribe === false ? MuteClient : DemoClient,
+            options(config),
+        );
         for (const [method, kind] of Object.entries(KINDS)) generator.delegate(method, kind);
         const object = { client: generator.create(demo), subscriptions: new Map() };
         clients.set(as, object);
@@ -86,7 +89,8 @@ const commands = {
         return wait ? ready(object) : null;
     },
     ready: ({ object }) => ready(object),
-    invoke: async ({ object, method, args = [] }) => pack(await object.client[method](...unpack(args))),
+    invoke: async ({ object, method, args = [] }) =>
+        pack(await object.client[method](...unpack(args))),
     oneway: ({ object, method, args = [] }) => object.client[method](...unpack(args)),
     publish: ({ object, reg }) => object.client.publish(unpack(reg)),
     subscribe({ object, as = "client", reg, label, quiet }) {

@@ -85,7 +85,9 @@ class Client {
 
     /** Everything a subscription has brought. */
     values(label) {
-        return this.all("value", (event) => event.label === label).map(({ value }) => unpack(value));
+        return this.all("value", (event) => event.label === label).map(({ value }) =>
+            unpack(value),
+        );
     }
 
     /** Waits until a subscription has brought `count` values; they. */

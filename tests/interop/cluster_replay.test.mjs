@@ -63,7 +63,10 @@ describe("cluster_raw.mjs agrees with the tables", () => {
 /** Where a leader of znlrun is better than the recorded one: the answer it gives instead. */
 const LEADER_DEPARTS = {
     // No callback is appended to the arguments.
-    "the leader appends one argument (callback slot): argc of 2 sent arguments is 3": (recorded, heard) => {
+    "the leader appends one argument (callback slot): argc of 2 sent arguments is 3": (
+        recorded,
+        heard,
+    ) => {
         if (recorded.connObj.type !== "invoke_result") return false;
         assert.deepEqual(meaning(heard), 2);
         return true;
@@ -127,7 +130,13 @@ describe("leaders", { concurrency: 8 }, () => {
 
         // The values are those that earlier captures left.
         led("invokes and subscriptions", {}, async ({ player }) => {
-            const names = ["invoke-args", "invoke-results", "invoke-error", "invoke-oneway", "subscribe"];
+            const names = [
+                "invoke-args",
+                "invoke-results",
+                "invoke-error",
+                "invoke-oneway",
+                "subscribe",
+            ];
             const playing = player();
             for (const name of names)
                 for (const recorded of casesOf(name)) {
@@ -156,7 +165,9 @@ describe("leaders", { concurrency: 8 }, () => {
         });
 
         led("subscribe-not-broadcast", { broadcast: false }, async ({ s, leader, port }) => {
-            const lines = [new RawFollower(port), new RawFollower(port)].map((line) => s.later(line));
+            const lines = [new RawFollower(port), new RawFollower(port)].map((line) =>
+                s.later(line),
+            );
             for (const line of lines) {
                 await line.register();
                 line.subscribe({ dataId: "q" });
@@ -261,7 +272,9 @@ describe("followers", { concurrency: 8 }, () => {
                 await playing.play(exchange);
                 assert.deepEqual(await started, { leader: false });
                 // A follower of znlrun asks again sooner.
-                const more = playing.leftovers().filter((text) => !text.includes("register_channel"));
+                const more = playing
+                    .leftovers()
+                    .filter((text) => !text.includes("register_channel"));
                 assert.deepEqual(more, []);
             });
 
@@ -325,7 +338,9 @@ describe("followers", { concurrency: 8 }, () => {
 
         joined("oneway calls and subscriptions", {}, async ({ client, playing }) => {
             for (const name of ["invoke-oneway", "subscribe"])
-                for (const { case: title, op, exchange, delivered_to_listeners = [] } of casesOf(name)) {
+                for (const { case: title, op, exchange, delivered_to_listeners = [] } of casesOf(
+                    name,
+                )) {
                     const before = client.all("value").length;
                     const doing = OPS[op.op](client, op);
                     await playing.play(exchange);

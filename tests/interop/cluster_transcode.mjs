@@ -22,7 +22,10 @@ export function encode(value) {
     const enter = (value) => {
         if (CONSTANTS.has(value) && !Object.is(value, -0)) return CONSTANTS.get(value);
         if (typeof value === "string")
-            return entry("strings", value.replace(/[ +|^%]/g, (c) => ESCAPES[c]));
+            return entry(
+                "strings",
+                value.replace(/[ +|^%]/g, (c) => ESCAPES[c]),
+            );
         if (typeof value === "number")
             return Number.isInteger(value)
                 ? entry("integers", base36(value))
@@ -38,7 +41,9 @@ export function encode(value) {
     const root = enter(value);
     const names = Object.keys(sections);
     const base = (section) =>
-        names.slice(0, names.indexOf(section)).reduce((sum, name) => sum + sections[name].length, 0);
+        names
+            .slice(0, names.indexOf(section))
+            .reduce((sum, name) => sum + sections[name].length, 0);
     const bases = Object.fromEntries(names.map((name) => [name, base(name)]));
     const text = (node) => {
         if (typeof node === "number") return String(node);
