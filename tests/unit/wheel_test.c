@@ -343,6 +343,42 @@ static void behaves_like_a_sorted_list(void **state)
     }
 }
 
+/* The object of a timer moves, also while it is due, and beside others of its slot that do. */
+static znl_timer moved[4];
+
+static void on_moved(znl_timer *timer)
+{
+    fired[fired_count++] = 100 + (unsigned)(timer - moved);
+}
+
+static void move_two(unsigned number)
+{
+    if (number != 0)
+        return;
+    for (unsigned i = 1; i < 3; i++) {
+        znl_timer_move(&moved[i], &timers[i]);
+        moved[i].fire = on_moved;
+        memset(&timers[i], 0xff, sizeof timers[i]);
+    }
+}
+
+static void timers_may_move_in_memory(void **state)
+{
+    (void)state;
+    for (unsigned i = 0; i < 4; i++)
+        start(i, 1500);
+    znl_timer_move(&moved[3], &timers[3]);
+    memset(&timers[3], 0xff, sizeof timers[3]);
+    moved[3].fire = on_moved;
+    then = move_two;
+    znl_wheel_advance(&wheel, 1500);
+    EXPECT_ORDER(0, 101, 102, 103);
+    assert_int_equal(wheel.count, 0);
+    znl_timer stopped = {0};
+    znl_timer_move(&moved[0], &stopped);
+    assert_false(znl_timer_running(&moved[0]));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -362,6 +398,7 @@ int main(void)
             cmocka_unit_test_setup(timers_can_move_others_that_are_due, fresh),
             cmocka_unit_test_setup(a_timer_that_restarts_itself_lets_the_loop_go_on, fresh),
             cmocka_unit_test_setup(timers_can_free_themselves_and_others, fresh),
+            cmocka_unit_test_setup(timers_may_move_in_memory, fresh),
             cmocka_unit_test_setup(behaves_like_a_sorted_list, fresh),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
