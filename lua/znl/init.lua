@@ -39,6 +39,7 @@ local task = require("znl.tasks.task")
 local tcp = require("znl.system.tcp")
 local timer = require("znl.tasks.timer")
 local token = require("znl.tasks.token")
+local transcode = require("znl.transcode")
 local wait_group = require("znl.tasks.wait_group")
 local websocket = require("znl.websocket")
 local workers = require("znl.workers")
@@ -64,6 +65,12 @@ M.workers = workers.open
 --- Stands for null in data that is JSON, where nil cannot be.
 M.null = json.null
 M.json = json
+
+--- Values of cluster-client that Lua has no type for.
+M.transcode = transcode
+M.undefined = transcode.undefined
+M.bytes = transcode.bytes
+M.date = transcode.date
 
 M.file = file
 M.process = process

@@ -154,6 +154,8 @@
 /* Queued to a follower before it gets only the newest value of each key. */
 #define ZNL_CLUSTER_QUEUE_BYTES_DEFAULT (4u * 1024 * 1024)
 #define ZNL_TRANSCODE_DEPTH_DEFAULT 128u
+#define ZNL_TRANSCODE_DEPTH_MAX                                                                \
+    1000u /* each level takes a few hundred bytes of stack, and of Lua's 8,000 places */
 
 /* --- replay ------------------------------------------------------------------------------------ */
 

@@ -5,6 +5,7 @@
 #include "base/err.h"
 #include "base/limits.h"
 #include "bind/bind_json.h"
+#include "bind/bind_transcode.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -231,6 +232,7 @@ void znl_bind_open_all(lua_State *L)
             {"znl.core.node", luaopen_znl_core_node},
             {"znl.core.micro", luaopen_znl_core_micro},
             {"znl.core.json", luaopen_znl_core_json},
+            {"znl.core.transcode", luaopen_znl_core_transcode},
             {"znl.core.shared", luaopen_znl_core_shared},
             {"znl.core.workers", luaopen_znl_core_workers},
             {"znl.core.testing", luaopen_znl_core_testing},
@@ -244,4 +246,5 @@ void znl_bind_open_all(lua_State *L)
     lua_pop(L, 2);
     znl_runtime_prepare(L);
     znl_lua_preparejson(L);
+    znl_lua_preparetranscode(L);
 }

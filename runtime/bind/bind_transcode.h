@@ -34,6 +34,11 @@ int znl_lua_pushtranscode(lua_State *L, znl_transcode_reader *reader);
 enum { ZNL_LUA_BYTES = 1, ZNL_LUA_DATE, ZNL_LUA_ERROR };
 int znl_lua_transcodetype(lua_State *L, int index);
 
+/* The name of a field that the date or the error at `index` has by its type, from 1: "ms"; "message", "stack",
+ * "name", "code". */
+#define ZNL_LUA_ERROR_FIELDS 4
+void znl_lua_pushtypefield(lua_State *L, int index, int field);
+
 void znl_lua_pushundefined(lua_State *L);
 int znl_lua_isundefined(lua_State *L, int index);
 

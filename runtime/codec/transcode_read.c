@@ -15,11 +15,10 @@
 #include <emmintrin.h>
 #endif
 
-#define KEEP_BYTES (1024u * 1024)    /* of buffers, from one text to the next */
-#define EXACT_MAX 9007199254740992.0 /* 2^53 */
-#define DATE_MAX 8.64e15             /* milliseconds either way, as in JavaScript */
-#define DIGITS_MAX 19                /* that always fit 64 bits */
-#define EXPONENT_MAX 100000          /* larger ones are no different */
+#define KEEP_BYTES (1024u * 1024) /* of buffers, from one text to the next */
+#define DATE_MAX 8.64e15          /* milliseconds either way, as in JavaScript */
+#define DIGITS_MAX 19             /* that always fit 64 bits */
+#define EXPONENT_MAX 100000       /* larger ones are no different */
 /* Entries read in all, in sizes of the text: writers that share entries are served, floods are not. */
 #define SPARE_FACTOR 16u
 #define SPARE_BYTES 4096u
@@ -424,12 +423,10 @@ static int take_value(
 
 /* --- byte buffers ----------------------------------------------------------------------------- */
 
-/* The byte that JavaScript makes of a number. */
+/* The byte that JavaScript makes of a number. From 2^63 on all are multiples of 256. */
 static uint8_t octet_of(double number)
 {
-    if (!(fabs(number) <= EXACT_MAX))
-        return isfinite(number) ? (uint8_t)(int64_t)fmod(trunc(number), 256) : 0;
-    return (uint8_t)(int64_t)number;
+    return fabs(number) < 9.2e18 ? (uint8_t)(int64_t)number : 0;
 }
 
 /* The usual form, `size` bytes from the reader on: integers in their order, of one digit or two. 0: another form. */
