@@ -17,11 +17,13 @@ typedef struct znl_cluster_channel_options {
     int is_broadcast;             /* 0: each value to one subscriber at random, no replay */
     uint32_t response_timeout_ms; /* of acknowledgements */
     uint32_t max_keys;            /* of the channel; 0: ZNL_CLUSTER_KEYS_DEFAULT */
-    uint32_t max_member_keys;     /* of one member; 0: ZNL_CLUSTER_MEMBER_KEYS_DEFAULT */
-    size_t max_value_bytes;       /* remembered in all; 0: ZNL_CLUSTER_VALUES_BYTES_DEFAULT */
+    uint32_t max_member_keys;     /* of one follower; 0: ZNL_CLUSTER_MEMBER_KEYS_DEFAULT */
+    size_t max_value_bytes; /* remembered in all, with the keys; 0: ZNL_CLUSTER_VALUES_BYTES_DEFAULT */
     size_t max_member_bytes; /* queued to a member before it counts as slow; 0: ZNL_CLUSTER_QUEUE_BYTES_DEFAULT */
 } znl_cluster_channel_options;
 
+/* From inside znl_cluster_channel_subscribe() and _publish(). Members may leave, subscribe and unsubscribe inside, and
+ * values may be published. */
 typedef struct znl_cluster_channel_events {
     /* The first subscription of a key in the channel's life: subscribe the real client. `reg`: JSON, {NULL, 0}: absent. */
     void (*on_key)(void *user, znl_frame key, znl_frame reg);
@@ -29,10 +31,11 @@ typedef struct znl_cluster_channel_events {
     void (*on_local)(void *user, void *member_user, znl_frame key, znl_frame value);
 } znl_cluster_channel_events;
 
+/* `events` is borrowed and outlives the channel. 0 or ZNL_E_NOMEM. */
 int znl_cluster_channel_new(znl_cluster_channel **out,
         const znl_cluster_channel_options *options, const znl_cluster_channel_events *events,
         void *user);
-/* Members must have left. Accepts NULL. */
+/* Members must have left; not from inside an event. Accepts NULL. */
 void znl_cluster_channel_free(znl_cluster_channel *channel);
 
 /* `link` NULL: the process itself. The link must outlive the member. 0 or ZNL_E_NOMEM. */
@@ -41,20 +44,22 @@ int znl_cluster_channel_join(znl_cluster_member **out, znl_cluster_channel *chan
 void znl_cluster_channel_leave(znl_cluster_member *member); /* accepts NULL */
 
 /* Adds the member to the key and sends it the last value, if any; also when it is one already. `key` {NULL, 0}: computed
- * from `reg`. 0, ZNL_E_LIMIT, ZNL_E_NOMEM, ZNL_E_PROTO (`reg` is no JSON). */
+ * from `reg`. The key stays when nobody wants it any more: its real subscription does, too.
+ * 0, ZNL_E_LIMIT (keys, their size, what is remembered; nested too deeply), ZNL_E_NOMEM, ZNL_E_PROTO (`reg` is no JSON,
+ * or `key` is not UTF-8). */
 int znl_cluster_channel_subscribe(znl_cluster_member *member, znl_frame key, znl_frame reg);
 void znl_cluster_channel_unsubscribe(znl_cluster_member *member, znl_frame key, znl_frame reg);
 
-/* A new value of a key, to all who want it (or one); remembered. Returns to how many it was sent or will be, or ZNL_E_LIMIT
- * (max_value_bytes: it is sent and not remembered, the one before is forgotten), ZNL_E_NOT_FOUND (nobody ever subscribed),
- * ZNL_E_NOMEM, ZNL_E_TOO_BIG. */
+/* A new value of a key, to all who want it (or one); remembered. Returns to how many it was sent or will be. Or an error:
+ * ZNL_E_LIMIT (max_value_bytes) and ZNL_E_NOMEM: not remembered, nor is the one before, but it was sent to whom that was
+ * possible; ZNL_E_NOT_FOUND (nobody ever subscribed), ZNL_E_INVALID (no bytes), ZNL_E_TOO_BIG (for a packet). */
 int znl_cluster_channel_publish(znl_cluster_channel *channel, znl_frame key, znl_frame value);
 
-/* The last value of a key. 0 or ZNL_E_NOT_FOUND. Borrowed until the next call. */
+/* The last value of a key. 0 or ZNL_E_NOT_FOUND. Borrowed until the next call, and not to be published. */
 int znl_cluster_channel_last(
         const znl_cluster_channel *channel, znl_frame key, znl_frame *value);
 
-/* The member's connection has room again: sends what it missed. */
+/* The member's connection has room again: sends what it missed. After znl_cluster_link_writable(). */
 void znl_cluster_channel_writable(znl_cluster_member *member);
 
 /* Walks the keys for people: `index` from 0; 0 or ZNL_E_NOT_FOUND. */
@@ -71,7 +76,7 @@ int znl_cluster_channel_key(
     X(published)   /* values */                                                                \
     X(delivered)   /* to members */                                                            \
     X(conflated)   /* values a slow member did not get, because a newer one came */            \
-    X(undelivered) /* lost for want of memory */                                               \
+    X(undelivered) /* lost: no memory, no room */                                              \
     X(slow)        /* times a member was found slow */
 
 #define ZNL_CLUSTER_CHANNEL_COUNTER(name) uint64_t name;
