@@ -23,8 +23,8 @@ struct subscription {
         struct key *key;
         znl_cluster_member *member;
     } pair;
-    uint32_t place; /* in the row of the key */
-    uint64_t seen;  /* the member without a link: number of the value it got last */
+    uint32_t place;             /* in the row of the key */
+    uint64_t seen;              /* the member without a link: number of the value it got last */
     subscription *next, **link; /* of the member */
     subscription *next_missed, **missed_link; /* of the member; link NULL: it missed nothing */
 };
@@ -164,10 +164,9 @@ static int push(const subscription *pair, znl_frame value)
 {
     znl_cluster_member *member = pair->pair.member;
     znl_cluster_channel *channel = member->channel;
-    int err = is_full(member)
-            ? ZNL_E_BUSY
-            : znl_cluster_link_push(member->link, pair->pair.key->text, value,
-                      channel->options.response_timeout_ms);
+    int err = is_full(member) ? ZNL_E_BUSY
+                              : znl_cluster_link_push(member->link, pair->pair.key->text, value,
+                                        channel->options.response_timeout_ms);
     if (err == 0)
         channel->counters.delivered++;
     else if (err != ZNL_E_BUSY && err != ZNL_E_CLOSED)
@@ -197,8 +196,7 @@ void znl_cluster_channel_writable(znl_cluster_member *member)
         if (key->value_size == 0) {
             member->channel->counters.undelivered++; /* it was not remembered */
         } else if (push(pair, znl_frame_of(key->value, key->value_size)) == ZNL_E_BUSY) {
-            znl_cluster_link_await(
-                    member->link, member->channel->options.max_member_bytes / 2);
+            znl_cluster_link_await(member->link, member->channel->options.max_member_bytes / 2);
             return;
         }
         unmiss(pair);
@@ -218,8 +216,7 @@ static void tell_local(subscription *pair, znl_frame value)
 /* --- keys -------------------------------------------------------------------------------------------- */
 
 /* The name of a key: as it was sent, or in memory of the channel's, until the next is computed. */
-static int name_key(
-        znl_cluster_channel *channel, znl_frame key, znl_frame reg, znl_frame *name)
+static int name_key(znl_cluster_channel *channel, znl_frame key, znl_frame reg, znl_frame *name)
 {
     znl_buffer *scratch = &channel->scratch;
     int err = 0;
@@ -493,7 +490,7 @@ static unsigned to_all(struct key *key, znl_frame value, int *lost)
 
 /* Who works for this process hears it last, because anything may happen then: also the next value of the key, to
  * everybody. Walked from the end, so that who moves into a free place has been passed. */
-static unsigned to_locals(znl_cluster_channel *channel, struct key *key, znl_frame value)
+static unsigned to_locals(struct key *key, znl_frame value)
 {
     uint64_t number = key->published;
     unsigned count = 0;
@@ -508,7 +505,6 @@ static unsigned to_locals(znl_cluster_channel *channel, struct key *key, znl_fra
         if (key->published != number)
             break;
     }
-    (void)channel;
     return count;
 }
 
@@ -555,7 +551,7 @@ int znl_cluster_channel_publish(znl_cluster_channel *channel, znl_frame key, znl
     channel->counters.published++;
     if (channel->options.is_broadcast) {
         count = to_all(wanted, value, &lost);
-        count += to_locals(channel, wanted, value);
+        count += to_locals(wanted, value);
     } else {
         count = to_one(wanted, value, &lost);
     }

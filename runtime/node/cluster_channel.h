@@ -27,7 +27,7 @@ typedef struct znl_cluster_channel_options {
 typedef struct znl_cluster_channel_events {
     /* The first subscription of a key in the channel's life: subscribe the real client. `reg`: JSON, {NULL, 0}: absent. */
     void (*on_key)(void *user, znl_frame key, znl_frame reg);
-    /* A value for a member without a link: the process itself. */
+    /* A value for a member without a link: the process itself. Borrowed until the key has another. */
     void (*on_local)(void *user, void *member_user, znl_frame key, znl_frame value);
 } znl_cluster_channel_events;
 
