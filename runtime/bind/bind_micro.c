@@ -244,7 +244,7 @@ static int core_drain(lua_State *L)
 {
     znl_micro_box *box = znl_micro_box_check(L);
     box->jobs.is_draining = 1;
-    lua_pushnumber(L, (lua_Number)(box->jobs.at_work + box->queued));
+    lua_pushnumber(L, (lua_Number)(box->jobs.at_work + box->queue.count));
     return 1;
 }
 
@@ -333,7 +333,7 @@ static int core_counters(lua_State *L)
 #undef ZNL_MICRO_SET
     /* Refused by a connection, or here: the same to those who ask. */
     set_number(L, "overloaded", sum.overloaded + box->jobs.overloaded);
-    set_number(L, "queued", box->queued);
+    set_number(L, "queued", box->queue.count);
     set_number(L, "pending", pending);
     set_number(L, "streams", box->streams);
     set_number(L, "finds", box->finds);

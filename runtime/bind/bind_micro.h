@@ -27,6 +27,7 @@
 #include "bind/bind_json.h"
 #include "node/micro.h"
 #include "state/directory.h"
+#include "state/turns.h"
 #include "transport/websocket.h"
 
 #define ZNL_MICRO_CORE_TYPE "znl.core.micro"
@@ -75,9 +76,7 @@ struct znl_micro_box {
     uint64_t finds;
     uint32_t streams; /* of ours, open */
 
-    /* the queue: connections in turn, each with its requests */
-    znl_micro_link *turn_first, *turn_last;
-    size_t queued, queued_bytes, max_queued, max_queued_bytes;
+    znl_turns queue; /* requests that wait for a handler */
     znl_deferred queue_due;
 
     struct znl_micro_late *late, *late_last; /* events, first to last */
@@ -109,8 +108,7 @@ struct znl_micro_link {
     znl_deferred end_due;
     znl_micro_work *works; /* by the slot of the job */
     uint32_t works_size;
-    znl_micro_waiting *waiting_first, *waiting_last;
-    znl_micro_link *turn_next, *turn_prev; /* of those that have requests waiting */
+    znl_turn_line line; /* its requests that wait */
 };
 
 /* The userdata of a connection. Its environment is an array: see below. */
@@ -123,10 +121,9 @@ enum { ZNL_CONN_CLIENT = 1, ZNL_CONN_KEY, ZNL_CONN_PATH, ZNL_CONN_REMOTE };
 
 /* A request that waits for a handler; the bytes follow. */
 struct znl_micro_waiting {
-    znl_micro_waiting *next, *prev;
+    znl_turn_entry entry;
     znl_micro_link *link;
     znl_micro_request request;
-    size_t bytes;
 };
 
 /* A handler at work. */

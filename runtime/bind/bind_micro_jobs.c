@@ -210,30 +210,9 @@ static int run_hold(lua_State *L)
     return 0;
 }
 
-/* The connections that have requests waiting, in the order of their turns. */
-static void enter_ring(znl_micro_link *link)
+static znl_micro_waiting *of_entry(znl_turn_entry *entry)
 {
-    znl_micro_box *box = link->box;
-    link->turn_next = NULL;
-    link->turn_prev = box->turn_last;
-    if (box->turn_last != NULL)
-        box->turn_last->turn_next = link;
-    else
-        box->turn_first = link;
-    box->turn_last = link;
-}
-
-static void leave_ring(znl_micro_link *link)
-{
-    znl_micro_box *box = link->box;
-    if (link->turn_prev != NULL)
-        link->turn_prev->turn_next = link->turn_next;
-    else
-        box->turn_first = link->turn_next;
-    if (link->turn_next != NULL)
-        link->turn_next->turn_prev = link->turn_prev;
-    else
-        box->turn_last = link->turn_prev;
+    return (znl_micro_waiting *)(void *)((char *)entry - offsetof(znl_micro_waiting, entry));
 }
 
 /* Copies a request to the end of what waits of its connection. 0, ZNL_E_BUSY, ZNL_E_NOMEM. */
@@ -241,8 +220,7 @@ static int enqueue(znl_micro_link *link, const znl_micro_request *request)
 {
     znl_micro_box *box = link->box;
     size_t bytes = sizeof(znl_micro_waiting) + request->url.size + request->data.size;
-    if (box->queued >= box->max_queued ||
-            (box->queued > 0 && box->queued_bytes + bytes > box->max_queued_bytes))
+    if (!znl_turns_has_room(&box->queue, bytes))
         return ZNL_E_BUSY;
     znl_micro_work *work = NULL;
     if (request->job != 0 && (work = enter(link, request->job)) == NULL)
@@ -257,47 +235,32 @@ static int enqueue(znl_micro_link *link, const znl_micro_request *request)
         return ZNL_E_NOMEM;
     }
     uint8_t *at = (uint8_t *)(waiting + 1);
-    *waiting = (znl_micro_waiting){.link = link, .request = *request, .bytes = bytes};
+    *waiting = (znl_micro_waiting){.link = link, .request = *request};
     memcpy(at, request->url.data, request->url.size);
     waiting->request.url.data = at;
     if (request->data.data != NULL) {
         memcpy(at + request->url.size, request->data.data, request->data.size);
         waiting->request.data.data = at + request->url.size;
     }
-    if (link->waiting_first == NULL)
-        enter_ring(link);
-    waiting->prev = link->waiting_last;
-    if (link->waiting_last != NULL)
-        link->waiting_last->next = waiting;
-    else
-        link->waiting_first = waiting;
-    link->waiting_last = waiting;
+    znl_turns_add(&box->queue, &link->line, &waiting->entry, bytes);
     if (work != NULL)
         work->waiting = waiting;
-    box->queued++;
-    box->queued_bytes += bytes;
     return 0;
+}
+
+/* It waits no more. */
+static void forget(const znl_micro_waiting *waiting)
+{
+    znl_micro_work *work = znl_micro_link_work(waiting->link, waiting->request.job);
+    if (work != NULL && work->waiting == waiting)
+        work->waiting = NULL;
 }
 
 /* Takes a request out of what waits; the connection stays held. */
 static void unqueue(znl_micro_waiting *waiting)
 {
-    znl_micro_link *link = waiting->link;
-    znl_micro_work *work = znl_micro_link_work(link, waiting->request.job);
-    if (work != NULL && work->waiting == waiting)
-        work->waiting = NULL;
-    if (waiting->prev != NULL)
-        waiting->prev->next = waiting->next;
-    else
-        link->waiting_first = waiting->next;
-    if (waiting->next != NULL)
-        waiting->next->prev = waiting->prev;
-    else
-        link->waiting_last = waiting->prev;
-    if (link->waiting_first == NULL)
-        leave_ring(link);
-    link->box->queued--;
-    link->box->queued_bytes -= waiting->bytes;
+    forget(waiting);
+    znl_turns_remove(&waiting->link->box->queue, &waiting->entry);
 }
 
 static void run_waiting(znl_micro_waiting *waiting)
@@ -319,19 +282,16 @@ static void run_queue(znl_deferred *deferred)
 {
     znl_micro_box *box =
             (znl_micro_box *)(void *)((char *)deferred - offsetof(znl_micro_box, queue_due));
-    if (box->queued == 0)
+    if (box->queue.count == 0)
         return;
     znl_anchor_hold_again(&box->jobs.anchor); /* by the connections it is held */
     for (unsigned budget = ZNL_BATCH_MESSAGES;
-            budget > 0 && box->queued > 0 && box->jobs.at_work < box->jobs.max; budget--) {
-        znl_micro_link *link = box->turn_first;
-        znl_micro_waiting *waiting = link->waiting_first;
-        leave_ring(link); /* to its end, */
-        enter_ring(link);
-        unqueue(waiting); /* unless this was its last */
+            budget > 0 && box->queue.count > 0 && box->jobs.at_work < box->jobs.max; budget--) {
+        znl_micro_waiting *waiting = of_entry(znl_turns_next(&box->queue));
+        forget(waiting);
         run_waiting(waiting);
     }
-    if (box->queued > 0 && box->jobs.at_work < box->jobs.max)
+    if (box->queue.count > 0 && box->jobs.at_work < box->jobs.max)
         znl_loop_defer(box->vm->loop, &box->queue_due);
     znl_anchor_let_go(&box->jobs.anchor);
 }
@@ -339,14 +299,14 @@ static void run_queue(znl_deferred *deferred)
 void znl_micro_box_job_ended(znl_jobs *jobs)
 {
     znl_micro_box *box = (znl_micro_box *)jobs;
-    if (box->queued > 0)
+    if (box->queue.count > 0)
         znl_loop_defer(box->vm->loop, &box->queue_due);
 }
 
 void znl_micro_box_open_queue(znl_micro_box *box, size_t max_requests, size_t max_bytes)
 {
-    box->max_queued = max_requests;
-    box->max_queued_bytes = max_bytes;
+    box->queue.max_count = max_requests;
+    box->queue.max_bytes = max_bytes;
     box->queue_due.run = run_queue;
 }
 
@@ -365,7 +325,7 @@ void znl_micro_on_request(void *user, const znl_micro_request *request)
         znl_micro_link_refuse(link, request->job, ZNL_E_STOPPED, stopping);
         return;
     }
-    if ((box->jobs.at_work < box->jobs.max && box->queued == 0) ||
+    if ((box->jobs.at_work < box->jobs.max && box->queue.count == 0) ||
             (is_for_console(box, request) &&
                     box->jobs.at_work < box->jobs.max + ZNL_CONSOLE_JOBS)) {
         start(link, request);
@@ -411,8 +371,8 @@ void znl_micro_on_room(void *user, znl_micro_job name)
 void znl_micro_box_refuse_all(znl_micro_box *box)
 {
     for (znl_micro_link *link = box->links; link != NULL; link = link->next) {
-        while (link->waiting_first != NULL) {
-            znl_micro_waiting *waiting = link->waiting_first;
+        while (link->line.first != NULL) {
+            znl_micro_waiting *waiting = of_entry(link->line.first);
             unqueue(waiting);
             znl_micro_link_refuse(link, waiting->request.job, ZNL_E_STOPPED, stopping);
             znl_free(waiting);
@@ -436,8 +396,8 @@ void znl_micro_box_refuse_all(znl_micro_box *box)
 
 void znl_micro_link_drop_waiting(znl_micro_link *link)
 {
-    while (link->waiting_first != NULL) {
-        znl_micro_waiting *waiting = link->waiting_first;
+    while (link->line.first != NULL) {
+        znl_micro_waiting *waiting = of_entry(link->line.first);
         unqueue(waiting);
         znl_free(waiting);
     }
