@@ -156,6 +156,11 @@
 #define ZNL_TRANSCODE_DEPTH_DEFAULT 128u
 #define ZNL_TRANSCODE_DEPTH_MAX                                                                \
     1000u /* each level takes a few hundred bytes of stack, and of Lua's 8,000 places */
+#define ZNL_CLUSTER_MESSAGE_BYTES_MAX                                                          \
+    (1024u * 1024 * 1024) /* a real peer takes no more (spec, section 2) */
+/* From the answer that refuses a registration to the end of the connection: time to read it. */
+#define ZNL_CLUSTER_REFUSED_MS 1000u
+#define ZNL_CLUSTER_CLOSE_MS 2000u /* for what is queued when a connection is closed */
 
 /* --- replay ------------------------------------------------------------------------------------ */
 

@@ -31,6 +31,22 @@ znl_frame znl_lua_error_line(const char *text, size_t size)
     return znl_frame_of(text, size);
 }
 
+znl_frame znl_lua_without_place(znl_frame line)
+{
+    const char *text = (const char *)line.data;
+    for (size_t i = 4; i + 3 < line.size; i++) {
+        if (text[i] != ':' ||
+                (memcmp(text + i - 4, ".lua", 4) != 0 && memcmp(text + i - 2, "\"]", 2) != 0))
+            continue;
+        size_t at = i + 1;
+        while (at < line.size && text[at] >= '0' && text[at] <= '9')
+            at++;
+        if (at > i + 1 && at + 1 < line.size && text[at] == ':' && text[at + 1] == ' ')
+            return znl_frame_of(text + at + 2, line.size - at - 2);
+    }
+    return line;
+}
+
 int znl_lua_cancelled(lua_State *L, const char *where)
 {
     const znl_sched *sched = znl_vm_of(L)->sched;
@@ -231,6 +247,7 @@ void znl_bind_open_all(lua_State *L)
             {"znl.core.registry", luaopen_znl_core_registry},
             {"znl.core.node", luaopen_znl_core_node},
             {"znl.core.micro", luaopen_znl_core_micro},
+            {"znl.core.cluster", luaopen_znl_core_cluster},
             {"znl.core.json", luaopen_znl_core_json},
             {"znl.core.transcode", luaopen_znl_core_transcode},
             {"znl.core.shared", luaopen_znl_core_shared},

@@ -21,6 +21,10 @@ int znl_lua_fail(lua_State *L, int err, const char *where);
 /* What peers are told of an error: its first line, not the traceback; cut between characters. Borrowed. */
 znl_frame znl_lua_error_line(const char *text, size_t size);
 
+/* A message without the place that error() puts before it: "dir/file.lua:12: " or "[string "..."]:1: ". Others
+ * may be meant: "127.0.0.1:9000: refused". */
+znl_frame znl_lua_without_place(znl_frame line);
+
 /* Argument `idx` as a whole number; raises "name must be a whole number in min..max". */
 uint32_t znl_lua_checku32(lua_State *L, int idx, const char *name, uint32_t min, uint32_t max);
 
@@ -87,6 +91,7 @@ int luaopen_znl_core_heartbeat(lua_State *L);
 int luaopen_znl_core_registry(lua_State *L);
 int luaopen_znl_core_node(lua_State *L);
 int luaopen_znl_core_micro(lua_State *L);
+int luaopen_znl_core_cluster(lua_State *L);
 int luaopen_znl_core_json(lua_State *L);
 int luaopen_znl_core_transcode(lua_State *L);
 int luaopen_znl_core_shared(lua_State *L);

@@ -30,26 +30,6 @@ void znl_micro_link_refuse_unknown(znl_micro_link *link, const znl_micro_request
     send_refusal(link, request->job, &refusal);
 }
 
-/* --- texts ------------------------------------------------------------------------------------- */
-
-/* A message without the place that error() puts before it: "dir/file.lua:12: " or "[string "..."]:1: ".
- * Others may be meant: "127.0.0.1:9000: refused". */
-static znl_frame without_place(znl_frame line)
-{
-    const char *text = (const char *)line.data;
-    for (size_t i = 4; i + 3 < line.size; i++) {
-        if (text[i] != ':' ||
-                (memcmp(text + i - 4, ".lua", 4) != 0 && memcmp(text + i - 2, "\"]", 2) != 0))
-            continue;
-        size_t at = i + 1;
-        while (at < line.size && text[at] >= '0' && text[at] <= '9')
-            at++;
-        if (at > i + 1 && at + 1 < line.size && text[at] == ':' && text[at + 1] == ' ')
-            return znl_frame_of(text + at + 2, line.size - at - 2);
-    }
-    return line;
-}
-
 /* --- refusals ---------------------------------------------------------------------------------- */
 
 static void refuse(znl_micro_call *call, const znl_micro_refusal *refusal)
@@ -65,7 +45,7 @@ static void handler_failed(lua_State *L, znl_micro_call *call, int err, const ch
     znl_micro_refusal refusal = {.err = err,
             .is_number = err != ZNL_E_HANDLER_TIMEOUT && call->link->is_ours,
             .number = 500,
-            .text = without_place(znl_lua_error_line(text, strlen(text)))};
+            .text = znl_lua_without_place(znl_lua_error_line(text, strlen(text)))};
     if (err == ZNL_E_HANDLER_TIMEOUT)
         call->base.jobs->handler_timeouts++;
     else
