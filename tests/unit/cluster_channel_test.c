@@ -610,7 +610,7 @@ static void keys_are_limited(void **state)
     assert_int_equal(subscribe(members[0], "c"), 0);
     assert_int_equal(subscribe(members[1], "d"), ZNL_E_LIMIT);
     assert_int_equal(subscribe(members[1], "c"), 0);
-    for (const char *key = "a\0b\0c"; key[0] != 0; key += 2)
+    for (const char *key = "a\0b\0c\0"; key[0] != 0; key += 2)
         assert_int_equal(
                 subscribe(local, key), 0); /* the process may want more than a follower */
     char *big = malloc(ZNL_CLUSTER_KEY_BYTES_MAX + 1);
