@@ -12,6 +12,7 @@
 local application = require("znl.roles.application")
 local channel = require("znl.tasks.channel")
 local client = require("znl.roles.client")
+local cluster_client = require("znl.roles.cluster_client")
 local dns = require("znl.system.dns")
 local estate = require("znl.versions.estate")
 local file = require("znl.system.file")
@@ -53,6 +54,8 @@ M.application = application.new
 M.server = server.new
 M.registry = registry.new
 M.client = client
+M.cluster_client = cluster_client.new
+M.fields = cluster_client.fields
 M.handlers = handlers.open
 M.router = router.new
 M.middleware = middleware

@@ -80,8 +80,9 @@ function M.take(kind, name, options, make, finish)
 end
 
 --- Whether two things of one kind, by their options, would listen at one place. No endpoint is the default
---- one; what has a namespace listens on a port, and without one wherever there is room.
+--- one; what has a namespace listens on a port, and without one wherever there is room. Clusters share theirs.
 local function need_one_place(a, b)
+  if a.name ~= nil then return false end
   if a.namespace == nil then return a.endpoint == b.endpoint end
   return a.port ~= nil and a.port ~= 0 and a.port == b.port
 end
