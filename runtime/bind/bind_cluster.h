@@ -105,9 +105,12 @@ typedef struct znl_cluster_values {
     const znl_anchor *owner; /* whose environment has the functions of the script */
     uint8_t is_custom;       /* it has some */
     uint32_t max_depth;
+    uint8_t is_reading; /* the reader is in use */
     znl_transcode_writer writer;
     znl_transcode_reader reader;
     znl_buffer out; /* what was written last */
+    uint64_t
+            written; /* how often: whoever lets Lua run meanwhile sees whether it is still his */
 } znl_cluster_values;
 
 /* What went wrong, as peers read it. Texts are borrowed. */
@@ -177,13 +180,10 @@ struct znl_cluster_lead {
     size_t name_size;
     uint32_t heartbeat_ms;
     uint8_t checks_heartbeat, checks_registration;
-    uint8_t state;        /* ZNL_CLUSTER_COMING, … */
-    uint8_t has_local;    /* the process itself was sent a value */
-    uint8_t has_key;      /* a key was subscribed for the first time: it is in new_key */
-    znl_buffer readiness; /* what registrations are answered with */
-    znl_buffer new_key;   /* the key; then its registration */
-    size_t new_key_size;
-    int new_key_has_reg;
+    uint8_t state;                    /* ZNL_CLUSTER_COMING, … */
+    uint8_t has_local;                /* the process itself was sent a value */
+    znl_buffer readiness;             /* what registrations are answered with */
+    struct znl_cluster_new_key *keys; /* subscribed for the first time, not reported yet */
     znl_cluster_channel *channel;
     znl_cluster_member *local; /* NULL: the process itself has subscribed nothing */
     znl_cluster_values values;

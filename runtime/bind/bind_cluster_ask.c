@@ -49,24 +49,35 @@ static int read_timeout(lua_State *L, int index, const char *where, uint32_t *ti
     return 0;
 }
 
-/* Sends a question, and waits: yields. */
-static int ask(lua_State *L, znl_cluster_outbound *outbound, const znl_cluster_message *message,
-        znl_frame data, uint32_t timeout_ms, const char *where)
+/* Keeps the link until its answer is there. Before the data is written: it allocates. */
+static void hold(lua_State *L, znl_cluster_outbound *outbound)
 {
-    znl_wait wait = znl_sched_park_as(L, where);
-    if (wait.ticket == 0)
-        return lua_yield(L, 0); /* it is being dropped */
     if (outbound->anchor.holds > 0)
         znl_anchor_hold_again(&outbound->anchor);
     else
         znl_anchor_hold(L, &outbound->anchor, 1);
+}
+
+static int fail_held(lua_State *L, znl_cluster_outbound *outbound, int err, const char *where)
+{
+    znl_anchor_let_go(&outbound->anchor);
+    return znl_lua_fail(L, err, where);
+}
+
+/* Sends a question of a link that is held, and waits: yields. */
+static int ask(lua_State *L, znl_cluster_outbound *outbound, const znl_cluster_message *message,
+        znl_frame data, uint32_t timeout_ms, const char *where)
+{
     int64_t id;
+    znl_wait wait = znl_sched_park_as(L, where);
+    if (wait.ticket == 0) { /* it is being dropped */
+        znl_anchor_let_go(&outbound->anchor);
+        return lua_yield(L, 0);
+    }
     int err = znl_cluster_link_ask(outbound->link, message, data, timeout_ms,
             (znl_waiter){wait.task, wait.ticket}, &id);
-    if (err != 0) {
-        znl_anchor_let_go(&outbound->anchor);
-        return znl_lua_fail(L, err, where);
-    }
+    if (err != 0)
+        return fail_held(L, outbound, err, where);
     int is_registration = message->kind == ZNL_CLUSTER_REGISTER;
     if (is_registration)
         outbound->registrar = wait;
@@ -92,17 +103,23 @@ static int link_register(lua_State *L)
     int results = read_timeout(L, 3, "register", &timeout_ms);
     if (results != 0)
         return results;
+    if (!znl_sched_is_task(L))
+        znl_sched_park_as(L, "register"); /* raises, and says why */
     znl_buffer *out = &outbound->values.out;
     char problem[ZNL_LUA_PROBLEM_BYTES];
     outbound->is_offering = !lua_isnil(L, 4);
-    if (outbound->is_offering) {
+    if (outbound->is_offering)
         luaL_checktype(L, 4, LUA_TTABLE);
+    hold(L, outbound);
+    if (outbound->is_offering) {
         out->size = 0;
         int err = znl_lua_writejson(L, 4, out, problem, sizeof problem);
-        if (err == ZNL_E_INVALID)
+        if (err == ZNL_E_INVALID) {
+            znl_anchor_let_go(&outbound->anchor);
             return znl_cluster_unsendable(L, "register", problem);
+        }
         if (err != 0)
-            return znl_lua_fail(L, err, "register");
+            return fail_held(L, outbound, err, "register");
         message.extension = znl_frame_of(out->data, out->size);
     }
     return ask(L, outbound, &message, (znl_frame){NULL, 0}, timeout_ms, "register");
@@ -155,24 +172,26 @@ static int read_invoke(lua_State *L, const char *where, struct question *q)
     q->message.kind = ZNL_CLUSTER_INVOKE;
     q->message.method = znl_lua_checkframe(L, 2, "method", ZNL_CLUSTER_METHOD_BYTES_MAX);
     q->message.arg_count = znl_lua_checku32(L, 4, "n", 0, ZNL_CLUSTER_ARGUMENTS_MAX);
+    lua_settop(L, BEFORE_ARGUMENTS + (int)q->message.arg_count);
     if (q->outbound == NULL || !q->outbound->is_open)
         return znl_lua_fail(L, ZNL_E_CLOSED, where);
-    int results = read_timeout(L, 3, where, &q->timeout_ms);
-    if (results != 0)
-        return results;
-    int count = (int)q->message.arg_count;
-    lua_settop(L, BEFORE_ARGUMENTS + count);
+    return read_timeout(L, 3, where, &q->timeout_ms);
+}
+
+/* Writes the arguments. The same. */
+static int write_invoke(lua_State *L, const char *where, struct question *q)
+{
     char problem[ZNL_LUA_PROBLEM_BYTES];
     znl_cluster_values *values = &q->outbound->values;
-    int err = znl_cluster_write_arguments(L, BEFORE_ARGUMENTS + 1, count, values, problem);
-    if (err == ZNL_E_INVALID)
-        return znl_cluster_unsendable(L, where, problem);
+    int err = znl_cluster_write_arguments(
+            L, BEFORE_ARGUMENTS + 1, (int)q->message.arg_count, values, problem);
     if (err == 0 && !q->outbound->is_open)
         err = ZNL_E_CLOSED; /* by the script's encode */
-    if (err != 0)
-        return znl_lua_fail(L, err, where);
     q->data = znl_frame_of(values->out.data, values->out.size);
-    return 0;
+    if (err == 0)
+        return 0;
+    return err == ZNL_E_INVALID ? znl_cluster_unsendable(L, where, problem)
+                                : znl_lua_fail(L, err, where);
 }
 
 /* invoke(self, method, timeout_ms, n, ...) -> result | nil, message, code, error: yields */
@@ -182,6 +201,14 @@ static int link_invoke(lua_State *L)
     int results = read_invoke(L, "invoke", &q);
     if (results != 0)
         return results;
+    if (!znl_sched_is_task(L))
+        znl_sched_park_as(L, "invoke"); /* raises, and says why */
+    hold(L, q.outbound);
+    results = write_invoke(L, "invoke", &q);
+    if (results != 0) {
+        znl_anchor_let_go(&q.outbound->anchor);
+        return results;
+    }
     return ask(L, q.outbound, &q.message, q.data, q.timeout_ms, "invoke");
 }
 
@@ -190,6 +217,8 @@ static int link_oneway(lua_State *L)
 {
     struct question q;
     int results = read_invoke(L, "oneway", &q);
+    if (results == 0)
+        results = write_invoke(L, "oneway", &q);
     if (results != 0)
         return results;
     q.message.is_oneway = 1;

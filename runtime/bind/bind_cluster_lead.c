@@ -14,15 +14,39 @@
 
 /* --- what the channel reports ------------------------------------------------------------------ */
 
-static void on_key(void *user, znl_frame key, znl_frame reg)
+/* A key that was subscribed for the first time; the bytes of its registration follow its own. */
+struct znl_cluster_new_key {
+    struct znl_cluster_new_key *next;
+    int is_taken; /* somebody reports it: a finalizer inside that does not do it again */
+    int has_reg;
+    size_t key_size, reg_size;
+    uint8_t bytes[];
+};
+
+static int on_key(void *user, znl_frame key, znl_frame reg)
 {
     znl_cluster_lead *lead = user;
-    lead->new_key.size = 0;
-    lead->new_key_size = key.size;
-    lead->new_key_has_reg = reg.data != NULL;
-    if (znl_buffer_append(&lead->new_key, key.data, key.size) == 0 &&
-            (reg.data == NULL || znl_buffer_append(&lead->new_key, reg.data, reg.size) == 0))
-        lead->has_key = 1;
+    struct znl_cluster_new_key *fresh = znl_malloc(sizeof *fresh + key.size + reg.size);
+    if (fresh == NULL)
+        return ZNL_E_NOMEM;
+    *fresh = (struct znl_cluster_new_key){.next = lead->keys,
+            .has_reg = reg.data != NULL,
+            .key_size = key.size,
+            .reg_size = reg.size};
+    memcpy(fresh->bytes, key.data, key.size);
+    if (reg.size > 0)
+        memcpy(fresh->bytes + key.size, reg.data, reg.size);
+    lead->keys = fresh;
+    return 0;
+}
+
+static void drop_key(znl_cluster_lead *lead, struct znl_cluster_new_key *dropped)
+{
+    struct znl_cluster_new_key **at = &lead->keys;
+    while (*at != dropped)
+        at = &(*at)->next;
+    *at = dropped->next;
+    znl_free(dropped);
 }
 
 static void on_local(void *user, void *member_user, znl_frame key, znl_frame value)
@@ -37,26 +61,35 @@ static void on_local(void *user, void *member_user, znl_frame key, znl_frame val
 static const znl_cluster_channel_events channel_events = {on_key, on_local};
 
 /* "key", key, registration, its text */
-static void emit_key(lua_State *L, znl_cluster_lead *lead)
+static void emit_key(lua_State *L, znl_cluster_lead *lead, struct znl_cluster_new_key *fresh)
 {
-    znl_frame reg = znl_frame_of(
-            lead->new_key.data + lead->new_key_size, lead->new_key.size - lead->new_key_size);
-    lead->has_key = 0;
+    znl_frame reg = {NULL, 0};
+    if (fresh->has_reg)
+        reg = znl_frame_of(fresh->bytes + fresh->key_size, fresh->reg_size);
+    fresh->is_taken = 1;
     lua_pushliteral(L, "key");
-    lua_pushlstring(L, (const char *)lead->new_key.data, lead->new_key_size);
-    if (!lead->new_key_has_reg || znl_lua_pushjson(L, reg) != 0)
+    lua_pushlstring(L, (const char *)fresh->bytes, fresh->key_size);
+    if (!fresh->has_reg || znl_lua_pushjson(L, reg) != 0)
         lua_pushnil(L);
-    if (lead->new_key_has_reg)
-        znl_cluster_push_frame(L, reg);
-    else
-        lua_pushnil(L);
-    znl_buffer_trim(&lead->new_key, ZNL_CLUSTER_SCRATCH_BYTES);
+    znl_cluster_push_frame(L, reg);
+    drop_key(lead, fresh);
     znl_cluster_emit(L, &lead->jobs.anchor, 4, 0);
 }
 
-static int run_key(lua_State *L)
+static void emit_keys(lua_State *L, znl_cluster_lead *lead)
 {
-    emit_key(L, lua_touserdata(L, 1));
+    for (struct znl_cluster_new_key *fresh = lead->keys; fresh != NULL;)
+        if (fresh->is_taken) {
+            fresh = fresh->next;
+        } else {
+            emit_key(L, lead, fresh);
+            fresh = lead->keys; /* a script has run */
+        }
+}
+
+static int run_keys(lua_State *L)
+{
+    emit_keys(L, lua_touserdata(L, 1));
     return 0;
 }
 
@@ -65,23 +98,47 @@ int znl_cluster_lead_subscribe(lua_State *L, znl_cluster_lead *lead,
 {
     znl_cluster_member *member = inbound != NULL ? inbound->member : lead->local;
     int err = znl_cluster_channel_subscribe(member, key, reg);
-    if (lead->has_key && L != NULL)
-        emit_key(L, lead);
-    else if (lead->has_key)
-        znl_vm_protect(lead->vm, run_key, lead, "cluster.on_event");
+    if (lead->keys != NULL && L != NULL)
+        emit_keys(L, lead);
+    else if (lead->keys != NULL)
+        znl_vm_protect(lead->vm, run_keys, lead, "cluster.on_event");
     return err;
 }
 
-/* "value", key, value: for the process itself. */
-static void emit_value(lua_State *L, znl_cluster_lead *lead, znl_frame key, znl_frame value)
+/* "value", key, value: for the process itself. The bytes are those of the text at the top, which is popped. */
+static void emit_value(lua_State *L, znl_cluster_lead *lead, znl_frame key)
 {
-    lead->has_local = 0;
+    znl_frame value = {NULL, 0};
+    int text = lua_gettop(L);
+    value.data = (const uint8_t *)lua_tolstring(L, text, &value.size);
     lua_pushliteral(L, "value");
     znl_cluster_push_frame(L, key);
-    if (znl_cluster_push_value(L, &lead->values, value) != 0)
-        lua_pop(L, 2);
-    else
+    if (znl_cluster_push_value(L, &lead->values, value) == 0)
         znl_cluster_emit(L, &lead->jobs.anchor, 3, 0);
+    lua_settop(L, text - 1);
+}
+
+/* Pushes the last value of a key as its text. 0 or ZNL_E_NOT_FOUND: nothing is pushed. */
+static int push_last(lua_State *L, const znl_cluster_lead *lead, znl_frame key)
+{
+    znl_frame value;
+    size_t size;
+    int err = znl_cluster_channel_last(lead->channel, key, &value);
+    void *copy = NULL;
+    while (err == 0) {
+        size = value.size;
+        copy = lua_newuserdata(L, size); /* may run a finalizer of a script, which publishes */
+        err = znl_cluster_channel_last(lead->channel, key, &value);
+        if (err == 0 && value.size <= size)
+            break;
+        lua_pop(L, 1);
+    }
+    if (err != 0)
+        return err;
+    memcpy(copy, value.data, value.size);
+    lua_pushlstring(L, copy, value.size);
+    lua_remove(L, -2);
+    return 0;
 }
 
 /* --- construction ------------------------------------------------------------------------------ */
@@ -214,7 +271,8 @@ static int lead_gc(lua_State *L)
     znl_jobs_fini(L, &lead->jobs);
     znl_cluster_values_fini(&lead->values);
     znl_buffer_fini(&lead->readiness);
-    znl_buffer_fini(&lead->new_key);
+    while (lead->keys != NULL)
+        drop_key(lead, lead->keys);
     znl_free(lead->name);
     lead->name = NULL;
     return 0;
@@ -269,6 +327,31 @@ static int lead_ready(lua_State *L)
     return 1;
 }
 
+/* Pushes what was written last, of the value at `index`, as a text; 0 and nothing when it cannot be had. */
+static int push_written(lua_State *L, znl_cluster_values *values, int index)
+{
+    char problem[ZNL_LUA_PROBLEM_BYTES];
+    if (values->is_custom) {
+        lua_pushvalue(L, index); /* its text took its place */
+        return 1;
+    }
+    for (;;) {
+        uint64_t written = values->written;
+        size_t size = values->out.size;
+        void *copy = lua_newuserdata(
+                L, size); /* may run a finalizer of a script, which publishes */
+        if (written == values->written) {
+            memcpy(copy, values->out.data, size);
+            lua_pushlstring(L, copy, size);
+            lua_remove(L, -2);
+            return 1;
+        }
+        lua_pop(L, 1);
+        if (znl_cluster_write_value(L, index, values, problem) != 0)
+            return 0;
+    }
+}
+
 /* publish(self, key, value) -> count | nil, message, code */
 static int lead_publish(lua_State *L)
 {
@@ -276,17 +359,19 @@ static int lead_publish(lua_State *L)
     znl_frame key = znl_lua_checkframe(L, 2, "key", ZNL_CLUSTER_KEY_BYTES_MAX);
     lua_settop(L, 3);
     char problem[ZNL_LUA_PROBLEM_BYTES];
-    int err = znl_cluster_write_value(L, 3, &lead->values, problem);
+    znl_cluster_values *values = &lead->values;
+    int err = znl_cluster_write_value(L, 3, values, problem);
     if (err == ZNL_E_INVALID)
         return znl_cluster_unsendable(L, "publish", problem);
     if (err == 0 && lead->server == NULL)
         err = ZNL_E_CLOSED;
     if (err != 0)
         return znl_lua_fail(L, err, "publish");
-    znl_frame value = znl_frame_of(lead->values.out.data, lead->values.out.size);
-    int count = znl_cluster_channel_publish(lead->channel, key, value);
-    if (lead->has_local)
-        emit_value(L, lead, key, value);
+    lead->has_local = 0;
+    int count = znl_cluster_channel_publish(
+            lead->channel, key, znl_frame_of(values->out.data, values->out.size));
+    if (lead->has_local && push_written(L, values, 3))
+        emit_value(L, lead, key);
     if (count < 0)
         return znl_lua_fail(L, count, "publish");
     lua_pushinteger(L, count);
@@ -297,11 +382,12 @@ static int lead_publish(lua_State *L)
 static int lead_last(lua_State *L)
 {
     znl_cluster_lead *lead = znl_cluster_check_lead(L);
-    znl_frame key = znl_lua_checkframe(L, 2, "key", ZNL_CLUSTER_KEY_BYTES_MAX);
-    znl_frame value;
-    int err = znl_cluster_channel_last(lead->channel, key, &value);
-    if (err == 0)
+    znl_frame key = znl_lua_checkframe(L, 2, "key", ZNL_CLUSTER_KEY_BYTES_MAX), value;
+    int err = push_last(L, lead, key);
+    if (err == 0) {
+        value.data = (const uint8_t *)lua_tolstring(L, -1, &value.size);
         err = znl_cluster_push_value(L, &lead->values, value);
+    }
     return err == 0 ? 1 : znl_lua_fail(L, err, "last");
 }
 
@@ -314,15 +400,13 @@ static int lead_subscribe(lua_State *L)
     int err = lead->server == NULL ? ZNL_E_CLOSED : 0;
     if (err == 0 && lead->local == NULL)
         err = znl_cluster_channel_join(&lead->local, lead->channel, NULL, NULL);
+    lead->has_local = 0;
     if (err == 0)
         err = znl_cluster_lead_subscribe(L, lead, NULL, key, reg);
     if (err != 0)
         return znl_lua_fail(L, err, "subscribe");
-    znl_frame value;
-    int has_value = lead->has_local;
-    lead->has_local = 0;
-    if (has_value && znl_cluster_channel_last(lead->channel, key, &value) == 0)
-        emit_value(L, lead, key, value);
+    if (lead->has_local && push_last(L, lead, key) == 0)
+        emit_value(L, lead, key);
     lua_pushboolean(L, 1);
     return 1;
 }

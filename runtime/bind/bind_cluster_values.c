@@ -1,7 +1,8 @@
 /* bind_cluster_values.c - application data: values by transcode, or by two functions of the script; errors.
  *
  * Functions of a script may do anything, also send something else: so all of them are called before the first
- * byte is written.
+ * byte is written. Finalizers of a script may, too, wherever Lua allocates: while values are read, and between
+ * writing and sending, where nothing is allocated therefore.
  *
  * Layer: bind. SPDX-License-Identifier: MIT */
 #include "bind/bind_cluster.h"
@@ -27,6 +28,7 @@ static void begin(znl_cluster_values *values)
     if (values->out.capacity > ZNL_CLUSTER_SCRATCH_BYTES)
         znl_cluster_values_fini(values);
     values->out.size = 0;
+    values->written++;
 }
 
 /* --- functions of the script ------------------------------------------------------------------- */
@@ -124,17 +126,48 @@ int znl_cluster_write_arguments(lua_State *L, int index, int count, znl_cluster_
 
 /* --- reading ----------------------------------------------------------------------------------- */
 
+static int spare_gc(lua_State *L)
+{
+    znl_transcode_reader_fini(lua_touserdata(L, 1));
+    return 0;
+}
+
+/* Pushes a reader for one text: the own one is in use. */
+static znl_transcode_reader *push_spare(lua_State *L)
+{
+    znl_transcode_reader *reader = lua_newuserdata(L, sizeof *reader);
+    memset(reader, 0, sizeof *reader);
+    lua_createtable(L, 0, 1);
+    lua_pushcfunction(L, spare_gc);
+    lua_setfield(L, -2, "__gc");
+    lua_setmetatable(L, -2);
+    return reader;
+}
+
+static int push_with(
+        lua_State *L, znl_transcode_reader *reader, znl_frame data, unsigned max_depth)
+{
+    int err = znl_transcode_begin(reader, data, max_depth);
+    return err == 0 ? znl_lua_pushtranscode(L, reader) : err;
+}
+
 int znl_cluster_push_value(lua_State *L, znl_cluster_values *values, znl_frame data)
 {
     if (values->is_custom)
         return decode(L, values, data);
-    int err = znl_transcode_begin(&values->reader, data, values->max_depth);
-    if (err == 0)
-        err = znl_lua_pushtranscode(L, &values->reader);
+    if (__builtin_expect(values->is_reading, 0)) {
+        /* A finalizer of a script reads inside a reading; or one has failed for want of memory. */
+        int err = push_with(L, push_spare(L), data, values->max_depth);
+        lua_remove(L, err == 0 ? -2 : -1);
+        return err;
+    }
+    values->is_reading = 1;
+    int err = push_with(L, &values->reader, data, values->max_depth);
     if (data.size > ZNL_CLUSTER_SCRATCH_BYTES) {
         znl_transcode_reader_fini(&values->reader);
         values->reader = (znl_transcode_reader){0};
     }
+    values->is_reading = 0;
     return err;
 }
 

@@ -414,11 +414,16 @@ int znl_cluster_channel_subscribe(znl_cluster_member *member, znl_frame key, znl
     }
     if (err != 0)
         return err;
-    if (is_new)
-        channel->events->on_key(channel->user, wanted->entry.key, reg);
-    else
+    if (!is_new) {
         replay(pair);
-    return 0;
+        return 0;
+    }
+    err = channel->events->on_key(channel->user, wanted->entry.key, reg);
+    if (err != 0) {
+        drop_pair(pair);
+        unmake_key(channel, wanted);
+    }
+    return err;
 }
 
 void znl_cluster_channel_unsubscribe(znl_cluster_member *member, znl_frame key, znl_frame reg)

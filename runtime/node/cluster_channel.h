@@ -25,8 +25,9 @@ typedef struct znl_cluster_channel_options {
 /* From inside znl_cluster_channel_subscribe() and _publish(). Members may leave, subscribe and unsubscribe inside, and
  * values may be published. */
 typedef struct znl_cluster_channel_events {
-    /* The first subscription of a key in the channel's life: subscribe the real client. `reg`: JSON, {NULL, 0}: absent. */
-    void (*on_key)(void *user, znl_frame key, znl_frame reg);
+    /* The first subscription of a key in the channel's life: subscribe the real client. `reg`: JSON, {NULL, 0}: absent.
+     * 0; ZNL_E_NOMEM: nothing happened, and the key is as unknown as before. */
+    int (*on_key)(void *user, znl_frame key, znl_frame reg);
     /* A value for a member without a link: the process itself. Borrowed until the key has another. */
     void (*on_local)(void *user, void *member_user, znl_frame key, znl_frame value);
 } znl_cluster_channel_events;

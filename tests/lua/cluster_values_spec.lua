@@ -162,6 +162,46 @@ describe("znl.core.cluster", function()
     end)
   end)
 
+  it("may be used by finalizers, at any time", function()
+    local runs, sum = 0, 0
+    local link = scene:pair(echo, nil, { on_event = function(_, _, value) sum = sum + #value end })
+    scene.leader:subscribe("key", "1")
+    link:subscribe("key", "1")
+    eventually(function() return scene.leader:keys()[1].members == 2 end)
+    local function litter(size)
+      getmetatable(newproxy(true)).__gc = function()
+        runs = runs + 1
+        assert(scene.leader:publish("key", ("x"):rep(size)))
+        assert(#scene.leader:last("key") == size)
+        assert(link:oneway("note", 5000, 1, ("y"):rep(size)))
+        scene.leader:subscribe("of " .. size, "[" .. size .. "]")
+      end
+    end
+    local pause = collectgarbage("setpause", 0)
+    local list = {}
+    for i = 1, 100 do list[i] = { name = "item " .. i, text = ("z"):rep(i) } end
+    for round = 1, 100 do
+      litter(round)
+      local got = assert(link:invoke("echo", 5000, 1, list))
+      assert.equal(100, #got)
+      assert.equal(list[100].text, got[100].text)
+      assert.equal(2, scene.leader:publish("key", list))
+      local last = scene.leader:last("key") -- a finalizer may have published meanwhile
+      if type(last) == "table" then last = last[7].name end
+      assert.truthy(last == "item 7" or last:find("^x+$"))
+    end
+    collectgarbage("setpause", pause)
+    collectgarbage()
+    assert.equal(100, runs)
+    eventually(function() return sum == 100 * 100 + 100 * 101 / 2 end)
+    local keys = {}
+    for _, event in ipairs(scene.channel_events) do
+      if event[1] == "key" then keys[event[2]] = event[3] end
+    end
+    for i = 1, 100 do assert.equal(i, keys["of " .. i][1]) end
+    assert.equal(101, (seen(scene.channel_events, "key")))
+  end)
+
   describe("a transcode of the script", function()
     local transcode = { encode = json.encode, decode = json.decode }
 

@@ -40,10 +40,15 @@ static void note(const char *event, znl_frame key, znl_frame rest)
         react(event);
 }
 
-static void on_key(void *user, znl_frame key, znl_frame reg)
+static int key_err; /* what on_key returns */
+
+static int on_key(void *user, znl_frame key, znl_frame reg)
 {
     assert_ptr_equal(user, &channel);
+    if (key_err != 0)
+        return key_err;
     note("key", key, reg.data != NULL ? reg : TEXT("-"));
+    return 0;
 }
 
 static void on_local(void *user, void *member_user, znl_frame key, znl_frame value)
@@ -384,6 +389,21 @@ static void members_may_leave_inside_an_event(void **state)
     assert_int_equal(subscribe(members[0], "k"), 0); /* inside on_key */
     assert_null(members[0]);
     assert_int_equal(publish("k", "1"), 0);
+}
+
+static void a_key_that_nobody_took_is_as_unknown_as_before(void **state)
+{
+    (void)state;
+    begin(1);
+    key_err = ZNL_E_NOMEM;
+    assert_int_equal(subscribe(members[0], "k"), ZNL_E_NOMEM);
+    key_err = 0;
+    assert_int_equal(publish("k", "1"), ZNL_E_NOT_FOUND);
+    assert_noted("");
+    assert_int_equal(subscribe(members[0], "k"), 0);
+    assert_noted("key k {}\n");
+    assert_int_equal(publish("k", "2"), 1);
+    assert_received(0, "k=2 ");
 }
 
 /* --- slow members ------------------------------------------------------------------------------------ */
@@ -826,6 +846,7 @@ int main(void)
             TEST(a_real_client_may_answer_at_once),
             TEST(a_value_may_follow_from_inside_another),
             TEST(members_may_leave_inside_an_event),
+            TEST(a_key_that_nobody_took_is_as_unknown_as_before),
             TEST(a_slow_member_gets_the_newest_of_each_key),
             TEST(slow_is_who_has_much_in_the_queue),
             TEST(a_slow_member_may_go),
