@@ -140,7 +140,7 @@ size_t znl_base36_put_run(uint64_t first, size_t count, uint8_t *out)
             memcpy(at, &word, sizeof word);
         }
     }
-    for (uint64_t value = lead * BASE; count > 0; value++, count--) {
+    for (uint64_t value = lead * BASE + from; count > 0; value++, count--) {
         at += znl_base36_put(value, at);
         *at++ = '|';
     }
