@@ -21,9 +21,10 @@ local function serve(self, connection)
   local session = { watched = {}, announced = {} }
   self.sessions[connection] = session
   while true do
-    local line = connection:read("line", 0)
-    local message = line and json.decode(line)
-    if not message then break end
+    local line = connection:read("line")
+    if not line then break end
+    local ok, message = json.decode(line)
+    if not ok then break end
     if message.watch then
       session.watched[message.watch] = true
       send(connection, { key = message.watch, value = self.values[message.watch] })
@@ -70,7 +71,9 @@ local M = {}
 --- Yields.
 function M.start()
   local self = setmetatable({ values = {}, sessions = {} }, Centre)
-  self.listener = assert(znl.tcp.listen({ port = 0 }, function(connection) serve(self, connection) end))
+  self.listener = assert(znl.tcp.listen({ port = 0, io_timeout_ms = 0 }, function(connection)
+    serve(self, connection)
+  end))
   self.port = self.listener.port
   return self
 end

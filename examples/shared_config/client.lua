@@ -27,9 +27,9 @@ function Client:get(key)
   local id, answered = self.asked, znl.event()
   self.waiting[id] = answered
   self:send { get = key, id = id }
-  local ok, value = answered:wait(TIMEOUT_MS)
+  local ok, value, code = answered:wait(TIMEOUT_MS)
   self.waiting[id] = nil
-  if not ok then return nil, "the configuration centre does not answer", "TIMEOUT" end
+  if not ok then return nil, value, code end
   return value
 end
 
@@ -37,18 +37,27 @@ function Client:close() self.connection:close() end
 
 function Client:send(message) self.connection:write(json.encode(message) .. "\n") end
 
+--- Takes in one line of the centre.
+local function receive(self, line)
+  local readable, message = json.decode(line)
+  if not readable then return end
+  if message.key then
+    local listener = self.listeners[message.key]
+    if listener and message.value ~= nil then listener(message.value) end
+  elseif self.waiting[message.id] then
+    self.waiting[message.id]:set(true, message.value)
+  end
+end
+
 --- Reads what the centre says until it closes.
-function Client:listen()
+local function listen(self)
   while true do
-    local line = self.connection:read("line", 0)
-    local message = line and json.decode(line)
-    if not message then return end
-    if message.key then
-      local listener = self.listeners[message.key]
-      if listener and message.value ~= nil then listener(message.value) end
-    elseif self.waiting[message.id] then
-      self.waiting[message.id]:set(true, message.value)
-    end
+    local line = self.connection:read("line")
+    if not line then break end
+    receive(self, line)
+  end
+  for _, answered in pairs(self.waiting) do
+    answered:set(nil, "the connection to the configuration centre is closed", "CLOSED")
   end
 end
 
@@ -60,10 +69,10 @@ local M = {}
 ---@return string? message
 ---@return string? code
 function M.connect(port)
-  local connection, message, code = znl.tcp.connect { port = port }
+  local connection, message, code = znl.tcp.connect { port = port, io_timeout_ms = 0 }
   if not connection then return nil, message, code end
   local self = setmetatable({ connection = connection, listeners = {}, waiting = {}, asked = 0 }, Client)
-  znl.spawn(function() self:listen() end)
+  znl.spawn(listen, self)
   return self
 end
 

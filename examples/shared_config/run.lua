@@ -12,6 +12,7 @@ local uv = require("luv")
 local znl = require("znl")
 
 local WORKERS = 4
+local CALLS_MS = 300 -- they call all the while
 local began_ms = znl.now_ms()
 
 local function say(who, text)
@@ -109,6 +110,7 @@ shared_by(WORKERS)
 centre:set("limits", { per_second = 75 })
 all_know(75)
 
+znl.sleep(CALLS_MS)
 local victim = leader()
 victim.killed = true
 victim.process:kill("sigkill")
@@ -116,6 +118,7 @@ say("tour", "killed " .. victim.name .. ", which had the connection")
 centre:set("limits", { per_second = 100 }) -- nobody is listening now
 all_know(100)
 shared_by(WORKERS - 1)
+znl.sleep(CALLS_MS)
 
 for _, worker in ipairs(workers) do
   if not worker.killed then worker.process:kill("sigterm") end

@@ -35,12 +35,13 @@ local asking, asked, lost = true, 0, 0
 local caller = znl.spawn(function()
   while asking do
     local limits, message, code = client:get("limits")
+    if not asking then break end -- given up by this process itself
     asked = asked + 1
     if not limits then
       lost = lost + 1
       say(("lost a call: %s %s"):format(code, message))
     end
-    znl.sleep(5)
+    znl.sleep(2)
   end
 end)
 

@@ -175,7 +175,7 @@ describe("znlrun", function()
 
   for _, example in ipairs {
     "hello.lua", "concurrency.lua", "workers.lua", "router.lua", "websocket.lua",
-    "quickstart/run.lua", "handlers/run.lua", "micro/run.lua",
+    "quickstart/run.lua", "handlers/run.lua", "micro/run.lua", "shared_config/run.lua",
   } do
     it("runs examples/" .. example .. " and leaves nothing open", function()
       local code, text = shell("ZNL_LEAK_CHECK=1 timeout 60 " .. znlrun .. " examples/" .. example)
