@@ -345,6 +345,8 @@ static void work(znl_cluster_link *link)
         znl_packet_feed(&link->reader, NULL, 0);
     }
     znl_buffer_trim(&link->scratch, BUFFER_KEPT);
+    if (link->reader.kept.size == 0)
+        znl_buffer_trim(&link->reader.kept, BUFFER_KEPT);
 }
 
 void znl_cluster_link_receive(znl_cluster_link *link, const void *data, size_t size)
