@@ -1,0 +1,113 @@
+/* cluster_alloc_test.c - fails each allocation in turn, ours and Lua's, under leaders and followers of the
+ * cluster-client protocol; whatever fails, nothing may be left alive.
+ * SPDX-License-Identifier: MIT */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "base/log.h"
+#include "base/random.h"
+#include "support/scenario.h"
+
+static const char scenario[] =
+        "local cluster = require('znl.core.cluster')\n"
+        "local server = assert(cluster.listen{ on_event = function() end })\n"
+        "local values = {}\n"
+        "local channel = assert(server:channel{ name = 'C', check_registration = true, on_event =\n"
+        "  function(name) return true, { proof = 'p' } end })\n"
+        "channel:set_handler(function(req)\n"
+        "  if req.method == 'refuse' then return nil, 'no', 'E_NO' end\n"
+        "  if req.method == 'raise' then error({ message = 'coded', code = 7 }) end\n"
+        "  if req.method == 'boom' then error('boom', 0) end\n"
+        "  return { req.args[1], req.from }\n"
+        "end)\n"
+        "local link = assert(cluster.connect{ host = '127.0.0.1', port = server:port(), timeout_ms = 40,\n"
+        "  on_event = function(name, key, value) if name == 'value' then values[#values + 1] = value end end })\n"
+        "assert(channel:ready(true))\n"
+        "local result, extension = link:register('C', 40, { v = 1, secret = 's' })\n"
+        "assert(result and result.success and extension.proof == 'p' and link:is_ours())\n"
+        "link:begin()\n"
+        "local answer = assert(link:invoke('echo', 40, 1, { a = 'hello', b = { 1, 2.5 } }))\n"
+        "assert(answer[1].a == 'hello' and type(answer[2]) == 'string')\n"
+        "assert(select(3, link:invoke('refuse', 40, 0)) == 'E_NO')\n"
+        "assert(select(3, link:invoke('raise', 40, 0)) == 7)\n"
+        "assert(select(2, link:invoke('boom', 40, 0)) == 'boom')\n"
+        "assert(select(3, link:invoke('echo', 40, 1, print)) == 'INVALID')\n"
+        "assert(link:oneway('note', 40, 1, 'x'))\n"
+        "assert(link:subscribe('key', '{\"a\":1}'))\n"
+        "assert(link:invoke('echo', 40, 0))\n"
+        "assert(channel:subscribe('key', '{\"a\":1}'))\n"
+        "assert(channel:publish('key', { n = 1 }) == 2)\n"
+        "assert(channel:last('key').n == 1)\n"
+        "assert(link:invoke('echo', 40, 0) and values[1].n == 1)\n"
+        "assert(link:unsubscribe('key') and channel:keys()[1].key == 'key')\n"
+        "assert(channel:counters().followers == 1 and server:counters().channels == 1)\n"
+        "local other = assert(server:channel{ name = 'J', transcode = {\n"
+        "  encode = function(value) return tostring(value) end, decode = function(text) return text end } })\n"
+        "assert(other:ready(false, { message = 'down' }))\n"
+        "link:close()\n"
+        "channel:close()\n"
+        "server:close()\n";
+
+/* An invoke that meets the end of memory: its place among the handlers at work is free again, and so is one in
+ * the queue. */
+static const char short_of_memory[] =
+        "local cluster, sched = require('znl.core.cluster'), require('znl.core.sched')\n"
+        "local server = assert(cluster.listen{})\n"
+        "local channel = assert(server:channel{ name = 'C', max_concurrency = 1 })\n"
+        "channel:set_handler(function(req) sched.sleep(1) return req.args[1] end)\n"
+        "channel:ready(true)\n"
+        "local link\n"
+        "local function connect()\n"
+        "  if link and link:is_open() then return end\n"
+        "  link = assert(cluster.connect{ host = '127.0.0.1', port = server:port() })\n"
+        "  assert(link:register('C', 2000).success)\n"
+        "end\n"
+        "connect()\n"
+        "local text = ('x'):rep(100000)\n"
+        "local failed = 0\n"
+        "for n = 0, 60 do\n"
+        "  for _ = 1, 3 do sched.spawn(function() link:invoke('x', 20, 1, text) end) end\n"
+        "  fail_after(n)\n"
+        "  sched.sleep(10)\n"
+        "  fail_after(-1)\n"
+        "  collectgarbage()\n"
+        "  sched.sleep(30)\n"
+        "  local counters = channel:counters()\n"
+        "  assert(counters.handlers == 0, 'at work after ' .. n)\n"
+        "  assert(counters.queued == 0, 'queued after ' .. n)\n"
+        "  failed = failed + counters.overloaded + (link:is_open() and 0 or 1)\n"
+        "  connect()\n"
+        "  assert(link:invoke('x', 2000, 1, 'again') == 'again')\n"
+        "end\n"
+        "assert(failed > 0)\n"
+        "link:close()\n"
+        "server:close()\n";
+
+static void every_allocation_may_fail(void **state)
+{
+    (void)state;
+    assert_true(scenario_attempt(scenario, -1, 250));
+    scenario_fail_each(scenario, 250);
+}
+
+static void an_invoke_without_memory_leaves_no_job_behind(void **state)
+{
+    (void)state;
+    znl_log_configure(ZNL_LOG_OFF, ZNL_LOG_LOGFMT);
+    assert_true(scenario_attempt(short_of_memory, -1, 30000));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+            cmocka_unit_test(an_invoke_without_memory_leaves_no_job_behind),
+            cmocka_unit_test(every_allocation_may_fail),
+    };
+    if (znl_random_start() != 0)
+        return 1;
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
