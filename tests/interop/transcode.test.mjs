@@ -77,7 +77,7 @@ const sections = (text) => {
 };
 const isUtf8 = (buffer) => Buffer.from(buffer.toString()).equals(buffer);
 
-// Where we refuse, or see less, on purpose (docs/PROTOCOLS.md).
+// Where we refuse, or see less, on purpose (codec/WIRE.md, "Transcode").
 const isStricter = (text) => !isUtf8(sections(text).strings) || /[*$#]/.test(sections(text).nodes);
 
 // Where we mean something else: a string inside a byte buffer, of which JavaScript makes a number; an object that ends
