@@ -100,7 +100,8 @@ describe("docs/LUA_API.md", function()
     assert.equal("", missing(WORDS, internal, getmetatable(conn).__index, server:counters()))
     server:close()
     for _, object in ipairs {
-      znl.cluster_client { name = "api", client = {} }, znl.router(), znl.channel(), znl.wait_group(), znl.semaphore(1), znl.token(), znl.event(),
+      znl.cluster_client { name = "api", client = {} },
+      znl.router(), znl.channel(), znl.wait_group(), znl.semaphore(1), znl.token(), znl.event(),
       znl.spawn(function() end), znl.timer(0, function() end), znl.shared("api"),
     } do
       assert.equal("", missing(WORDS, getmetatable(object).__index))

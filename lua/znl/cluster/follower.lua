@@ -2,18 +2,14 @@
 ---
 ---   new --open: connects, registers--> serving --connection ends, or close--> closed
 ---
---- A registration that is not answered is repeated, soon and then less often: a leader that is not ready
---- answers every one of them later, and one that does not lead the channel yet knows only those that come
---- after it does. SPDX-License-Identifier: MIT
+--- A registration that is not answered is repeated for as long as the connection lasts: the leader may not be
+--- ready, or may not lead the channel yet. SPDX-License-Identifier: MIT
 
 local core = require("znl.core.cluster")
 local sched = require("znl.core.sched")
 local secret = require("znl.cluster.secret")
 
 local M = {}
-
---- The first wait for an answer; each is twice the one before, up to `response_timeout_ms`.
-local FIRST_ANSWER_MS = 100
 
 ---@class znl.ClusterFollower : znl.ClusterTerm
 local Follower = {}
@@ -84,21 +80,18 @@ end
 
 --- Registers until there is an answer or the connection ends. Yields.
 local function register(self, link)
-  local limit_ms, wait_ms, waited_ms, told = self.opts.config.response_timeout_ms, FIRST_ANSWER_MS, 0, false
+  local timeout_ms, told = self.opts.config.response_timeout_ms, false
   while true do
-    wait_ms = math.min(wait_ms, limit_ms)
     local extension, expected = secret.extension(self.opts.secrets, self.name)
-    local answer, its_extension, code = link:register(self.name, wait_ms, extension)
+    local answer, its_extension, code = link:register(self.name, timeout_ms, extension)
     if self.is_closed then return nil, self.reason or "the connection was closed", "CLOSED" end
     if answer ~= nil then return judge(self, answer, its_extension, expected) end
     if code ~= "TIMEOUT" then return nil, its_extension, code end
-    waited_ms = waited_ms + wait_ms
-    if waited_ms >= limit_ms and not told then
+    if not told then
       told = true
       self.host.on_trouble(("no answer from %s: its owner does not lead %s, or is not ready"):format(
         self.opts.place.key, self.name), "TIMEOUT")
     end
-    wait_ms = wait_ms * 2
   end
 end
 

@@ -13,7 +13,7 @@ local task = require("znl.tasks.task")
 local M = {}
 
 --- Who has led or followed for that long has not failed.
-local STEADY_MS = 500
+local STEADY_MS = 50
 
 ---@class znl.ClusterTermsOptions
 ---@field title string  begins messages

@@ -338,8 +338,6 @@ end
 ---@return FakeNet
 function M.new()
   local fake = fake_core.new()
-  local sched = fake.modules["znl.core.sched"]
-  sched.cancel = function() return true end
   return setmetatable({ fake = fake, servers = {}, calls = {}, elections = {}, connects = 0, registrations = 0 }, Net)
 end
 

@@ -117,6 +117,7 @@ function Fake:spawn_as(how, fn, ...)
   if task.owner and (task.owner.is_cut or task.background and task.owner.ended) then
     return nil, "spawn: stopped", "STOPPED"
   end
+  if how.number then self.numbered[how.number] = task end
   count(task, 1)
   self:resume(task, ...)
   return true
@@ -214,10 +215,22 @@ local function modules(fake)
     return fake:spawn_as({ owner = owner, background = true }, fn, ...)
   end
   function sched.start(handle, owner, fn, ...)
-    local how = { handle = handle, owner = owner, background = owner and true, alone = owner ~= nil }
+    local number = #fake.numbered + 1
+    fake.numbered[number] = false
+    local how = {
+      handle = handle, owner = owner, background = owner and true, alone = owner ~= nil, number = number,
+    }
     local ok, message, code = fake:spawn_as(how, fn, ...)
     if not ok then return nil, message, code end
-    return 0, 0
+    return number, 0
+  end
+  --- What the task waits for ends; later waits do not.
+  function sched.cancel(number)
+    local task = fake.numbered[number]
+    if not task or task.done then return false end
+    local ticket = task.ticket
+    fake:later(0, function() fake:wake(task, ticket, nil, "cancelled", "CANCELLED") end)
+    return true
   end
   function sched.is_task() return fake.current ~= nil end
   function sched.current_owner() return fake.current and fake.current.owner end
@@ -353,7 +366,7 @@ end
 function M.new()
   local fake = setmetatable({
     now = 1000, due = {}, serial = 0, errors = {}, lines = {}, watchers = {}, stops = {}, nodes = {},
-    timers = {}, last_timer = 0,
+    timers = {}, last_timer = 0, numbered = {},
   }, Fake)
   fake.modules = modules(fake)
   fake.loaded = {}
