@@ -114,6 +114,20 @@ static int fill_row(struct row *row, uint64_t lead)
     return 1;
 }
 
+/* The row behind it. 0: the numbers do not fit. */
+static inline int next_row(struct row *row)
+{
+    uint64_t lead = row->lead + 1;
+    if (lead == 1 || lead % BASE == 0)
+        return fill_row(row, lead); /* more than one digit changes */
+    unsigned shift = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? row->shift - 8
+                                                               : row->shift + 8;
+    row->word &= ~(UINT64_C(0xff) << shift);
+    row->word |= (uint64_t)(uint8_t)digits[lead % BASE] << shift;
+    row->lead = lead;
+    return 1;
+}
+
 static inline uint64_t word_of(const struct row *row, unsigned digit)
 {
     return row->word | (uint64_t)(uint8_t)digits[digit] << row->shift;
@@ -128,19 +142,19 @@ size_t znl_base36_put_run(uint64_t first, size_t count, uint8_t *out)
 {
     struct row row;
     uint8_t *at = out;
-    uint64_t lead = first / BASE;
-    unsigned from = (unsigned)(first % BASE);
+    uint64_t value = first, last = first + count;
     if (count == 0)
         return 0;
-    for (; count > 0 && fill_row(&row, lead); lead++, from = 0) {
-        unsigned to = count < BASE - from ? from + (unsigned)count : BASE;
-        count -= to - from;
+    for (int fits = fill_row(&row, first / BASE); fits && value < last; fits = next_row(&row)) {
+        unsigned from = (unsigned)(value % BASE);
+        unsigned to = last - value < BASE - from ? from + (unsigned)(last - value) : BASE;
+        value += to - from;
         for (; from < to; from++, at += row.width) {
             uint64_t word = word_of(&row, from);
             memcpy(at, &word, sizeof word);
         }
     }
-    for (uint64_t value = lead * BASE + from; count > 0; value++, count--) {
+    for (; value < last; value++) { /* those that do not fit */
         at += znl_base36_put(value, at);
         *at++ = '|';
     }
@@ -172,7 +186,7 @@ size_t znl_base36_match_run(uint64_t first, const uint8_t *text, size_t size)
     const uint8_t *at = text, *end = text + size;
     unsigned from = (unsigned)(first % BASE);
     size_t count = 0;
-    for (uint64_t lead = first / BASE; fill_row(&row, lead); lead++, from = 0) {
+    for (int fits = fill_row(&row, first / BASE); fits; fits = next_row(&row), from = 0) {
         uint64_t wrong = 0;
         size_t left = (size_t)(end - at), row_size = (BASE - from) * row.width;
         unsigned start = from;
