@@ -259,8 +259,13 @@ static int push_error(lua_State *L)
 static int push_result(lua_State *L, void *user)
 {
     const struct answer *answer = user;
-    if (answer->message->kind != ZNL_CLUSTER_RESULT ||
-            znl_cluster_push_value(L, &answer->outbound->values, answer->data) != 0)
+    int is_result = answer->message->kind == ZNL_CLUSTER_RESULT;
+    /* No data is no value, which is what followers of the original make of it. */
+    if (is_result && answer->message->is_success && answer->data.size == 0) {
+        lua_pushnil(L);
+        return 1;
+    }
+    if (!is_result || znl_cluster_push_value(L, &answer->outbound->values, answer->data) != 0)
         return unreadable(L, "invoke");
     return answer->message->is_success ? 1 : push_error(L);
 }

@@ -232,6 +232,7 @@ void znl_cluster_link_beat(znl_cluster_link *link)
 void znl_cluster_link_configure(
         znl_cluster_link *link, uint32_t heartbeat_ms, int checks_heartbeat)
 {
+    link->has_channel = 1;
     link->reader.max_bytes = link->max_bytes;
     link->heartbeat_ms = checks_heartbeat ? heartbeat_ms : 0;
     link->last_seen_ms = znl_cluster_now(link);
@@ -251,6 +252,7 @@ static void take_request(
     int is_known = link->is_leader;
     switch (message->kind) {
     case ZNL_CLUSTER_HEARTBEAT:
+        is_known = link->has_channel;
         if (is_known) {
             link->counters.heartbeats++;
             answer(link, packet->id, packet->timeout_ms,

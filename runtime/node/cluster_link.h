@@ -75,8 +75,8 @@ void znl_cluster_link_receive(znl_cluster_link *link, const void *data, size_t s
  * broken (ZNL_E_LIMIT). Off: what was kept is dealt with, from the loop. */
 void znl_cluster_link_hold(znl_cluster_link *link, int on);
 /* The end of the leader: the connection has a channel. Until then packets of the peer are at most
- * ZNL_CLUSTER_UNREGISTERED_BYTES and silence is not noticed. With `checks_heartbeat` a peer that sends nothing at all for
- * three intervals is broken (ZNL_E_TIMEOUT). */
+ * ZNL_CLUSTER_UNREGISTERED_BYTES, its heartbeats are not answered and silence is not noticed. With `checks_heartbeat` a
+ * peer that sends nothing at all for three intervals is broken (ZNL_E_TIMEOUT). */
 void znl_cluster_link_configure(
         znl_cluster_link *link, uint32_t heartbeat_ms, int checks_heartbeat);
 

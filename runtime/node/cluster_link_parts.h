@@ -31,6 +31,7 @@ struct znl_cluster_link {
     uint32_t max_pending, max_depth;
     size_t max_bytes;
     uint8_t is_leader;
+    uint8_t has_channel; /* of a leader: configured */
     uint8_t is_closed;
     uint8_t is_broken;  /* nothing is read any more */
     uint8_t is_held;    /* nothing is handed up */

@@ -18,12 +18,17 @@ const { cases } = vectors("edge-cases");
 const sideOf = (side) => cases.filter((c) => c.side.startsWith(side));
 const KEY = '$$inner$$__{"dataId":"n"}';
 
-/** Says which case an error is about. */
-const named = (c, doing) =>
-    doing.catch((error) => {
-        error.message = `${c.case}: ${error.message}`;
-        throw error;
-    });
+/** Plays cases, a few at a time; what goes wrong in some of them is one error. */
+async function playAll(some, play) {
+    const left = some.values();
+    const problems = [];
+    const worker = async () => {
+        for (const c of left)
+            await play(c).catch((error) => problems.push(`${c.case}: ${error.stack}`));
+    };
+    await Promise.all(Array.from({ length: 6 }, worker));
+    assert.equal(problems.length, 0, problems.join("\n"));
+}
 
 // --- raw followers ---------------------------------------------------------------------------
 
@@ -91,8 +96,8 @@ const REMEDIES = {
     "empty body as the first packet, then a valid register": { hears: [], closed: true },
     "id 9007199254740993": { hears: [answer(2n ** 53n + 1n, true, "pong")] },
     "connObj is not JSON, before registration": { hears: [], closed: true },
-    "argument is not valid transcode text": { hears: [answer(7, false, failed("Error", /./))] },
-    "argLength larger than the data": { hears: [answer(7, false, failed("Error", /./))] },
+    "argument is not valid transcode text": { hears: [answer(7, false, failed("TypeError", /./))] },
+    "argLength larger than the data": { hears: [answer(7, false, failed("TypeError", /./))] },
     "announced body of 2^31-1 bytes, before registration": { hears: [], closed: true },
     "subscribe on a client without a subscribe method": { hears: [] },
     "method that throws at once": {
@@ -173,10 +178,10 @@ async function rawFollower({ kind, peer, c, title, s }) {
         `${title}: ${line.packets.map((p) => p.connText)}`,
     );
     // Two answers may have changed places: they are put together by their ids.
-    const order = (id) =>
-        line.packets.findIndex((p) => p.kind === "response" && described(p).id === id);
-    for (const [index, one] of wanted.entries())
-        compare(line.packets[one.id === undefined ? index : order(one.id)], one, title);
+    for (const [index, one] of wanted.entries()) {
+        const same = line.packets.find((p) => p.kind === "response" && described(p).id === one.id);
+        compare(one.id === undefined ? line.packets[index] : (same ?? line.packets[index]), one, title);
+    }
     line.packets.length = 0;
 
     const closed = remedy.closed ?? (remedy.hears ? false : c.connection === "closed by leader");
@@ -199,12 +204,7 @@ describe("raw followers", { concurrency: 2 }, () => {
             stage(async (s) => {
                 const peer = s.peer(kind);
                 const some = sideOf("raw follower").filter(lives);
-                const left = some.values();
-                const worker = async () => {
-                    for (const c of left)
-                        await named(c, rawFollower({ kind, peer, c, title: c.case, s }));
-                };
-                await Promise.all(Array.from({ length: 6 }, worker));
+                await playAll(some, (c) => rawFollower({ kind, peer, c, title: c.case, s }));
                 assert.ok(some.length > 30, `${some.length} cases`);
             }),
         );
@@ -234,9 +234,10 @@ const acknowledged = async (line, id) => {
 };
 /** The follower is as it was: it calls and hears. */
 async function works({ client, line }) {
-    const called = client.invoke("ping");
-    response(line, await line.request("invoke"), RESULT, { success: true }, encode("pong"));
-    assert.equal(await called, "pong");
+    const outcome = await called({ client, line }, (_, request) =>
+        response(line, request, RESULT, { success: true }, encode("pong")),
+    );
+    assert.deepEqual(outcome, { ok: "pong" });
 }
 /** The follower has given the connection up and registers on another. */
 async function startsOver({ client, leader, line }) {
@@ -300,6 +301,8 @@ const AGAINST = {
             const { connObj } = await line.request("subscribe");
             push(line, connObj.key, undefined, 5);
             push(line, connObj.key, encode("now with data"), 6);
+            // znlrun acknowledges every packet: it is the leader's only sign that it came.
+            if (scene.kind === "lua") await acknowledged(line, 5);
             await acknowledged(line, 6);
             assert.deepEqual(await client.got("d", 1), ["now with data"]);
             await works(scene);
@@ -522,12 +525,7 @@ describe("raw leaders", { concurrency: 2 }, () => {
                         .sort(),
                     Object.keys(AGAINST).sort(),
                 );
-                const left = some.values();
-                const worker = async () => {
-                    for (const c of left)
-                        await named(c, rawLeader({ kind, peer, title: c.case, s }));
-                };
-                await Promise.all(Array.from({ length: 6 }, worker));
+                await playAll(some, (c) => rawLeader({ kind, peer, title: c.case, s }));
             }),
         );
 });

@@ -17,6 +17,9 @@ export function meaning(packet) {
 
 export const say = ({ kind, id, connText }) => `${kind} ${id} ${connText}`;
 
+/** Types whose timeout nobody looks at: a follower may write there how long it waits itself. */
+const UNREAD = new Set(["register_channel", "heartbeat"]);
+
 /** Compares a packet with the recorded one. `departs(item, packet)` may take the comparison over. */
 function compare(item, packet, { departs = () => false } = {}) {
     const recorded = parse(Buffer.from(item.hex, "hex"));
@@ -24,7 +27,7 @@ function compare(item, packet, { departs = () => false } = {}) {
     const what = say(recorded);
     assert.equal(packet.kind, recorded.kind, what);
     assert.deepEqual(packet.connObj, recorded.connObj, what);
-    assert.equal(packet.timeout, recorded.timeout, what);
+    if (!UNREAD.has(recorded.connObj.type)) assert.equal(packet.timeout, recorded.timeout, what);
     assert.equal(packet.version, 1, what);
     assert.equal(packet.reserved, 0, what);
     assert.deepEqual(meaning(packet), meaning(recorded), what);
@@ -57,7 +60,6 @@ class Player {
     async heard(item) {
         const line = await this.line(item.conn);
         const packet = await this.next(line, say(item.decoded));
-        if (this.how.skip?.(packet, line)) return this.heard(item);
         compare(item, packet, this.how);
         const { kind, id } = item.decoded;
         // A response is to a request that was played under its own id.

@@ -203,7 +203,7 @@ export class RawLeader {
             this.sockets.add(socket);
             const line = new Line(socket, () => {
                 if (!this.lines.includes(line)) this.lines.push(line);
-                if (line.accepted) RawLeader.#answerAll(line);
+                if (line.accepted) RawLeader.acceptAll(line);
             });
             socket.on("end", () => socket.end());
         });
@@ -224,20 +224,21 @@ export class RawLeader {
     /** Accepts it, and repetitions of it, which may be under way. */
     async accept(index, ms) {
         const { line, request } = await this.registration(index, ms);
-        RawLeader.#accept(line, request);
-        RawLeader.#answerAll(line);
+        RawLeader.#answer(line, request);
+        RawLeader.acceptAll(line);
         return line;
     }
 
-    static #accept(line, request) {
-        line.accepted = true;
+    static #answer(line, request) {
         line.answer(request, { type: "register_channel_res" }, encode({ success: true }));
     }
 
-    static #answerAll(line) {
-        const repeated = line.packets.filter(({ connObj }) => connObj.type === "register_channel");
-        line.packets = line.packets.filter((one) => !repeated.includes(one));
-        for (const request of repeated) RawLeader.#accept(line, request);
+    /** Accepts what has come on a connection and what comes. */
+    static acceptAll(line) {
+        line.accepted = true;
+        const asked = line.packets.filter(({ connObj }) => connObj.type === "register_channel");
+        line.packets = line.packets.filter((one) => !asked.includes(one));
+        for (const request of asked) RawLeader.#answer(line, request);
     }
 
     close() {

@@ -117,9 +117,13 @@ describe("leaders", { concurrency: 8 }, () => {
                 assert.ok((await other.beats()) && (await other.beats())); // turns of the leader's loop
             }
             const line = await playing.line(exchange.at(-1).conn);
-            // Once the channel is led here the same connection can have it.
+            // Once the channel is led here the same connection can have it. A leader of znlrun has kept
+            // what was asked before.
             await leader.peer.client("late").start({ port });
             await line.register();
+            if (ours)
+                for (const { decoded } of exchange.filter(({ hex }) => hex))
+                    assert.equal(decode((await line.response(decoded.id)).data).success, true);
             assert.deepEqual(playing.leftovers(), []);
         });
         replayed("register-late-ready", { demo: { ready_after_ms: 400 }, wait: false });
@@ -270,12 +274,10 @@ describe("followers", { concurrency: 8 }, () => {
                 const { exchange } = vectors(name);
                 const playing = new LeaderPlayer(leader, exchange, how);
                 await playing.play(exchange);
+                // A follower of znlrun has asked more often.
+                if (kind === "lua") RawLeader.acceptAll(leader.lines.at(-1));
                 assert.deepEqual(await started, { leader: false });
-                // A follower of znlrun asks again sooner.
-                const more = playing
-                    .leftovers()
-                    .filter((text) => !text.includes("register_channel"));
-                assert.deepEqual(more, []);
+                assert.deepEqual(playing.leftovers(), []);
             });
 
         replayed("register-ok", { leader: false });
@@ -297,17 +299,25 @@ describe("followers", { concurrency: 8 }, () => {
         joined("heartbeat", HEARTBEAT, async ({ playing }) => {
             await playing.play(vectors("heartbeat").exchange);
         });
-        joined("heartbeat-flow-control", HEARTBEAT, async ({ client, playing }) => {
+        joined("heartbeat-flow-control", HEARTBEAT, async ({ client, playing, line }) => {
             // A follower of znlrun sends heartbeats during a call too.
-            playing.how.skip = (heard, line) => {
-                if (kind !== "lua" || heard.connObj.type !== "heartbeat") return false;
-                line.answer(heard, { type: "heartbeat_res" });
-                return true;
+            const beats = [];
+            const answerBeats = () => {
+                for (const beat of line.packets.filter(({ connObj }) => connObj.type === "heartbeat")) {
+                    line.packets.splice(line.packets.indexOf(beat), 1);
+                    line.answer(beat, { type: "heartbeat_res" });
+                    beats.push(beat);
+                }
             };
             const called = client.invoke("slow", 2600);
             const [invoke, answer, ...rest] = vectors("heartbeat-flow-control").exchange;
             await playing.step(invoke);
-            await sleep(answer.at_ms);
+            const until_ = Date.now() + answer.at_ms;
+            while (Date.now() < until_) {
+                await sleep(20);
+                answerBeats();
+            }
+            assert.equal(beats.length > 0, kind === "lua");
             await playing.step(answer);
             assert.equal(await called, "slept 2600");
             await playing.play(rest);
@@ -341,6 +351,8 @@ describe("followers", { concurrency: 8 }, () => {
                 for (const { case: title, op, exchange, delivered_to_listeners = [] } of casesOf(
                     name,
                 )) {
+                    // znlrun knows what is subscribed.
+                    if (kind === "lua" && title.includes("was never subscribed")) continue;
                     const before = client.all("value").length;
                     const doing = OPS[op.op](client, op);
                     await playing.play(exchange);

@@ -350,6 +350,8 @@ static void a_stranger_may_send_little(void **state)
     static const uint8_t zeroes[1000];
     uint8_t head[ZNL_PACKET_HEAD_BYTES];
     stage_open(leader);
+    stage_receive_packet(leader, 0, 1, 0, "{\"type\":\"heartbeat\"}", NULL);
+    assert_sent(leader, "(nothing)");
     znl_packet_put_head(head, 0, 1, 0, 22, ZNL_CLUSTER_UNREGISTERED_BYTES);
     stage_receive(leader, head, sizeof head);
     assert_heard(leader, "broken TOO_BIG a packet of more than 65536 bytes\n");
