@@ -122,7 +122,10 @@ for (const pair of PAIRS)
 
         led("values of every kind, there and back", {}, async ({ follower }) => {
             const { cases } = vectors("transcode");
-            const kept = cases.filter((c) => c.same_after_roundtrip && c.case !== "key __proto__");
+            // Errors of JavaScript cannot be without a stack.
+            const kept = cases.filter(
+                (c) => c.same_after_roundtrip && !/__proto__|without stack/.test(c.case),
+            );
             for (const { case: title, value, decoded } of kept)
                 assert.deepEqual(
                     lean(pack(await follower.invoke("echoOne", unpack(value)))),

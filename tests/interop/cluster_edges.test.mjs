@@ -180,7 +180,11 @@ async function rawFollower({ kind, peer, c, title, s }) {
     // Two answers may have changed places: they are put together by their ids.
     for (const [index, one] of wanted.entries()) {
         const same = line.packets.find((p) => p.kind === "response" && described(p).id === one.id);
-        compare(one.id === undefined ? line.packets[index] : (same ?? line.packets[index]), one, title);
+        compare(
+            one.id === undefined ? line.packets[index] : (same ?? line.packets[index]),
+            one,
+            title,
+        );
     }
     line.packets.length = 0;
 

@@ -303,7 +303,9 @@ describe("followers", { concurrency: 8 }, () => {
             // A follower of znlrun sends heartbeats during a call too.
             const beats = [];
             const answerBeats = () => {
-                for (const beat of line.packets.filter(({ connObj }) => connObj.type === "heartbeat")) {
+                for (const beat of line.packets.filter(
+                    ({ connObj }) => connObj.type === "heartbeat",
+                )) {
                     line.packets.splice(line.packets.indexOf(beat), 1);
                     line.answer(beat, { type: "heartbeat_res" });
                     beats.push(beat);
