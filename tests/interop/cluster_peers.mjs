@@ -153,8 +153,8 @@ export async function stage(body) {
         for (const { kind, stderr } of peers)
             if (stderr) failure.message += `\n--- ${kind} stderr:\n${stderr.slice(-2000)}`;
     }
-    for (const thing of cleanup) (thing.destroy ?? thing.close).call(thing);
     const ended = await Promise.allSettled(peers.map((peer) => peer.end()));
+    for (const thing of cleanup) (thing.destroy ?? thing.close).call(thing);
     failure ??= ended.find(({ reason }) => reason)?.reason;
     if (failure) throw failure;
 }

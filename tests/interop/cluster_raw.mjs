@@ -201,9 +201,10 @@ export class RawLeader {
     constructor() {
         this.server = createServer({ allowHalfOpen: true }, (socket) => {
             this.sockets.add(socket);
-            const line = new Line(socket, () => {
+            const line = new Line(socket, (packet) => {
                 if (!this.lines.includes(line)) this.lines.push(line);
-                if (line.accepted) RawLeader.acceptAll(line);
+                if (line.accepted && packet.connObj.type === "register_channel")
+                    RawLeader.acceptAll(line);
             });
             socket.on("end", () => socket.end());
         });

@@ -14,6 +14,9 @@ local M = {}
 
 --- Who has led or followed for that long has not failed.
 local STEADY_MS = 50
+--- Terms that began and were soon over count as so many failures at most: pauses between them stay short, for
+--- several leaders may die in a row.
+local SHORT_TERMS_MAX = 3
 
 ---@class znl.ClusterTermsOptions
 ---@field title string  begins messages
@@ -217,7 +220,10 @@ local function keep_going(self, epoch)
       local began_ms = sched.now_ms()
       was_ready, message, code, is_refusal = serve(self, term, epoch)
       if self.epoch ~= epoch then return end
-      if was_ready and sched.now_ms() - began_ms >= STEADY_MS then failures = -1 end
+      if was_ready then
+        local is_steady = sched.now_ms() - began_ms >= STEADY_MS
+        failures = is_steady and -1 or math.min(failures, SHORT_TERMS_MAX)
+      end
     elseif is_final(self, code) then
       settle(self, nil, message, code)
       return self:close()
