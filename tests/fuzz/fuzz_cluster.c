@@ -150,12 +150,15 @@ static void on_broken(void *user, int err, const char *text)
 
 static const znl_cluster_link_events events = {on_request, on_answer, on_failed, on_broken};
 
-static void on_key(void *user, znl_frame key, znl_frame reg)
+static int on_key(void *user, znl_frame key, znl_frame reg)
 {
     (void)user;
     (void)reg;
+    if (key.size == 1 && key.data[0] == 'h')
+        return ZNL_E_NOMEM; /* nobody takes it */
     if (key.size == 1) /* a real client that answers at once */
         znl_cluster_channel_publish(channel, key, znl_frame_text("first"));
+    return 0;
 }
 
 static const znl_cluster_channel_events channel_events = {on_key, NULL};
