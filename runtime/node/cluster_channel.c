@@ -222,6 +222,8 @@ static int name_key(znl_cluster_channel *channel, znl_frame key, znl_frame reg, 
     int err = 0;
     *name = key;
     if (key.data == NULL) {
+        if (reg.size > ZNL_CLUSTER_KEY_BYTES_MAX)
+            return ZNL_E_LIMIT; /* before it is read and sorted */
         znl_buffer_trim(scratch, ZNL_CLUSTER_KEY_BYTES_MAX);
         scratch->size = 0;
         err = znl_buffer_append(scratch, PREFIX, sizeof PREFIX - 1);

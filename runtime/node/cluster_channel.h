@@ -45,7 +45,7 @@ int znl_cluster_channel_join(znl_cluster_member **out, znl_cluster_channel *chan
 void znl_cluster_channel_leave(znl_cluster_member *member); /* accepts NULL */
 
 /* Adds the member to the key and sends it the last value, if any; also when it is one already. `key` {NULL, 0}: computed
- * from `reg`. The key stays when nobody wants it any more: its real subscription does, too.
+ * from `reg`, which is no longer than a key then. The key stays when nobody wants it any more: its real subscription does, too.
  * 0, ZNL_E_LIMIT (keys, their size, what is remembered; nested too deeply), ZNL_E_NOMEM, ZNL_E_PROTO (`reg` is no JSON,
  * or `key` is not UTF-8). */
 int znl_cluster_channel_subscribe(znl_cluster_member *member, znl_frame key, znl_frame reg);

@@ -641,6 +641,27 @@ static void keys_are_limited(void **state)
     free(big);
 }
 
+/* What a key is computed from is not even read when it is too long, whatever would become of it. */
+static void registrations_are_limited(void **state)
+{
+    (void)state;
+    enum { SIZE = ZNL_CLUSTER_KEY_BYTES_MAX + 1 };
+    char *big = malloc(SIZE);
+    memset(big, ' ', SIZE);
+    big[0] = '{';
+    big[SIZE - 2] = big[SIZE - 1] = '}';
+    begin(1);
+    znl_frame longest = znl_frame_of(big, SIZE - 1);
+    assert_int_equal(znl_cluster_channel_subscribe(members[0], NONE, longest), 0);
+    assert_int_equal(publish("$$inner$$__{}", "1"), 1);
+    big[SIZE - 2] = ' ';
+    znl_frame longer = znl_frame_of(big, SIZE);
+    assert_int_equal(znl_cluster_channel_subscribe(members[0], NONE, longer), ZNL_E_LIMIT);
+    znl_cluster_channel_unsubscribe(members[0], NONE, longer);
+    assert_int_equal(publish("$$inner$$__{}", "2"), 1);
+    free(big);
+}
+
 static void what_is_remembered_is_limited(void **state)
 {
     (void)state;
@@ -855,6 +876,7 @@ int main(void)
             TEST(each_value_to_one_of_them),
             TEST(rather_one_who_is_not_slow),
             TEST(keys_are_limited),
+            TEST(registrations_are_limited),
             TEST(what_is_remembered_is_limited),
             TEST(larger_than_a_packet),
             TEST(keys_can_be_looked_at),
