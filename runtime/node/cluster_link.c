@@ -164,7 +164,10 @@ static void send_kept(znl_cluster_link *link)
         const uint8_t *from = link->kept.data + link->kept_at;
         size_t size = HEAD + (size_t)znl_get_be32(from + 16) + znl_get_be32(from + 20);
         uint8_t *at;
-        if (link->carrier->reserve(link->carrier_user, size, &at) != 0)
+        int err = link->carrier->reserve(link->carrier_user, size, &at);
+        if (err == ZNL_E_NOMEM) /* the carrier has nothing to report: they would wait for ever */
+            break_off(link, err, "no memory for the answers that wait");
+        if (err != 0)
             return;
         memcpy(at, from, size);
         link->carrier->commit(link->carrier_user, size);

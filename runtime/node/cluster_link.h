@@ -45,8 +45,8 @@ typedef struct znl_cluster_link_events {
             void *user, znl_waiter waiter, const znl_cluster_message *message, znl_frame data);
     void (*on_failed)(void *user, znl_waiter waiter, int err);
     /* The peer breaks the protocol (ZNL_E_PROTO, _TOO_BIG, _LIMIT), sends nothing for too long (ZNL_E_TIMEOUT), asks and
-     * does not read (ZNL_E_BUSY), or there is no memory for what it sends (ZNL_E_NOMEM): close the connection. Once; from
-     * the loop or from znl_cluster_link_receive(). Nothing is read any more. */
+     * does not read (ZNL_E_BUSY), or there is no memory for what it sends or is owed (ZNL_E_NOMEM): close the connection.
+     * Once; from the loop, znl_cluster_link_receive() or znl_cluster_link_writable(). Nothing is read any more. */
     void (*on_broken)(void *user, int err, const char *text);
 } znl_cluster_link_events;
 

@@ -520,6 +520,24 @@ static void answers_that_waited_are_whole(void **state)
     assert_int_equal(stage_count(leader).sent, 40);
 }
 
+static void answers_that_cannot_leave_end_the_connection(void **state)
+{
+    (void)state;
+    stage_open_both();
+    leader->answer = success;
+    leader->room = 100;
+    for (unsigned i = 0; i < 4; i++)
+        stage_invoke(follower, "echo", "x", 0, i);
+    stage_deliver(follower, leader, 0);
+    leader->heard.size = 0;
+    stage_deliver(leader, follower, 0);
+    leader->fails_reserve = 1; /* and then the carrier is empty: it never calls again */
+    znl_cluster_link_writable(leader->link);
+    assert_heard(leader, "broken NO_MEMORY no memory for the answers that wait\n");
+    znl_cluster_link_writable(leader->link);
+    assert_heard(leader, "");
+}
+
 static void who_asks_and_does_not_read_is_cut_off(void **state)
 {
     (void)state;
@@ -873,6 +891,7 @@ int main(void)
             TEST(who_never_acknowledges_costs_bounded_memory),
             TEST(answers_wait_for_room),
             TEST(answers_that_waited_are_whole),
+            TEST(answers_that_cannot_leave_end_the_connection),
             TEST(who_asks_and_does_not_read_is_cut_off),
             TEST(heartbeats_keep_a_connection_alive),
             TEST(heartbeats_as_they_are_sent),
