@@ -14,19 +14,25 @@
 /* A name, ": ", and a message. */
 #define STACK_BYTES (ZNL_ERROR_TEXT_BYTES_MAX + 2 * ZNL_CODE_BYTES_MAX)
 
-void znl_cluster_values_fini(znl_cluster_values *values)
+static void writer_fini(znl_cluster_values *values)
 {
     znl_transcode_writer_fini(&values->writer);
-    znl_transcode_reader_fini(&values->reader);
-    znl_buffer_fini(&values->out);
     values->writer = (znl_transcode_writer){0};
+    znl_buffer_fini(&values->out);
+}
+
+void znl_cluster_values_fini(znl_cluster_values *values)
+{
+    writer_fini(values);
+    znl_transcode_reader_fini(&values->reader);
     values->reader = (znl_transcode_reader){0};
 }
 
+/* The reader is left alone: a finalizer may write in the middle of a reading. */
 static void begin(znl_cluster_values *values)
 {
     if (values->out.capacity > ZNL_CLUSTER_SCRATCH_BYTES)
-        znl_cluster_values_fini(values);
+        writer_fini(values);
     values->out.size = 0;
     values->written++;
 }

@@ -202,6 +202,21 @@ describe("znl.core.cluster", function()
     assert.equal(101, (seen(scene.channel_events, "key")))
   end)
 
+  it("may be published by finalizers while others are read", function()
+    local link = scene:pair(echo)
+    scene.leader:subscribe("key", "1")
+    local list = {}
+    for i = 1, 2000 do list[i] = { name = "item " .. i } end
+    local pause = collectgarbage("setpause", 0)
+    for _ = 1, 20 do
+      assert(scene.leader:publish("key", ("x"):rep(100000))) -- what it was written into is given back by the next
+      getmetatable(newproxy(true)).__gc = function() assert(scene.leader:publish("key", "y")) end
+      local got = assert(link:invoke("echo", 5000, 1, list))
+      assert.equal("item 2000", got[2000].name)
+    end
+    collectgarbage("setpause", pause)
+  end)
+
   describe("a transcode of the script", function()
     local transcode = { encode = json.encode, decode = json.decode }
 
