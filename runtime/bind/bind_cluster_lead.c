@@ -98,10 +98,12 @@ int znl_cluster_lead_subscribe(lua_State *L, znl_cluster_lead *lead,
 {
     znl_cluster_member *member = inbound != NULL ? inbound->member : lead->local;
     int err = znl_cluster_channel_subscribe(member, key, reg);
+    uint8_t has_local = lead->has_local;
     if (lead->keys != NULL && L != NULL)
         emit_keys(L, lead);
     else if (lead->keys != NULL)
         znl_vm_protect(lead->vm, run_keys, lead, "cluster.on_event");
+    lead->has_local = has_local; /* a value published inside was reported there */
     return err;
 }
 

@@ -123,6 +123,18 @@ describe("znl.core.cluster", function()
       assert.equal("again", scene.leader:last("b"))
     end)
 
+    it("published inside the event of its key is reported once", function()
+      local values = {}
+      scene:channel(echo, {
+        on_event = function(name, key, value)
+          if name == "key" then scene.leader:publish(key, "first") end
+          if name == "value" then values[#values + 1] = value end
+        end,
+      })
+      assert.is_true(scene.leader:subscribe("key", "1"))
+      assert.same({ "first" }, values)
+    end)
+
     it("without broadcast goes to one, and is not replayed", function()
       local got = { 0, 0 }
       scene:channel(echo, { broadcast = false })
