@@ -31,6 +31,22 @@ znl_frame znl_lua_error_line(const char *text, size_t size)
     return znl_frame_of(text, size);
 }
 
+int znl_lua_callevent(lua_State *L, const char *area, int count, int results)
+{
+    if (lua_pcall(L, count, results, 0) == 0)
+        return 1;
+    size_t size = 0;
+    const char *text = lua_tolstring(L, -1, &size);
+    if (text == NULL) {
+        text = "error without a message";
+        size = strlen(text);
+    }
+    znl_log_field field = {"error", text, size, 0};
+    znl_log_write(ZNL_LOG_ERROR, area, "on_event failed", &field, 1);
+    lua_pop(L, 1);
+    return 0;
+}
+
 znl_frame znl_lua_without_place(znl_frame line)
 {
     const char *text = (const char *)line.data;

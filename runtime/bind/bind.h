@@ -21,6 +21,10 @@ int znl_lua_fail(lua_State *L, int err, const char *where);
 /* What peers are told of an error: its first line, not the traceback; cut between characters. Borrowed. */
 znl_frame znl_lua_error_line(const char *text, size_t size);
 
+/* Calls the on_event function below its `count` arguments on top of the stack, protected. True: there are
+ * `results` results in their place; else it failed, which is logged for `area`, and nothing is. */
+int znl_lua_callevent(lua_State *L, const char *area, int count, int results);
+
 /* A message without the place that error() puts before it: "dir/file.lua:12: " or "[string "..."]:1: ". Others
  * may be meant: "127.0.0.1:9000: refused". */
 znl_frame znl_lua_without_place(znl_frame line);

@@ -42,3 +42,15 @@ int znl_lua_arraylength(lua_State *L, int index)
     int is_dense = largest <= 10 || (largest <= 2 * count && largest <= INT32_MAX);
     return is_dense ? (int)largest : -1;
 }
+
+void znl_lua_collectarray(lua_State *L, int count)
+{
+    lua_createtable(L, count, 0);
+    if (count > 0) {
+        int table = lua_gettop(L) - count;
+        lua_insert(L, table);
+        for (int i = count; i > 0; i--)
+            lua_rawseti(L, table, i);
+    }
+    znl_lua_markjsonarray(L);
+}

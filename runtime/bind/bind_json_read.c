@@ -5,6 +5,7 @@
 
 #include "base/err.h"
 #include "base/limits.h"
+#include "bind/bind_array.h"
 
 #include <lauxlib.h>
 #include <lua.h>
@@ -65,19 +66,6 @@ static int push_number(lua_State *L, znl_json_reader *reader)
     return 0;
 }
 
-/* Makes an array of the `count` values on top of the stack, in their place. */
-static void collect_array(lua_State *L, int count)
-{
-    lua_createtable(L, count, 0);
-    if (count > 0) {
-        int table = lua_gettop(L) - count;
-        lua_insert(L, table);
-        for (int i = count; i > 0; i--)
-            lua_rawseti(L, table, i);
-    }
-    znl_lua_markjsonarray(L);
-}
-
 static uint8_t *size_of(znl_frame first_name)
 {
     uint32_t hash = (uint32_t)first_name.size;
@@ -122,10 +110,10 @@ static int push_array(lua_State *L, znl_json_reader *reader)
     if (!lua_checkstack(L, batch + 8))
         return ZNL_E_LIMIT;
     if (is_table)
-        collect_array(L, 0);
+        znl_lua_collectarray(L, 0);
     while ((more = znl_json_next(reader, NULL, NULL)) > 0) {
         if (!is_table && count == batch) {
-            collect_array(L, count);
+            znl_lua_collectarray(L, count);
             is_table = 1;
         }
         int err = push_value(L, reader);
@@ -136,7 +124,7 @@ static int push_array(lua_State *L, znl_json_reader *reader)
             lua_rawseti(L, -2, count);
     }
     if (!is_table && more == 0)
-        collect_array(L, count);
+        znl_lua_collectarray(L, count);
     return more;
 }
 

@@ -16,18 +16,7 @@ int znl_micro_box_emit(lua_State *L, znl_micro_box *box, int count, int results)
     }
     lua_rawgeti(L, LUA_REGISTRYINDEX, box->event_ref);
     lua_insert(L, -1 - count);
-    if (lua_pcall(L, count, results, 0) == 0)
-        return 1;
-    size_t size = 0;
-    const char *text = lua_tolstring(L, -1, &size);
-    if (text == NULL) {
-        text = "error without a message";
-        size = strlen(text);
-    }
-    znl_log_field field = {"error", text, size, 0};
-    znl_log_write(ZNL_LOG_ERROR, "micro", "on_event failed", &field, 1);
-    lua_pop(L, 1);
-    return 0;
+    return znl_lua_callevent(L, "micro", count, results);
 }
 
 /* --- errors of handlers -------------------------------------------------------------------------- */

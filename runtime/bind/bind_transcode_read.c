@@ -4,6 +4,7 @@
 #include "bind/bind_transcode.h"
 
 #include "base/err.h"
+#include "bind/bind_array.h"
 #include "bind/bind_json.h"
 #include "codec/json.h"
 
@@ -51,19 +52,6 @@ static void push_date(lua_State *L, double unix_ms)
     znl_lua_marktranscode(L, ZNL_LUA_DATE);
 }
 
-/* Makes an array of the `count` values on top of the stack, in their place. */
-static void collect_array(lua_State *L, int count)
-{
-    lua_createtable(L, count, 0);
-    if (count > 0) {
-        int table = lua_gettop(L) - count;
-        lua_insert(L, table);
-        for (int i = count; i > 0; i--)
-            lua_rawseti(L, table, i);
-    }
-    znl_lua_markjsonarray(L);
-}
-
 static int push_array(lua_State *L, znl_transcode_reader *reader)
 {
     znl_transcode_token token;
@@ -72,10 +60,10 @@ static int push_array(lua_State *L, znl_transcode_reader *reader)
     if (!lua_checkstack(L, batch + 8))
         return ZNL_E_LIMIT;
     if (is_table)
-        collect_array(L, 0);
+        znl_lua_collectarray(L, 0);
     while ((err = znl_transcode_next(reader, &token)) == 0 && token.kind != ZNL_TRANSCODE_END) {
         if (!is_table && count == batch) {
-            collect_array(L, count);
+            znl_lua_collectarray(L, count);
             is_table = 1;
         }
         if (token.kind == ZNL_TRANSCODE_UNDEFINED)
@@ -89,7 +77,7 @@ static int push_array(lua_State *L, znl_transcode_reader *reader)
             lua_rawseti(L, -2, count);
     }
     if (!is_table && err == 0)
-        collect_array(L, count);
+        znl_lua_collectarray(L, count);
     return err;
 }
 

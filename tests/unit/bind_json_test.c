@@ -11,9 +11,9 @@
 
 #include "base/alloc.h"
 #include "base/err.h"
-#include "base/log.h"
 #include "bind/bind_json.h"
-#include "transport/loop.h"
+#include "support/core.h"
+#include "support/scenario.h"
 
 #include <lauxlib.h>
 
@@ -30,53 +30,10 @@ static const char scenario[] =
         "assert(json.signature(text) == assert(json.signature(json.encode(value))))\n"
         "assert(json.canonical(value) == assert(json.canonical(json.decode(text))))\n";
 
-static znl_loop *loop;
-static znl_vm *vm;
-
-static int open_modules(lua_State *L)
-{
-    znl_bind_open_all(L);
-    return 0;
-}
-
-static void open_vm(void)
-{
-    assert_int_equal(znl_loop_new(&loop), 0);
-    assert_int_equal(znl_vm_new(&vm, loop), 0);
-    assert_int_equal(znl_vm_protect(vm, open_modules, NULL, "test"), 0);
-}
-
-static void close_vm(void)
-{
-    znl_vm_free(vm);
-    assert_int_equal(znl_loop_close(loop), 0);
-}
-
-static int run_scenario(lua_State *L)
-{
-    if (luaL_loadbuffer(L, scenario, strlen(scenario), "=scenario") != 0)
-        return lua_error(L);
-    lua_call(L, 0, 0);
-    return 0;
-}
-
 static void every_allocation_may_fail(void **state)
 {
     (void)state;
-    int err = ZNL_E_NOMEM;
-    long n = 0;
-    znl_log_configure(ZNL_LOG_OFF, ZNL_LOG_LOGFMT);
-    /* Every one at first, then every seventh: the later ones repeat the same places. */
-    while (err != 0) {
-        assert_true(n < 100000);
-        open_vm();
-        znl_alloc_fail_after(n);
-        err = znl_vm_protect(vm, run_scenario, NULL, "test");
-        znl_alloc_fail_after(-1);
-        close_vm();
-        n += n < 100 ? 1 : 7;
-    }
-    assert_true(n > 100); /* the hook was there at all */
+    scenario_fail_each(scenario, 1);
 }
 
 static int check_stack(lua_State *L)
@@ -150,20 +107,22 @@ static int check_depth(lua_State *L)
     return 0;
 }
 
-static void leaves_the_stack_as_it_should(void **state)
+static void leaves_the_stack_as_it_should(void **unused)
 {
-    (void)state;
-    open_vm();
-    assert_int_equal(znl_vm_protect(vm, check_stack, NULL, "test"), 0);
-    close_vm();
+    (void)unused;
+    core_state state;
+    core_open(&state);
+    assert_int_equal(znl_vm_protect(state.vm, check_stack, NULL, "test"), 0);
+    core_close(&state);
 }
 
-static void goes_as_deep_as_a_reader(void **state)
+static void goes_as_deep_as_a_reader(void **unused)
 {
-    (void)state;
-    open_vm();
-    assert_int_equal(znl_vm_protect(vm, check_depth, NULL, "test"), 0);
-    close_vm();
+    (void)unused;
+    core_state state;
+    core_open(&state);
+    assert_int_equal(znl_vm_protect(state.vm, check_depth, NULL, "test"), 0);
+    core_close(&state);
 }
 
 int main(void)
