@@ -104,15 +104,15 @@ static void handler_failed(lua_State *L, znl_cluster_call *call, int err, const 
     answer_failure(L, call, &failure);
 }
 
-/* The text at `index`, or the name of its type: what a handler gave as its message. */
+/* The value at `index`, which becomes a text: what a handler gave as its message. */
 static znl_frame message_at(lua_State *L, int index)
 {
+    if (lua_isboolean(L, index))
+        return znl_frame_text(lua_toboolean(L, index) ? "true" : "false");
     size_t size;
-    const char *text = lua_type(L, index) == LUA_TSTRING ? lua_tolstring(L, index, &size)
-                                                         : luaL_typename(L, index);
-    if (lua_type(L, index) != LUA_TSTRING)
-        size = strlen(text);
-    return znl_lua_error_line(text, size);
+    const char *text = lua_tolstring(L, index, &size);
+    return text != NULL ? znl_lua_error_line(text, size)
+                        : znl_frame_text(luaL_typename(L, index));
 }
 
 /* nil, message, code, fields at 1 to 4: the handler refuses. */
@@ -131,6 +131,8 @@ static void handler_refused(lua_State *L, znl_cluster_call *call)
     }
     if (lua_istable(L, 4))
         znl_cluster_read_failure(L, 4, &failure);
+    if (failure.message.data == NULL)
+        failure.message = znl_frame_text("error");
     call->base.jobs->refused++;
     answer_failure(L, call, &failure);
 }

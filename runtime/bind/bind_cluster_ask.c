@@ -251,7 +251,7 @@ static int push_error(lua_State *L)
     else if (failure.has_number)
         lua_pushnumber(L, failure.number);
     else
-        lua_pushstring(L, znl_err_code(ZNL_E_HANDLER_ERROR));
+        lua_pushstring(L, znl_err_code(ZNL_E_FAILED));
     lua_pushvalue(L, error);
     return 4;
 }

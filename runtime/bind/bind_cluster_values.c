@@ -328,13 +328,13 @@ int znl_cluster_write_success(lua_State *L, znl_cluster_values *values)
     return err == 0 ? znl_transcode_finish(&values->writer, &values->out) : err;
 }
 
-/* The text of field `name` of the table at `index`, which is left at the top; {NULL, 0} without. */
+/* The text of field `name` of the table at `index`, which is left at the top; {NULL, 0} without. A number is one, too. */
 static znl_frame field_text(lua_State *L, int index, const char *name)
 {
     znl_frame text = {NULL, 0};
     lua_pushstring(L, name);
     lua_rawget(L, index);
-    if (lua_type(L, -1) == LUA_TSTRING)
+    if (lua_isstring(L, -1))
         text.data = (const uint8_t *)lua_tolstring(L, -1, &text.size);
     return text;
 }
@@ -350,10 +350,11 @@ void znl_cluster_read_failure(lua_State *L, int index, znl_cluster_failure *fail
     text = field_text(L, index, "stack");
     if (text.data != NULL)
         failure->stack = text;
-    text = field_text(L, index, "code");
-    if (text.data != NULL)
-        failure->code = text;
-    else if (lua_type(L, -1) == LUA_TNUMBER) {
+    lua_pushliteral(L, "code");
+    lua_rawget(L, index);
+    if (lua_type(L, -1) == LUA_TSTRING) {
+        failure->code.data = (const uint8_t *)lua_tolstring(L, -1, &failure->code.size);
+    } else if (lua_type(L, -1) == LUA_TNUMBER) {
         failure->code = (znl_frame){NULL, 0};
         failure->has_number = 1;
         failure->number = lua_tonumber(L, -1);

@@ -130,6 +130,44 @@ describe("a leader and a follower", function()
     assert.same({ ("the leader at 127.0.0.1:%d does not have the secret"):format(port), "DENIED" }, { message, code })
   end)
 
+  it("say the same of a method that fails", function()
+    local methods = {
+      number = function() return nil, 404 end,
+      boolean = function() return nil, true end,
+      fields = function() return nil, { message = "m", name = "N", code = 7, stack = "s" } end,
+      no_message = function() return nil, { x = 1 } end,
+      merged = function() return nil, "m", "E", { status = 1, name = "N" } end,
+      overruled = function() return nil, "m", "E", { message = "other", code = 5, stack = "s" } end,
+      plain = function() return nil, "m" end,
+      no_code = function() return nil, "m", {} end,
+      lines = function() return nil, "a\nb" end,
+      raises_object = function() error { message = 5, name = 3, code = "E" } end,
+      raises_other = function() error {} end,
+      raises_number = function() error(42, 0) end,
+      raises_nothing = function() error() end,
+      raises_text = function() error("it broke") end,
+      unsendable = function() return print end,
+    }
+    local leader, follower = pair { port = free_port(), client = methods }
+    for name in pairs(methods) do
+      local outcomes = {}
+      for index, client in ipairs { leader, follower } do
+        local result, message, code, err = client:invoke(name)
+        assert.is_nil(result)
+        assert.equal(message, err.message, name)
+        assert.is_string(err.stack, name)
+        -- At the leader it has the place.
+        if name:find("^raises_[tn]") or name == "raises_other" then err.stack = nil end
+        outcomes[index] = { message, code, err }
+      end
+      assert.same(outcomes[1], outcomes[2], name)
+    end
+    local _, message, code, err = leader:merged()
+    assert.same({ "m", "E", "N", "N: m" }, { message, code, err.name, err.stack })
+    _, message, code = follower:number()
+    assert.same({ "404", "FAILED" }, { message, code })
+  end)
+
   it("change places when the leader closes; calls that wait go on, one under way ends", function()
     local leader, follower = pair { port = free_port(), methods = { "get", "sleep", "publish" } }
     local outcome, lost

@@ -224,8 +224,8 @@ describe("errors of methods", function()
     assert.truthy(err.stack:find("cluster_parts_spec.lua:%d+: broken"))
     err = of(function() error({ message = "m", name = "N", code = 7, stack = "s", other = 1 }) end)
     assert.same({ message = "m", name = "N", code = 7, stack = "s" }, err)
-    assert.equal("error", of(function() error({}) end).message)
-    assert.same({ nil, "m", "FAILED", { message = "m", name = "Error" } },
+    assert.equal("(error object is a table value)", of(function() error({}) end).message)
+    assert.same({ nil, "m", "FAILED", { message = "m", name = "Error", stack = "Error: m" } },
       { failure.give(failure.of_refusal("m", nil)) })
     local result, message, code = failure.give { message = "m", code = 404 }
     assert.same({ nil, "m", 404 }, { result, message, code })

@@ -248,10 +248,12 @@ local function outcome(self, name, ok, result, message, code, err)
     report_raised(self, name, result)
     return failure.give(failure.of_raised(result))
   end
-  if result == nil and message ~= nil then return failure.give(err or failure.of_refusal(message, code)) end
-  local value, problem, its_code = values.copy(self.opts.pair, result)
-  if problem then return failure.give(failure.of_refusal(problem, its_code)) end
-  return value
+  if result == nil and message ~= nil then return failure.give(failure.of_refusal(message, code, err)) end
+  local value, problem = values.copy(self.opts.pair, result)
+  if not problem then return value end
+  problem = ("%s: returned what cannot be sent: %s"):format(self.opts.name, problem)
+  self.opts.on_error(("%s: %s"):format(name, problem), name)
+  return failure.give(failure.of_refusal(problem))
 end
 
 local function run(self, name, n, ...)
