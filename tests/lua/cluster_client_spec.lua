@@ -402,6 +402,40 @@ describe("znl.cluster_client", function()
     end)
   end)
 
+  it("hands its options on, each to who knows it", function()
+    fake:run(function()
+      local of_listening = {
+        max_connections = 11, register_ms = 12, max_message_bytes = 13000, max_queue_bytes = 140000,
+      }
+      local of_channel = {
+        broadcast = false, response_timeout_ms = 15, heartbeat_ms = 16, check_heartbeat = false, max_keys = 17,
+        max_member_keys = 18, max_values_bytes = 19000, max_slow_bytes = 20000, max_depth = 21, max_concurrency = 22,
+        max_queue = 23, max_queue_job_bytes = 24000, handler_timeout_ms = 25,
+      }
+      local of_link = {
+        heartbeat_ms = 16, max_message_bytes = 13000, max_queue_bytes = 140000, max_pending = 26, max_depth = 21,
+      }
+      local given = { connect_timeout_ms = 27, max_pending = 26 }
+      for _, options in ipairs { of_listening, of_channel } do
+        for name, value in pairs(options) do given[name] = value end
+      end
+      started(given)
+      given.client = false
+      given.leader = false
+      started(given)
+      local _, server = next(net.servers)
+      local link = next(server.links)
+      local function same(wanted, opts)
+        for name, value in pairs(wanted) do assert.equal(value, opts[name], name) end
+      end
+      same(of_listening, server.opts)
+      same(of_channel, server.channels.store.opts)
+      same(of_link, link.opts)
+      assert.equal(27, link.opts.timeout_ms)
+      assert.is_true(link.beats)
+    end)
+  end)
+
   it("lets in who has the secret, and follows nobody without it", function()
     fake:run(function()
       local secret = { host = "10.0.0.1", secret = { "new", "old" } }

@@ -143,6 +143,18 @@ describe("options of a cluster client", function()
     end
   end)
 
+  it("are those of the originals otherwise", function()
+    local config = read {}
+    local wanted = {
+      host = "127.0.0.1", response_timeout_ms = 3000, heartbeat_ms = 20000, check_heartbeat = true, max_wait_ms = 30000,
+      broadcast = true, transcode = "default", any_method = false,
+    }
+    for name, value in pairs(wanted) do assert.equal(value, config[name], name) end
+    for _, name in ipairs { "leader", "subscribe_timeout_ms", "secret", "path" } do
+      assert.is_nil(config[name], name)
+    end
+  end)
+
   it("want a secret where others than this host can call", function()
     for _, host in ipairs { "127.0.0.1", "127.9.9.9", "localhost", "::1", "[::1]" } do read { host = host } end
     for _, host in ipairs { "10.0.0.1", "0.0.0.0", "::", "example.org", "127.0.0.1.example.org" } do

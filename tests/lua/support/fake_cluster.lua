@@ -280,7 +280,7 @@ local function core_of(net, process)
     if net.listen_fails then return nil, "listen: not here", "ADDRESS" end
     if net.servers[key] then return nil, "listen: in use", "ADDRESS_IN_USE" end
     local server = setmetatable({
-      net = net, key = key, process = process, channels = {}, links = {}, on_event = opts.on_event,
+      net = net, key = key, process = process, channels = {}, links = {}, on_event = opts.on_event, opts = opts,
     }, Server)
     net.servers[key] = server
     net.elections[#net.elections + 1] = process
@@ -293,7 +293,7 @@ local function core_of(net, process)
     if not server then return nil, "connect: refused", "UNREACHABLE" end
     local link = setmetatable({
       net = net, server = server, process = process, on_event = opts.on_event, open = true, calls = {},
-      name = "follower", registered = process.sched.event(),
+      name = "follower", registered = process.sched.event(), opts = opts,
     }, Link)
     server.links[link] = true
     return link
