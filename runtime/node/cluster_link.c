@@ -165,7 +165,8 @@ static void send_kept(znl_cluster_link *link)
         size_t size = HEAD + (size_t)znl_get_be32(from + 16) + znl_get_be32(from + 20);
         uint8_t *at;
         int err = link->carrier->reserve(link->carrier_user, size, &at);
-        if (err == ZNL_E_NOMEM) /* the carrier has nothing to report: they would wait for ever */
+        /* Else they would wait for ever: the carrier has no reason to call again. */
+        if (err == ZNL_E_NOMEM)
             break_off(link, err, "no memory for the answers that wait");
         if (err != 0)
             return;

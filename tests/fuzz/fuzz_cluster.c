@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "base/alloc.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/random.h"
@@ -19,11 +20,13 @@ static const char *const texts[] = {"{\"type\":\"register_channel\",\"channelNam
         "{\"type\":\"unSubscribe\",\"key\":\"a\",\"reg\":{}}",
         "{\"type\":\"subscribe_result\",\"key\":\"a\"}", "{\"type\":\"subscribe_result_res\"}",
         "{\"type\":\"invoke\",\"method\":\"m\",\"argLength\":0,\"oneway\":false}",
-        "{\"type\":\"invoke_result\",\"success\":true}", "{\"type\":\"cancel\"}", "{}"};
+        "{\"type\":\"invoke_result\",\"success\":true}", "{\"type\":\"cancel\"}", "{}",
+        "{\"type\":\"subscribe\"}", "{\"t\\u0079pe\":\"invoke\",\"method\":\"\\u006d\"}",
+        "{\"type\":\"unSubscribe\",\"reg\":{\"b\":1.0}}", "{\"type\":[[[[[[[[[]]]]]]]]]}"};
 
 static struct end {
     znl_cluster_link *link;
-    znl_cluster_member *member; /* of a leader's */
+    znl_cluster_member *member; /* of a leader's; NULL: it has left */
     znl_buffer sent;
     size_t room;
     unsigned asked, told, given_up; /* with an owner */
@@ -33,13 +36,23 @@ static struct end {
 } ends[LINKS];
 static znl_loop *loop;
 static znl_cluster_channel *channel;
+static znl_cluster_channel_options options;
+static znl_cluster_member *local; /* the process itself; NULL: it has left */
+static uint8_t local_reaction;
+static long memory; /* allocations of the next step before there are none; negative: no end */
+
+static int is_leader(const struct end *end)
+{
+    return end < &ends[MEMBERS];
+}
 
 static int reserve(void *carrier, size_t size, uint8_t **at)
 {
     struct end *end = carrier;
     if (end->room > 0 && end->sent.size > 0 && end->sent.size + size > end->room)
         return ZNL_E_BUSY;
-    FUZZ_HOLDS(znl_buffer_extend(&end->sent, size) == 0);
+    if (znl_buffer_extend(&end->sent, size) != 0)
+        return ZNL_E_NOMEM;
     *at = end->sent.data + end->sent.size;
     return 0;
 }
@@ -111,12 +124,14 @@ static void on_request(void *user, const znl_cluster_request *request)
     struct end *end = user;
     const znl_cluster_message *message = request->message;
     FUZZ_HOLDS(!end->is_broken);
-    FUZZ_HOLDS((message->kind == ZNL_CLUSTER_VALUE) == (end->member == NULL));
+    FUZZ_HOLDS((message->kind == ZNL_CLUSTER_VALUE) != is_leader(end));
     if (message->kind == ZNL_CLUSTER_INVOKE)
         znl_cluster_link_answer(end->link, request->id, 0, &result, znl_frame_text("^^^^-5"));
-    else if (message->kind == ZNL_CLUSTER_SUBSCRIBE)
+    else if (message->kind == ZNL_CLUSTER_REGISTER)
+        znl_cluster_link_configure(end->link, 200, 1);
+    else if (message->kind == ZNL_CLUSTER_SUBSCRIBE && end->member != NULL)
         znl_cluster_channel_subscribe(end->member, message->key, message->reg);
-    else if (message->kind == ZNL_CLUSTER_UNSUBSCRIBE)
+    else if (message->kind == ZNL_CLUSTER_UNSUBSCRIBE && end->member != NULL)
         znl_cluster_channel_unsubscribe(end->member, message->key, message->reg);
     react(end);
 }
@@ -156,37 +171,74 @@ static int on_key(void *user, znl_frame key, znl_frame reg)
     (void)reg;
     if (key.size == 1 && key.data[0] == 'h')
         return ZNL_E_NOMEM; /* nobody takes it */
-    if (key.size == 1) /* a real client that answers at once */
+    if (key.size == 1)      /* a real client that answers at once */
         znl_cluster_channel_publish(channel, key, znl_frame_text("first"));
     return 0;
 }
 
-static const znl_cluster_channel_events channel_events = {on_key, NULL};
-
-static void begin(void)
+static void leave(znl_cluster_member **member)
 {
-    const znl_cluster_channel_options channel_options = {.is_broadcast = 1,
+    znl_cluster_channel_leave(*member);
+    *member = NULL;
+}
+
+static void on_local(void *user, void *member_user, znl_frame key, znl_frame value)
+{
+    uint8_t reaction = local_reaction;
+    (void)user;
+    FUZZ_HOLDS(member_user == &local && local != NULL && value.size > 0);
+    local_reaction = 0;
+    switch (reaction % 8) {
+    case 1:
+        znl_cluster_channel_publish(channel, key, znl_frame_text("again"));
+        break;
+    case 2:
+        znl_cluster_channel_unsubscribe(local, key, (znl_frame){0});
+        break;
+    case 3:
+        leave(&local);
+        break;
+    case 4:
+        leave(&ends[reaction / 8 % MEMBERS].member);
+        break;
+    case 5:
+        znl_cluster_channel_subscribe(local, znl_frame_text("b"), (znl_frame){0});
+        break;
+    default:
+        break;
+    }
+}
+
+static const znl_cluster_channel_events channel_events = {on_key, on_local};
+
+static void begin(uint8_t kind)
+{
+    options = (znl_cluster_channel_options){.is_broadcast = kind % 2 == 0,
             .response_timeout_ms = 100,
-            .max_keys = 50,
-            .max_member_keys = 20,
-            .max_value_bytes = 2000,
+            .max_keys = 7,
+            .max_member_keys = 5,
+            .max_value_bytes = 1000,
             .max_member_bytes = 300};
     FUZZ_HOLDS(znl_loop_new(&loop) == 0);
-    FUZZ_HOLDS(znl_cluster_channel_new(&channel, &channel_options, &channel_events, NULL) == 0);
+    FUZZ_HOLDS(znl_cluster_channel_new(&channel, &options, &channel_events, NULL) == 0);
+    FUZZ_HOLDS(znl_cluster_channel_join(&local, channel, NULL, &local) == 0);
     memset(ends, 0, sizeof ends);
+    local_reaction = 0;
+    memory = -1;
     for (unsigned i = 0; i < LINKS; i++) {
         struct end *end = &ends[i];
-        const znl_cluster_link_options options = {.is_leader = i < MEMBERS,
+        const znl_cluster_link_options link_options = {.is_leader = i < MEMBERS,
                 .max_pending = 40,
                 .max_bytes = 2000,
                 .max_depth = 8,
                 .heartbeat_ms = 200};
         FUZZ_HOLDS(znl_cluster_link_new(
-                           &end->link, loop, &options, &carrier, end, &events, end) == 0);
+                           &end->link, loop, &link_options, &carrier, end, &events, end) == 0);
         if (i == MEMBERS) {
             znl_cluster_link_beat(end->link);
         } else {
-            znl_cluster_link_configure(end->link, 200, i > 0);
+            if (i > 0) /* the first is a stranger */
+                znl_cluster_link_configure(end->link, 200, i > 1);
             FUZZ_HOLDS(znl_cluster_channel_join(&end->member, channel, end->link, end) == 0);
         }
     }
@@ -201,19 +253,36 @@ static void check(const struct end *end)
     FUZZ_HOLDS(znl_cluster_link_pending(end->link) <= 40);
 }
 
+static void check_channel(void)
+{
+    znl_cluster_channel_counters counters;
+    znl_cluster_key_info info;
+    size_t bytes = 0;
+    uint32_t count = 0;
+    znl_cluster_channel_count(channel, &counters);
+    for (; znl_cluster_channel_key(channel, count, &info) == 0; count++) {
+        FUZZ_HOLDS(info.members <= LINKS);
+        bytes += info.value_bytes;
+    }
+    FUZZ_HOLDS(count == counters.keys && count <= options.max_keys);
+    FUZZ_HOLDS(bytes == counters.value_bytes && bytes <= options.max_value_bytes);
+}
+
 static void finish(void)
 {
+    leave(&local);
     for (unsigned i = 0; i < LINKS; i++) {
         struct end *end = &ends[i];
         check(end);
         end->reaction = 0;
-        znl_cluster_channel_leave(end->member);
+        leave(&end->member);
         znl_cluster_link_close(end->link, ZNL_E_CLOSED);
         FUZZ_HOLDS(znl_cluster_link_pending(end->link) == 0);
         FUZZ_HOLDS(end->told + end->given_up == end->asked);
         znl_cluster_link_free(end->link);
         znl_buffer_fini(&end->sent);
     }
+    check_channel();
     znl_cluster_channel_free(channel);
     FUZZ_HOLDS(znl_loop_wheel(loop)->count == 0);
     FUZZ_HOLDS(znl_loop_close(loop) == 0);
@@ -226,26 +295,52 @@ static void pass(uint8_t number)
     znl_loop_run(loop); /* the clock is frozen: only what is due now */
 }
 
+/* What a leader and the follower sent reaches the other. */
+static void deliver(struct end *end)
+{
+    struct end *to = is_leader(end) ? &ends[MEMBERS] : &ends[1];
+    znl_buffer moved = end->sent;
+    end->sent = (znl_buffer){0};
+    if (moved.size > 0)
+        znl_cluster_link_receive(to->link, moved.data, moved.size);
+    znl_buffer_fini(&moved);
+}
+
+static void change_local(uint8_t number, const char *key)
+{
+    local_reaction = number / 4;
+    if (local == NULL)
+        znl_cluster_channel_join(&local, channel, NULL, &local); /* memory may be short */
+    else if (number % 4 == 0)
+        znl_cluster_channel_unsubscribe(local, znl_frame_text(key), (znl_frame){0});
+    else
+        znl_cluster_channel_subscribe(local, znl_frame_text(key), (znl_frame){0});
+}
+
 /* One of the usual packets, cut in two. */
 static void receive_packet(struct end *end, uint8_t which, uint8_t id)
 {
     uint8_t packet[200];
-    const char *text = texts[which % (sizeof texts / sizeof texts[0])];
+    size_t count = sizeof texts / sizeof texts[0], data = which / count % 2;
+    const char *text = texts[which % count];
     size_t size = strlen(text), cut = id % ZNL_PACKET_HEAD_BYTES;
-    znl_packet_put_head(packet, which >= 128, id, 50, (uint32_t)size, which % 2);
+    znl_packet_put_head(packet, which >= 128, id, 50, (uint32_t)size, (uint32_t)data);
     memcpy(packet + ZNL_PACKET_HEAD_BYTES, text, size);
     size += ZNL_PACKET_HEAD_BYTES;
     packet[size] = 'x';
-    size += which % 2;
+    size += data;
     znl_cluster_link_receive(end->link, packet, cut);
     znl_cluster_link_receive(end->link, packet + cut, size - cut);
 }
 
 static void step(const uint8_t **at, const uint8_t *stop)
 {
+    static const uint8_t values[256];
+    znl_alloc_fail_after(memory);
+    memory = -1;
     uint8_t op = *(*at)++, a = *(*at)++, b = *(*at)++;
     struct end *end = &ends[op / 16 % LINKS];
-    char key[2] = {(char)('a' + b % 8), 0};
+    char key[3] = {(char)('a' + b % 8), b >= 128 ? 'x' : 0, 0};
     size_t left = (size_t)(stop - *at), size = a < left ? a : left;
     switch (op % 16) {
     case 0:
@@ -253,8 +348,7 @@ static void step(const uint8_t **at, const uint8_t *stop)
         *at += size;
         break;
     case 1:
-        znl_cluster_channel_publish(
-                channel, znl_frame_text(key), znl_frame_of(texts[0], a % 30));
+        znl_cluster_channel_publish(channel, znl_frame_text(key), znl_frame_of(values, a));
         break;
     case 2:
         end->room = (size_t)a * 8;
@@ -284,11 +378,22 @@ static void step(const uint8_t **at, const uint8_t *stop)
         if (end->member != NULL)
             znl_cluster_channel_subscribe(end->member, znl_frame_text(key), (znl_frame){0});
         break;
+    case 10:
+        deliver(end);
+        break;
+    case 11:
+        change_local(a, key);
+        break;
+    case 12: /* memory ends in the next step */
+        memory = a % 8;
+        break;
     default:
         receive_packet(end, a, b);
         break;
     }
+    znl_alloc_fail_after(-1);
     check(end);
+    check_channel();
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -299,8 +404,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         znl_clock_freeze(1000);
         is_started = 1;
     }
-    begin();
-    const uint8_t *at = data, *stop = data + size;
+    if (size == 0)
+        return 0;
+    begin(data[0]);
+    const uint8_t *at = data + 1, *stop = data + size;
     while (stop - at >= 3)
         step(&at, stop);
     finish();
