@@ -582,6 +582,7 @@ static void heartbeats_keep_a_connection_alive(void **state)
         stage_pump();
         assert_int_equal(stage_count(leader).heartbeats, i);
     }
+    assert_int_equal(stage_count(follower).late, 0);
     assert_heard(leader, "");
     assert_heard(follower, "");
 }
