@@ -132,11 +132,11 @@ int znl_cluster_write_arguments(lua_State *L, int index, int count, znl_cluster_
         char problem[ZNL_LUA_PROBLEM_BYTES]);
 
 /* Writes a failure; as an answer to a registration: { success = false, error = … }. L NULL: only without
- * functions of the script. 0, ZNL_E_NOMEM, or ZNL_E_FAILED: their function failed. */
+ * functions of the script. 0, ZNL_E_NOMEM, or ZNL_E_FAILED: their function failed. Never raises. */
 int znl_cluster_write_failure(lua_State *L, znl_cluster_values *values,
         const znl_cluster_failure *failure, int is_registration);
 
-/* Writes { success = true }. As above. */
+/* Writes { success = true }. As above, but it may raise. */
 int znl_cluster_write_success(lua_State *L, znl_cluster_values *values);
 
 /* Pushes the value of `data`. 0, ZNL_E_PROTO, ZNL_E_LIMIT, ZNL_E_NOMEM: nothing is pushed. Raises on memory

@@ -283,21 +283,40 @@ static int write_custom(lua_State *L, znl_cluster_values *values)
     return err == ZNL_E_INVALID ? ZNL_E_FAILED : err;
 }
 
+struct custom_failure {
+    znl_cluster_values *values;
+    const znl_cluster_failure *failure; /* complete */
+    int is_registration;
+    int err;
+};
+
+static int run_custom_failure(lua_State *L)
+{
+    struct custom_failure *custom = lua_touserdata(L, 1);
+    push_failure(L, custom->failure);
+    if (custom->is_registration) {
+        lua_createtable(L, 0, 2);
+        lua_pushboolean(L, 0);
+        lua_setfield(L, -2, "success");
+        lua_insert(L, -2);
+        lua_setfield(L, -2, "error");
+    }
+    custom->err = write_custom(L, custom->values);
+    return 0;
+}
+
 int znl_cluster_write_failure(lua_State *L, znl_cluster_values *values,
         const znl_cluster_failure *failure, int is_registration)
 {
     char stack[STACK_BYTES];
     const znl_cluster_failure whole = complete(failure, stack);
     if (values->is_custom) {
-        push_failure(L, &whole);
-        if (is_registration) {
-            lua_createtable(L, 0, 2);
-            lua_pushboolean(L, 0);
-            lua_setfield(L, -2, "success");
-            lua_insert(L, -2);
-            lua_setfield(L, -2, "error");
-        }
-        return write_custom(L, values);
+        /* Protected: the end of a handler waits for it, and must not be skipped. */
+        struct custom_failure custom = {values, &whole, is_registration, 0};
+        if (lua_cpcall(L, run_custom_failure, &custom) == 0)
+            return custom.err;
+        lua_pop(L, 1);
+        return ZNL_E_NOMEM;
     }
     begin(values);
     znl_transcode_writer *writer = &values->writer;

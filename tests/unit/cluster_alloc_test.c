@@ -52,40 +52,51 @@ static const char scenario[] =
         "channel:close()\n"
         "server:close()\n";
 
-/* An invoke that meets the end of memory: its place among the handlers at work is free again, and so is one in
- * the queue. */
-static const char short_of_memory[] =
-        "local cluster, sched = require('znl.core.cluster'), require('znl.core.sched')\n"
-        "local server = assert(cluster.listen{})\n"
-        "local channel = assert(server:channel{ name = 'C', max_concurrency = 1 })\n"
-        "channel:set_handler(function(req) sched.sleep(1) return req.args[1] end)\n"
-        "channel:ready(true)\n"
-        "local link\n"
-        "local function connect()\n"
-        "  if link and link:is_open() then return end\n"
-        "  link = assert(cluster.connect{ host = '127.0.0.1', port = server:port() })\n"
-        "  assert(link:register('C', 2000).success)\n"
-        "end\n"
-        "connect()\n"
-        "local text = ('x'):rep(100000)\n"
-        "local failed = 0\n"
-        "for n = 0, 60 do\n"
-        "  for _ = 1, 3 do sched.spawn(function() link:invoke('x', 20, 1, text) end) end\n"
-        "  fail_after(n)\n"
-        "  sched.sleep(10)\n"
-        "  fail_after(-1)\n"
-        "  collectgarbage()\n"
-        "  sched.sleep(30)\n"
-        "  local counters = channel:counters()\n"
-        "  assert(counters.handlers == 0, 'at work after ' .. n)\n"
-        "  assert(counters.queued == 0, 'queued after ' .. n)\n"
-        "  failed = failed + counters.overloaded + (link:is_open() and 0 or 1)\n"
-        "  connect()\n"
-        "  assert(link:invoke('x', 2000, 1, 'again') == 'again')\n"
-        "end\n"
-        "assert(failed > 0)\n"
-        "link:close()\n"
-        "server:close()\n";
+/* Invokes of `method` that meet the end of memory: their places among the handlers at work are free again, and so
+ * are those in the queue. `transcode`: nil, or functions of a script. */
+#define SHORT_OF_MEMORY(method, transcode)                                                                  \
+    "local cluster, sched = require('znl.core.cluster'), require('znl.core.sched')\n"                       \
+    "local transcode = " transcode "\n"                                                                     \
+    "local server = assert(cluster.listen{})\n"                                                             \
+    "local channel = assert(server:channel{ name = 'C', max_concurrency = 1, transcode = transcode })\n"    \
+    "channel:set_handler(function(req)\n"                                                                   \
+    "  sched.sleep(1)\n"                                                                                    \
+    "  if req.method == 'refuse' then return nil, 'no', 'E_NO' end\n"                                       \
+    "  return req.args[1]\n"                                                                                \
+    "end)\n"                                                                                                \
+    "channel:ready(true)\n"                                                                                 \
+    "local link\n"                                                                                          \
+    "local function connect()\n"                                                                            \
+    "  if link and link:is_open() then return end\n"                                                        \
+    "  link = assert(cluster.connect{ host = '127.0.0.1', port = server:port(), transcode = transcode })\n" \
+    "  assert(link:register('C', 2000).success)\n"                                                          \
+    "end\n"                                                                                                 \
+    "connect()\n"                                                                                           \
+    "local text = ('x'):rep(100000)\n"                                                                      \
+    "local failed = 0\n"                                                                                    \
+    "for n = 0, 60 do\n"                                                                                    \
+    "  for _ = 1, 3 do sched.spawn(function() link:invoke('" method                                         \
+    "', 20, 1, text) end) end\n"                                                                            \
+    "  fail_after(n)\n"                                                                                     \
+    "  sched.sleep(10)\n"                                                                                   \
+    "  fail_after(-1)\n"                                                                                    \
+    "  collectgarbage()\n"                                                                                  \
+    "  sched.sleep(30)\n"                                                                                   \
+    "  local counters = channel:counters()\n"                                                               \
+    "  assert(counters.handlers == 0, 'at work after ' .. n)\n"                                             \
+    "  assert(counters.queued == 0, 'queued after ' .. n)\n"                                                \
+    "  failed = failed + counters.overloaded + (link:is_open() and 0 or 1)\n"                               \
+    "  connect()\n"                                                                                         \
+    "  assert(link:invoke('x', 2000, 1, 'again') == 'again')\n"                                             \
+    "end\n"                                                                                                 \
+    "assert(failed > 0)\n"                                                                                  \
+    "link:close()\n"                                                                                        \
+    "server:close()\n"
+
+/* What it writes for a table says only what the test asks for. */
+#define FUNCTIONS                                                                                 \
+    "{ encode = function(value) return type(value) == 'table' and '{}' or tostring(value) end,\n" \
+    "decode = function(text) return text == '{}' and { success = true } or text end }"
 
 static void every_allocation_may_fail(void **state)
 {
@@ -98,7 +109,8 @@ static void an_invoke_without_memory_leaves_no_job_behind(void **state)
 {
     (void)state;
     znl_log_configure(ZNL_LOG_OFF, ZNL_LOG_LOGFMT);
-    assert_true(scenario_attempt(short_of_memory, -1, 30000));
+    assert_true(scenario_attempt(SHORT_OF_MEMORY("x", "nil"), -1, 30000));
+    assert_true(scenario_attempt(SHORT_OF_MEMORY("refuse", FUNCTIONS), -1, 30000));
 }
 
 int main(void)
