@@ -37,13 +37,18 @@ function FETCH.file(path)
   return (text:gsub("\r?\n$", "", 1))
 end
 
---- The text of the secret, read now. Raises when it is not set, missing or empty.
----@return string
-function Secret:resolve()
+local function fetch(self, level)
   local source = sources[self]
   local text, message = FETCH[source.kind](source.name)
   if text == "" then text, message = nil, "it is empty" end
-  if not text then error(("%s: %s"):format(tostring(self), message), 2) end
+  if not text then error(("%s: %s"):format(tostring(self), message), level > 0 and level + 1 or 0) end
+  return text
+end
+
+--- The text of the secret, read now. Raises when it is not set, missing or empty.
+---@return string
+function Secret:resolve()
+  local text = fetch(self, 2) -- no tail call: the error blames the caller
   return text
 end
 
@@ -69,12 +74,12 @@ function M.is(value)
   return type(value) == "table" and sources[value] ~= nil
 end
 
---- The text behind a secret or a string. Raises like `resolve`.
+--- The text behind a secret or a string. Raises like `resolve`, and blames no line: callers say which option it is.
 ---@param value znl.Secret|string
 ---@return string
 function M.text(value)
   if type(value) == "string" then return value end
-  return value:resolve()
+  return fetch(value, 0)
 end
 
 --- Whether it is a text, a secret, or a list of these; none of them empty.
@@ -90,7 +95,7 @@ function M.is_list(value)
   return true
 end
 
---- The texts behind one of these. Raises like `resolve`.
+--- The texts behind one of these. Raises like `text`.
 ---@param value znl.Secret|string|(znl.Secret|string)[]|nil
 ---@return string[]|nil
 function M.texts(value)
