@@ -7,6 +7,7 @@
 #include "base/alloc.h"
 #include "base/err.h"
 #include "bind/bind_tls.h"
+#include "transport/socket_path.h"
 
 static znl_cluster_server *check_server(lua_State *L)
 {
@@ -26,12 +27,16 @@ znl_cluster_lead *znl_cluster_find_lead(const znl_cluster_server *server, znl_fr
 static int listen_failed(
         lua_State *L, int err, const znl_listener_options *options, const char *shown_host)
 {
+    const char *text = znl_err_text(err);
+    if (err == ZNL_E_ADDRESS)
+        text = options->path != NULL
+                ? znl_socket_path_problem(options->path)
+                : "no address of this machine, or no permission to use this port";
     lua_pushnil(L);
     if (options->path != NULL)
-        lua_pushfstring(L, "listen: %s: %s", options->path, znl_err_text(err));
+        lua_pushfstring(L, "listen: %s: %s", options->path, text);
     else
-        lua_pushfstring(
-                L, "listen: %s:%d: %s", shown_host, (int)options->port, znl_err_text(err));
+        lua_pushfstring(L, "listen: %s:%d: %s", shown_host, (int)options->port, text);
     lua_pushstring(L, znl_err_code(err));
     return 3;
 }

@@ -178,6 +178,31 @@ fail:
     return err;
 }
 
+const char *znl_socket_path_problem(const char *name)
+{
+    struct stat there;
+    char folder[ZNL_SOCKET_PATH_BYTES_MAX + 1];
+    size_t size = strlen(name);
+    if (size == 0 || size > ZNL_SOCKET_PATH_BYTES_MAX)
+        return "a path of a socket has 1 to 107 bytes";
+    if (lstat(name, &there) == 0 && !S_ISSOCK(there.st_mode))
+        return "something is there that is no socket";
+    memcpy(folder, name, size + 1);
+    char *slash = strrchr(folder, '/');
+    if (slash == NULL)
+        memcpy(folder, ".", 2);
+    else
+        slash[slash == folder ? 1 : 0] = '\0';
+    if (stat(folder, &there) != 0)
+        return errno == EACCES ? "no permission to look into its folder"
+                               : "its folder does not exist";
+    if (!S_ISDIR(there.st_mode))
+        return "what should be its folder is none";
+    if (access(folder, W_OK | X_OK) != 0)
+        return "no permission to write into its folder";
+    return "the file or its .lock cannot be used";
+}
+
 void znl_socket_path_free(znl_socket_path *path)
 {
     struct stat there;

@@ -25,6 +25,9 @@ int znl_socket_path_read(const char *path, struct sockaddr_un *address);
 int znl_socket_path_listen(
         znl_socket_path **out, const char *path, uint32_t mode, int backlog, int *fd);
 
+/* Why ZNL_E_ADDRESS, for people; as far as it can be seen afterwards. */
+const char *znl_socket_path_problem(const char *path);
+
 /* Takes it (NULL is accepted); the socket is closed already. The files are removed: they may be another's
  * as soon as this returns. */
 void znl_socket_path_free(znl_socket_path *path);

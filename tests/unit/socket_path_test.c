@@ -141,7 +141,11 @@ static void what_is_no_path_is_told(void **state)
     expect_failure(name, ZNL_E_ADDRESS);
     snprintf(name, sizeof name, "%s/missing/a.sock", folder);
     expect_failure(name, ZNL_E_ADDRESS);
+    assert_string_equal(znl_socket_path_problem(name), "its folder does not exist");
+    assert_string_equal(znl_socket_path_problem(""), "a path of a socket has 1 to 107 bytes");
     expect_failure(folder, ZNL_E_ADDRESS);
+    assert_string_equal(
+            znl_socket_path_problem(folder), "something is there that is no socket");
     snprintf(name, sizeof name, "%s.lock", folder); /* made for that, and removed */
     assert_false(is_there(name));
 
@@ -149,7 +153,11 @@ static void what_is_no_path_is_told(void **state)
     expect_failure(path, ZNL_E_ADDRESS);
     assert_true(is_there(path));
     assert_false(is_there(lock_path));
+    snprintf(name, sizeof name, "%s/a.sock", path);
+    assert_string_equal(znl_socket_path_problem(name), "what should be its folder is none");
     unlink(path);
+    assert_string_equal(
+            znl_socket_path_problem(path), "the file or its .lock cannot be used");
 
     /* The longest one works. */
     snprintf(name, sizeof name, "%s/", folder);
