@@ -78,18 +78,24 @@ local function judge(self, answer, extension, expected)
   return true
 end
 
+--- The owner of the port ended the connection, or said what makes no sense.
+local function lost_early(self)
+  return nil, ("no answer from %s: %s; another program, or TLS on one side only?"):format(
+    self.opts.place.key, self.reason or "the connection was closed"), "CLOSED"
+end
+
 --- Registers until there is an answer or the connection ends. Yields.
 local function register(self, link)
   local timeout_ms, told = self.opts.config.response_timeout_ms, false
   while true do
     local extension, expected = secret.extension(self.opts.secrets, self.name)
     local answer, its_extension, code = link:register(self.name, timeout_ms, extension)
-    if self.is_closed then return nil, self.reason or "the connection was closed", "CLOSED" end
+    if self.is_closed then return lost_early(self) end
     if answer ~= nil then return judge(self, answer, its_extension, expected) end
     if code ~= "TIMEOUT" then return nil, its_extension, code end
     if not told then
       told = true
-      self.host.on_trouble(("no answer from %s: its owner does not lead %s, or is not ready"):format(
+      self.host.on_trouble(("no answer from %s: its owner does not lead %s, is not ready, or hangs"):format(
         self.opts.place.key, self.name), "TIMEOUT")
     end
   end

@@ -48,7 +48,7 @@ function REACTIONS.value(self, key, value) self.host.on_value(key, value) end
 function REACTIONS.trouble(self, text, code) self.host.on_trouble(text, code) end
 
 function REACTIONS.error(self, message, place, method, from)
-  self.host.on_error(method and ("%s: %s"):format(method, message) or message, place, from)
+  self.host.on_error(method and ("%s: %s"):format(method, message) or message, method or place, from)
   return true -- so that the core does not log it as well
 end
 

@@ -10,6 +10,7 @@
 --- SPDX-License-Identifier: MIT
 
 local failure = require("znl.cluster.failure")
+local registration = require("znl.cluster.registration")
 local sched = require("znl.core.sched")
 local task = require("znl.tasks.task")
 local values = require("znl.cluster.values")
@@ -119,7 +120,7 @@ local function subscribe_once(self, object, generation, upstream)
     if not is_current(self, generation) then return end
     local ok, message = self.opts.on_value(upstream.key, value)
     if ok == nil and message ~= nil then
-      self.opts.on_error(("a value of %s cannot be passed on: %s"):format(upstream.key, message), "value")
+      self.opts.on_error(("a value of %s cannot be passed on: %s"):format(registration.shown(upstream.key), message), "value")
     end
   end
   local _, err = judge(xpcall(subscribe, failure.locate, object, upstream.reg, listener))
@@ -132,7 +133,7 @@ local function keep_subscribing(self, object, generation, upstream)
   while is_current(self, generation) do
     local err, is_final = subscribe_once(self, object, generation, upstream)
     if not err or not is_current(self, generation) then return end
-    self.opts.on_error(("%s: %s"):format(upstream.key, err.message), self.opts.exports.subscribe)
+    self.opts.on_error(("%s: %s"):format(registration.shown(upstream.key), err.message), self.opts.exports.subscribe)
     if is_final or not sched.sleep(pause_ms) then return end
     pause_ms = math.min(RETRY_MS_MAX, pause_ms * 2)
   end

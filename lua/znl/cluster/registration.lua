@@ -61,6 +61,11 @@ function M.value(reg)
   return value
 end
 
+--- A key as people should see it.
+---@param key string
+---@return string
+function M.shown(key) return (key:gsub("^%$%$inner%$%$__", "")) end
+
 --- What a registration is subscribed under.
 ---@param reg any
 ---@param format_key? fun(reg: any): string
@@ -69,7 +74,7 @@ end
 ---@return string? code
 function M.key(reg, format_key)
   local text, message, code = M.text(reg)
-  if message then return nil, message, code end
+  if message then return nil, "cannot write " .. message, code end
   local name = text or "undefined"
   if format_key then
     name = format_key(reg)

@@ -27,7 +27,7 @@ local SHORT_TERMS_MAX = 3
 ---@field election znl.ClusterElectionOptions  but for the candidate
 ---@field restore fun(term: znl.ClusterTerm): true|nil, string?, string?  subscribes and publishes; must not yield
 ---@field tell fun(event: string, ...)
----@field report fun(message: string, where: string)
+---@field report fun(message: string, where: string, is_known: boolean|nil)
 
 ---@class znl.ClusterTerms
 ---@field term znl.ClusterTerm|nil  while it leads or follows
@@ -38,6 +38,9 @@ local SHORT_TERMS_MAX = 3
 ---@field failovers integer
 ---@field failover_ms number  of the last one
 ---@field trouble string|nil  why there is no term
+---@field listen_trouble string|nil  why it did not lead this time, when that is not the usual reason
+---@field told_trouble string|nil  why it does not lead, as it was logged
+---@field refusal string|nil  the last one that was logged; the same one is again after `refusal_ms`
 local Terms = {}
 Terms.__index = Terms
 
@@ -132,9 +135,12 @@ local function begin(self, term)
     self:lose(term, message)
     return nil, message, code
   end
-  self.count = self.count + 1
+  self.count, self.refusal = self.count + 1, nil
   settle(self, true)
-  opts.log.debug("ready", { role = term.role, place = opts.place.key })
+  local lost_ms = self.lost_ms
+  opts.log[lost_ms and "info" or "debug"]("ready", {
+    role = term.role, place = opts.place.key, after_ms = lost_ms and math.floor(sched.now_ms() - lost_ms + 0.5) or nil,
+  })
   opts.tell("ready", term.role)
   count_failover(self, term.role)
   return true
@@ -170,7 +176,12 @@ local function next_term(self)
   self.won = nil
   if won then return won end
   local term, message, code, trouble = election.next(self.opts.election)
-  if trouble then self.trouble = trouble end
+  if trouble then
+    self.trouble = trouble
+    if trouble ~= self.told_trouble then self.opts.log.warn(trouble, { where = "election" }) end
+    self.told_trouble = trouble
+  end
+  self.listen_trouble = trouble
   return term, message, code
 end
 
@@ -180,20 +191,22 @@ local function explain(self, message, code, is_refusal)
   local config = opts.config
   -- That somebody cannot be reached says less than why this process does not listen itself.
   if is_refusal or self.trouble == nil then self.trouble = message end
+  local now_ms = sched.now_ms()
   if is_refusal then
-    opts.report(message, "start")
+    local is_news = message ~= self.refusal or now_ms >= self.refusal_ms
+    if is_news then self.refusal, self.refusal_ms = message, now_ms + config.max_wait_ms end
+    opts.report(message, "start", not is_news)
     settle(self, nil, message, code)
     return
   end
   opts.log.debug("not ready", { reason = message, code = code })
-  local now_ms = sched.now_ms()
   if now_ms < self.patience_ms then return end
   self.patience_ms = now_ms + config.max_wait_ms
   if config.leader == false then
     message = ("leader does not be active in %dms on port:%s (%s)"):format(
       config.max_wait_ms, config.path or config.port, message)
   end
-  opts.report(message, "election")
+  opts.report(self.listen_trouble or message, "election")
 end
 
 --- A client that must lead, in the place of another: waiting would not help.
@@ -243,7 +256,7 @@ function Terms:start()
   local settled = self.settled
   if self.is_running then return settled end
   self.is_running, self.state, self.epoch = true, "electing", self.epoch + 1
-  self.count, self.lost_ms, self.trouble = 0, nil, nil
+  self.count, self.lost_ms, self.trouble, self.told_trouble, self.refusal = 0, nil, nil, nil, nil
   self.patience_ms = sched.now_ms() + self.opts.config.max_wait_ms
   self.opts.place:join(self.candidate)
   local ok, message, code = task.background(self.opts.owner, keep_going, self, self.epoch)

@@ -62,31 +62,36 @@ local function method_of(self, name, level)
     self.title, name, nearest and ("; did you mean %s?"):format(nearest) or ""), level + 1)
 end
 
---- What a failed call returns.
-local function failed(self, message, code, err)
+--- What a failed call returns. The core says "invoke", and has a code of its own for errors without one.
+local function failed(self, name, message, code, err)
   self.failed_calls = self.failed_calls + 1
-  if code == nil then code = failure.CODE end
-  if err == nil then return nil, message, code end
+  if err == nil then
+    if type(message) == "string" then message = message:gsub("^invoke: ", function() return name .. ": " end) end
+    return nil, message, code
+  end
+  if code == nil or type(err) == "table" and err.code == nil then code = failure.CODE end
   return nil, message, code, err
 end
 
---- `message` is that of an attempt that went out and was lost. Yields.
-local function invoke_slowly(self, entry, ends_ms, message, n, ...)
+--- `was_lost`: an attempt went out and was not answered. Yields.
+local function invoke_slowly(self, entry, ends_ms, was_lost, n, ...)
   while true do
-    if message then
-      if not self.terms.is_running then return failed(self, self.title .. ": it was closed", "STOPPED") end
-      if not entry.retry then return failed(self, message, "CLOSED") end
+    if was_lost then
+      if not self.terms.is_running then return failed(self, entry.name, self.title .. ": it was closed", "STOPPED") end
+      if not entry.retry then
+        return failed(self, entry.name, entry.name .. ": the leader went away; it may have been done or not", "CLOSED")
+      end
       self.retried = self.retried + 1
     end
     self.waiting = self.waiting + 1
     local ok, problem, its_code = self.terms:await(ends_ms)
     self.waiting = self.waiting - 1
-    if not ok then return failed(self, problem, its_code) end
+    if not ok then return failed(self, entry.name, problem, its_code) end
     local timeout_ms = math.max(1, math.ceil(ends_ms - sched.now_ms()))
-    local result, code, err
-    result, message, code, err = self.terms.term:invoke(entry.name, timeout_ms, n, ...)
+    local result, message, code, err = self.terms.term:invoke(entry.name, timeout_ms, n, ...)
     if message == nil then return result end
-    if code ~= "CLOSED" or err ~= nil then return failed(self, message, code, err) end
+    if code ~= "CLOSED" or err ~= nil then return failed(self, entry.name, message, code, err) end
+    was_lost = true
   end
 end
 
@@ -96,10 +101,10 @@ local function invoke(self, entry, timeout_ms, ...)
     local began_ms = entry.retry and sched.now_ms() or 0
     local result, message, code, err = link:invoke(entry.name, timeout_ms, select("#", ...), ...)
     if message == nil then return result end
-    if code ~= "CLOSED" or err ~= nil then return failed(self, message, code, err) end
-    return invoke_slowly(self, entry, began_ms + timeout_ms, message, select("#", ...), ...)
+    if code ~= "CLOSED" or err ~= nil then return failed(self, entry.name, message, code, err) end
+    return invoke_slowly(self, entry, began_ms + timeout_ms, true, select("#", ...), ...)
   end
-  return invoke_slowly(self, entry, sched.now_ms() + timeout_ms, nil, select("#", ...), ...)
+  return invoke_slowly(self, entry, sched.now_ms() + timeout_ms, false, select("#", ...), ...)
 end
 
 --- Calls a method of the real client, wherever that is. While there is no leader it waits for one. Yields.
@@ -167,7 +172,7 @@ local function watch_first_value(self, key)
   task.background(self.owner, function()
     if not sched.sleep(timeout_ms) or self.subscriptions.by_key[key] ~= subscription then return end
     if not subscription.was_told then
-      self.report(("no value of %s in %d ms"):format(key, timeout_ms), "subscribe")
+      self.report(("no value of %s in %d ms"):format(registration.shown(key), timeout_ms), "subscribe")
     end
   end)
 end
@@ -187,7 +192,7 @@ function Listener:start()
   if not term then return end
   local ok, message, code = term:subscribe(self.key, self.text)
   if not ok and code ~= "CLOSED" then
-    client.report(("%s is not subscribed: %s"):format(self.key, message), "subscribe")
+    client.report(("%s is not subscribed: %s"):format(registration.shown(self.key), message), "subscribe")
   end
 end
 
@@ -263,7 +268,7 @@ end
 ---@return "LIMIT"|"INVALID"|"BUSY"|"TOO_BIG"|string? code  it is not remembered either
 function Client:publish(reg)
   local key, message, code = publication_key(self, reg, "publish", 2)
-  if not key then return nil, message, code end
+  if not key then return nil, "publish: cannot send " .. message, code end
   local value
   value, message, code = registration.value(reg)
   if message then return nil, message, code end
@@ -396,7 +401,7 @@ local function restore(self, term)
     local ok, message, code = term:subscribe(key, subscription.text)
     if not ok then
       if code == "CLOSED" then return nil, message, code end
-      self.report(("%s is not subscribed: %s"):format(key, message), "subscribe")
+      self.report(("%s is not subscribed: %s"):format(registration.shown(key), message), "subscribe")
     end
   end
   for _, value in ipairs(self.publications:values()) do
@@ -448,8 +453,9 @@ local function build(config, declared)
     publications = publications.new(config.max_publications),
   }, { __index = Client })
   role.init(self, { what = "znl.cluster_client", name = config.name, events = EVENTS })
-  function self.report(message, where)
-    self.log.warn(message, { where = where })
+  --- What is known already is no news for the log.
+  function self.report(message, where, is_known)
+    self.log[is_known and "debug" or "warn"](message, { where = where })
     tell(self, "error", message, where)
   end
   local host, place = host_of(self), places.of(places.key(config.host, config.port, config.path))

@@ -198,11 +198,11 @@ function Fake:signal()
   end)
 end
 
---- Lines written to the log whose message contains `text`.
-function Fake:logged(text)
+--- Lines written to the log whose message contains `text`; with `level`, of that level.
+function Fake:logged(text, level)
   local found = {}
   for _, line in ipairs(self.lines) do
-    if line.message:find(text, 1, true) then found[#found + 1] = line end
+    if line.message:find(text, 1, true) and (level == nil or line.level == level) then found[#found + 1] = line end
   end
   return found
 end
