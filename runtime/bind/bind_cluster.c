@@ -118,6 +118,16 @@ int znl_cluster_unsendable(lua_State *L, const char *where, const char *problem)
     return 3;
 }
 
+int znl_cluster_fail(lua_State *L, int err, const char *where)
+{
+    if (err != ZNL_E_TOO_BIG)
+        return znl_lua_fail(L, err, where);
+    lua_pushnil(L);
+    lua_pushfstring(L, "%s: larger than max_message_bytes", where);
+    lua_pushstring(L, znl_err_code(err));
+    return 3;
+}
+
 void znl_cluster_push_frame(lua_State *L, znl_frame frame)
 {
     if (frame.data == NULL)

@@ -81,6 +81,9 @@ int znl_cluster_emit(lua_State *L, const znl_anchor *anchor, int count, int resu
 /* Pushes nil, "where: …", code for a value that cannot be sent; returns 3. */
 int znl_cluster_unsendable(lua_State *L, const char *where, const char *problem);
 
+/* As znl_lua_fail(), and names the limit of ZNL_E_TOO_BIG. */
+int znl_cluster_fail(lua_State *L, int err, const char *where);
+
 /* Pushes bytes; nil for {NULL, 0}. */
 void znl_cluster_push_frame(lua_State *L, znl_frame frame);
 

@@ -61,7 +61,7 @@ static void hold(lua_State *L, znl_cluster_outbound *outbound)
 static int fail_held(lua_State *L, znl_cluster_outbound *outbound, int err, const char *where)
 {
     znl_anchor_let_go(&outbound->anchor);
-    return znl_lua_fail(L, err, where);
+    return znl_cluster_fail(L, err, where);
 }
 
 /* Sends a question of a link that is held, and waits: yields. */
@@ -191,7 +191,7 @@ static int write_invoke(lua_State *L, const char *where, struct question *q)
     if (err == 0)
         return 0;
     return err == ZNL_E_INVALID ? znl_cluster_unsendable(L, where, problem)
-                                : znl_lua_fail(L, err, where);
+                                : znl_cluster_fail(L, err, where);
 }
 
 /* invoke(self, method, timeout_ms, n, ...) -> result | nil, message, code, error: yields */
@@ -224,7 +224,7 @@ static int link_oneway(lua_State *L)
     q.message.is_oneway = 1;
     int err = znl_cluster_link_tell(q.outbound->link, &q.message, q.data, q.timeout_ms, 0);
     if (err != 0)
-        return znl_lua_fail(L, err, "oneway");
+        return znl_cluster_fail(L, err, "oneway");
     lua_pushboolean(L, 1);
     return 1;
 }

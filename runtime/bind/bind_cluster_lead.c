@@ -367,15 +367,17 @@ static int lead_publish(lua_State *L)
         return znl_cluster_unsendable(L, "publish", problem);
     if (err == 0 && lead->server == NULL)
         err = ZNL_E_CLOSED;
+    if (err == 0 && values->out.size > lead->server->max_bytes)
+        err = ZNL_E_TOO_BIG; /* nobody gets what no follower could get */
     if (err != 0)
-        return znl_lua_fail(L, err, "publish");
+        return znl_cluster_fail(L, err, "publish");
     lead->has_local = 0;
     int count = znl_cluster_channel_publish(
             lead->channel, key, znl_frame_of(values->out.data, values->out.size));
     if (lead->has_local && push_written(L, values, 3))
         emit_value(L, lead, key);
     if (count < 0)
-        return znl_lua_fail(L, count, "publish");
+        return znl_cluster_fail(L, count, "publish");
     lua_pushinteger(L, count);
     return 1;
 }

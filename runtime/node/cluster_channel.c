@@ -562,8 +562,8 @@ int znl_cluster_channel_publish(znl_cluster_channel *channel, znl_frame key, znl
     } else {
         count = to_one(wanted, value, &lost);
     }
-    if (err == 0 && count == 0 && lost != ZNL_E_CLOSED)
-        err = lost;
+    if (err == 0 && (lost == ZNL_E_TOO_BIG || (count == 0 && lost != ZNL_E_CLOSED)))
+        err = lost; /* what is too big for one is too big for all */
     return err != 0 ? err : (int)count;
 }
 

@@ -15,7 +15,8 @@ local function free_port()
 end
 
 local function new_store()
-  local store, listeners = { values = {} }, {}
+  local listeners = {}
+  local store = { values = {}, listeners = listeners }
   function store.subscribe(_, reg, listener)
     listeners[reg.id] = listener
     if store.values[reg.id] ~= nil then listener(store.values[reg.id]) end
@@ -28,6 +29,7 @@ local function new_store()
   function store.echo(_, ...) return znl.json.array { ... } end
   function store.refuse() return nil, "no such id", "E_NOT_FOUND" end
   function store.raise() error({ message = "typed", name = "CodedError", code = 404, stack = "the stack" }) end
+  function store.raise_text() error("plain", 0) end
   function store.sleep(_, ms) znl.sleep(ms) return "slept" end
   return store
 end
@@ -76,8 +78,11 @@ describe("a leader and a follower", function()
       assert.same({ "no such id", "E_NOT_FOUND", "no such id" }, { message, code, err.message })
       _, message, code, err = client:invoke("raise")
       assert.same({ "typed", 404, "CodedError", "the stack" }, { message, code, err.name, err.stack })
-      _, _, code = client:call("sleep", { timeout_ms = 20 }, 60000)
+      _, message, code, err = client:invoke("raise_text")
+      assert.same({ "plain", "FAILED", "Error" }, { message, code, err.name })
+      _, message, code = client:call("sleep", { timeout_ms = 20 }, 60000)
       assert.equal("TIMEOUT", code)
+      assert.truthy(message:find("^sleep: no answer in "))
       _, message, code = client:echo(print)
       assert.equal("INVALID", code)
       assert.truthy(message:find("a function", 1, true))
@@ -97,6 +102,38 @@ describe("a leader and a follower", function()
     local leader, follower = pair { path = path }
     exchange(leader, follower)
     assert.equal("socket", uv.fs_stat(path).type)
+  end)
+
+  it("hear of no value that is too big for a follower, and say so", function()
+    local told, errors = {}, {}
+    local store = new_store()
+    local leader, follower = pair { port = free_port(), max_message_bytes = 10000, client = store }
+    leader:on("error", function(message) errors[#errors + 1] = message end)
+    for _, client in ipairs { leader, follower } do
+      client:subscribe({ id = "a" }, function(value) told[#told + 1] = #value end)
+    end
+    leader:publish { id = "a", value = "small" }
+    eventually(function() return #told == 2 end)
+    store.listeners.a(("x"):rep(20000))
+    eventually(function() return #errors == 1 end)
+    assert.equal('a value of {"id":"a"} cannot be passed on: publish: larger than max_message_bytes', errors[1])
+    store.listeners.a("again")
+    eventually(function() return #told == 4 end)
+    assert.same({ 5, 5, 5, 5 }, told)
+  end)
+
+  it("say why a path is of no use", function()
+    local function why(path)
+      local client = open { path = path, leader = true, max_wait_ms = 1 }
+      local _, message = client:start()
+      client:close()
+      return message:match(": listen: (.*)$")
+    end
+    local path = files:at("none/a.sock")
+    assert.equal(path .. ": its folder does not exist", why(path))
+    path = files:at("a.sock")
+    assert(io.open(path, "w")):close()
+    assert.equal(path .. ": something is there that is no socket", why(path))
   end)
 
   it("do so with values as JSON", function()
