@@ -449,7 +449,8 @@ describe("znl.cluster_client", function()
       first:kill()
       sleep(50)
       assert.equal(1, #fake:logged("ready", "info"))
-      local refused = open { client = function() return nil, "away" end, methods = {}, port = 7778, max_wait_ms = 60000 }
+      local function away() return nil, "away" end
+      local refused = open { client = away, methods = {}, port = 7778, max_wait_ms = 60000 }
       local errors = 0
       refused:on("error", function() errors = errors + 1 end)
       refused:start()

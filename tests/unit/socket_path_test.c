@@ -156,8 +156,7 @@ static void what_is_no_path_is_told(void **state)
     snprintf(name, sizeof name, "%s/a.sock", path);
     assert_string_equal(znl_socket_path_problem(name), "what should be its folder is none");
     unlink(path);
-    assert_string_equal(
-            znl_socket_path_problem(path), "the file or its .lock cannot be used");
+    assert_string_equal(znl_socket_path_problem(path), "the file or its .lock cannot be used");
 
     /* The longest one works. */
     snprintf(name, sizeof name, "%s/", folder);

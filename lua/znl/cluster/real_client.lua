@@ -120,7 +120,8 @@ local function subscribe_once(self, object, generation, upstream)
     if not is_current(self, generation) then return end
     local ok, message = self.opts.on_value(upstream.key, value)
     if ok == nil and message ~= nil then
-      self.opts.on_error(("a value of %s cannot be passed on: %s"):format(registration.shown(upstream.key), message), "value")
+      local key = registration.shown(upstream.key)
+      self.opts.on_error(("a value of %s cannot be passed on: %s"):format(key, message), "value")
     end
   end
   local _, err = judge(xpcall(subscribe, failure.locate, object, upstream.reg, listener))
