@@ -236,7 +236,7 @@ describe("znl.cluster_client", function()
       sleep(5)
       assert.equal("electing", client:state())
       call("later", "slow")
-      assert.same({ nil, "slow: the leader went away; it may have been done or not", "CLOSED" }, results.lost)
+      assert.same({ nil, "slow: the leader was lost; it may have been done or not", "CLOSED" }, results.lost)
       assert.equal(2, client:counters().waiting_calls) -- the safe one and the late one
       sleep(40)
       assert.same({ { "done" }, { "done" } }, { results.safe, results.later })

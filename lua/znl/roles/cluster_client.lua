@@ -62,14 +62,14 @@ local function method_of(self, name, level)
     self.title, name, nearest and ("; did you mean %s?"):format(nearest) or ""), level + 1)
 end
 
---- What a failed call returns. The core says "invoke", and has a code of its own for errors without one.
+--- What a failed call returns. The core says "invoke" where callers know a method.
 local function failed(self, name, message, code, err)
   self.failed_calls = self.failed_calls + 1
   if err == nil then
     if type(message) == "string" then message = message:gsub("^invoke: ", function() return name .. ": " end) end
     return nil, message, code
   end
-  if code == nil or type(err) == "table" and err.code == nil then code = failure.CODE end
+  if code == nil then code = failure.CODE end
   return nil, message, code, err
 end
 
@@ -79,7 +79,7 @@ local function invoke_slowly(self, entry, ends_ms, was_lost, n, ...)
     if was_lost then
       if not self.terms.is_running then return failed(self, entry.name, self.title .. ": it was closed", "STOPPED") end
       if not entry.retry then
-        return failed(self, entry.name, entry.name .. ": the leader went away; it may have been done or not", "CLOSED")
+        return failed(self, entry.name, entry.name .. ": the leader was lost; it may have been done or not", "CLOSED")
       end
       self.retried = self.retried + 1
     end
