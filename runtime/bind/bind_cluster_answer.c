@@ -27,6 +27,7 @@ static int is_unwanted(const znl_cluster_inbound *inbound, const znl_cluster_que
 /* Whoever cannot even be told that it failed would wait: the connection ends. */
 static void give_up(znl_cluster_inbound *inbound, int err)
 {
+    inbound->lead->jobs.unanswered++;
     znl_cluster_inbound_end(inbound, err, "an answer could not be sent", 0);
 }
 
@@ -37,8 +38,12 @@ static void send_failure(lua_State *L, znl_cluster_inbound *inbound,
     if (is_unwanted(inbound, question))
         return;
     int err = znl_cluster_write_failure(L, values, failure, 0);
-    if (err == ZNL_E_FAILED || inbound->is_over)
-        return; /* the script's own encode: there is no other way to say it */
+    if (inbound->is_over)
+        return;
+    if (err == ZNL_E_FAILED) { /* the script's own encode: there is no other way to say it */
+        inbound->lead->jobs.unanswered++;
+        return;
+    }
     if (err == 0)
         err = send_answer(inbound, question, 0, values);
     if (err == ZNL_E_TOO_BIG) {

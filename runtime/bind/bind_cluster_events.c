@@ -116,8 +116,10 @@ void znl_cluster_lead_put_off(znl_cluster_inbound *inbound,
 {
     size_t size = strlen(text) + 1;
     struct znl_cluster_late *late = znl_malloc(sizeof *late + size);
-    if (late == NULL)
-        return; /* nobody is told: the asker's own time limit ends it */
+    if (late == NULL) {
+        inbound->lead->jobs.unanswered++; /* the asker's own time limit ends it */
+        return;
+    }
     *late = (struct znl_cluster_late){.inbound = inbound,
             .question = *question,
             .name = name,

@@ -272,6 +272,21 @@ describe("znl.core.cluster", function()
       assert.equal("argument 1 cannot be read", json.decode(raw:packet(4).data).message)
     end)
 
+    it("that cannot write a failure leaves it unanswered, and that is counted", function()
+      local function encode(value)
+        if type(value) == "table" and value.stack then error("no failures") end
+        return json.encode(value)
+      end
+      local link = scene:pair(function(req)
+        if req.method == "refuse" then return nil, "no" end
+        return req.args[1]
+      end, { transcode = { encode = encode, decode = json.decode } }, { transcode = transcode })
+      assert.equal("TIMEOUT", (select(3, link:invoke("refuse", 20, 0))))
+      assert.equal(1, scene.leader:counters().unanswered)
+      assert.equal("x", link:invoke("echo", 5000, 1, "x"))
+      assert.equal(1, scene.leader:counters().unanswered)
+    end)
+
     it("that fails is an error of the call", function()
       local broken = { encode = function() error("cannot encode") end, decode = function() error("cannot decode") end }
       scene:channel(function(req) return req.args[1] end)
