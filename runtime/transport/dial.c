@@ -133,6 +133,24 @@ void znl_dial_free(znl_dial *dial)
 
 /* --- one address after the other --------------------------------------------------------------- */
 
+int znl_dial_is_itself(int fd)
+{
+    struct sockaddr_storage here, there;
+    socklen_t size = sizeof here, there_size = sizeof there;
+    memset(&here, 0, sizeof here);
+    memset(&there, 0, sizeof there);
+    return getsockname(fd, (struct sockaddr *)&here, &size) == 0 &&
+            getpeername(fd, (struct sockaddr *)&there, &there_size) == 0 &&
+            size == there_size && memcmp(&here, &there, size) == 0;
+}
+
+/* Ends it by a reset: the port is free at once for whoever wants to listen there. */
+static void reset(int fd)
+{
+    const struct linger at_once = {.l_onoff = 1};
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+}
+
 static void on_ready(uv_poll_t *poll, int status, int events)
 {
     struct attempt *attempt = poll->data;
@@ -144,6 +162,10 @@ static void on_ready(uv_poll_t *poll, int status, int events)
         number = errno;
     else if (number == 0 && status < 0)
         number = -status;
+    if (number == 0 && !dial->is_local && znl_dial_is_itself(attempt->fd)) {
+        reset(attempt->fd);
+        number = ECONNREFUSED;
+    }
     if (number == 0) {
         finish(dial, end_attempt(dial, 1), 0, NULL);
         return;

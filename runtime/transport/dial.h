@@ -25,6 +25,10 @@ int znl_dial_path(znl_dial **out, znl_loop *loop, const char *path, uint32_t tim
 /* Takes it (NULL is accepted), also from inside `done`; gives up when it is not over. */
 void znl_dial_free(znl_dial *dial);
 
+/* Whether a TCP socket is connected to itself: where nobody listens on a port of those that the system gives to who
+ * connects, it may give that very one. A dial takes it for a refusal. */
+int znl_dial_is_itself(int fd);
+
 /* An error of a socket in our words: refused and unreachable are UNREACHABLE, resets are GONE. */
 int znl_dial_error(int number);
 

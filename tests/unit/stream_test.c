@@ -20,6 +20,7 @@
 #include "base/alloc.h"
 #include "base/err.h"
 #include "support/turns.h"
+#include "transport/dial.h"
 #include "transport/stream.h"
 
 struct end {
@@ -322,6 +323,31 @@ static void connections_that_fail_say_why(void **state)
 }
 
 /* Its backlog is full: the system answers no further connection. */
+/* A socket that connects to the port it was given itself is its own peer. */
+static void connection_to_itself_is_known(void **state)
+{
+    (void)state;
+    struct sockaddr_in here = {
+            .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t size = sizeof here;
+    int own = socket(AF_INET, SOCK_STREAM, 0), other = socket(AF_INET, SOCK_STREAM, 0);
+    assert_int_equal(bind(own, (struct sockaddr *)&here, sizeof here), 0);
+    assert_int_equal(getsockname(own, (struct sockaddr *)&here, &size), 0);
+    assert_false(znl_dial_is_itself(own)); /* not connected */
+    assert_int_equal(connect(own, (struct sockaddr *)&here, sizeof here), 0);
+    assert_true(znl_dial_is_itself(own));
+    close(own);
+    int server = socket(AF_INET, SOCK_STREAM, 0);
+    here.sin_port = 0;
+    assert_int_equal(bind(server, (struct sockaddr *)&here, sizeof here), 0);
+    assert_int_equal(listen(server, 1), 0);
+    assert_int_equal(getsockname(server, (struct sockaddr *)&here, &size), 0);
+    assert_int_equal(connect(other, (struct sockaddr *)&here, sizeof here), 0);
+    assert_false(znl_dial_is_itself(other));
+    close(other);
+    close(server);
+}
+
 static void silent_address_is_a_timeout(void **state)
 {
     (void)state;
@@ -888,6 +914,7 @@ int main(void)
             cmocka_unit_test(names_are_looked_up_and_every_address_tried),
             cmocka_unit_test(all_interfaces_are_both_families),
             cmocka_unit_test(connections_that_fail_say_why),
+            cmocka_unit_test(connection_to_itself_is_known),
             cmocka_unit_test(silent_address_is_a_timeout),
             cmocka_unit_test(impossible_hosts_are_refused_at_once),
             cmocka_unit_test(close_while_connecting_is_silent),
