@@ -270,6 +270,19 @@ describe("znl.cluster_client", function()
     end)
   end)
 
+  it("does not lead while registrations cannot be answered, says why, and tries again", function()
+    fake:run(function()
+      net.ready_fails = true
+      local leader = open()
+      assert.same(
+        { nil, "store: registrations cannot be answered: ready: the task failed", "FAILED" }, { leader:start() })
+      assert.equal("electing", leader:state())
+      net.ready_fails = false
+      assert.is_true(leader:ready(60000))
+      assert.equal("leading", leader:state())
+    end)
+  end)
+
   it("refuses followers while its client is not ready, says why, and tries again", function()
     fake:run(function()
       local made, errors = 0, {}

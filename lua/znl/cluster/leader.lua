@@ -118,8 +118,10 @@ function Leader:open()
   local ok, err = self.real:start()
   if self.is_closed then return nil, self.name .. ": closed while it started", "STOPPED" end
   if ok then
-    self.channel:ready(true)
-    return true
+    local message, code
+    ok, message, code = self.channel:ready(true)
+    if ok then return true end
+    return nil, ("%s: registrations cannot be answered: %s"):format(self.name, message), code, true
   end
   self.channel:ready(false, err)
   return nil, ("%s: the client is not ready: %s"):format(self.name, err.message), err.code or "REFUSED", true

@@ -79,8 +79,10 @@ function Channel:register(link)
 end
 
 function Channel:ready(ok, err)
+  if self.server.net.ready_fails then return nil, "ready: the task failed", "FAILED" end
   self.state, self.refusal = ok, err
   self:answer()
+  return true
 end
 
 local function tell(member, channel, key, value)
