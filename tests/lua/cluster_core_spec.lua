@@ -315,6 +315,58 @@ describe("znl.core.cluster", function()
     end)
   end)
 
+  it("leaves nothing behind, whatever comes and goes", function()
+    local options = { on_event = function() end }
+    local link = scene:pair(function(req)
+      if req.method == "slow" then sched.sleep(60000) end
+      return req.args[1]
+    end, options, options)
+    local leader, port = scene.leader, scene.server:port()
+    local late = assert(scene.server:channel { name = "Late", on_event = options.on_event })
+    local function visit(i)
+      local other = cluster.connect { host = "127.0.0.1", port = port, on_event = options.on_event }
+      if not other then return end
+      if i % 3 == 0 then other:register("Late", 0) end
+      if not other:register("Client", 5000, i % 2 == 0 and { v = 1 } or nil) then return end
+      other:subscribe("key", "1")
+      if i % 5 == 0 then other:close() end
+      other:invoke("slow", 0, 1, i)
+    end
+    local function round()
+      for i = 1, 300 do
+        assert.equal(i, link:invoke("echo", 5000, 1, i))
+        link:subscribe("key", "1")
+        leader:subscribe("key", "1")
+        leader:publish("key", i)
+        link:unsubscribe("key", "1")
+        leader:unsubscribe("key")
+        if i % 10 == 0 then
+          local task = znl.spawn(visit, i)
+          for _ = 1, i % 7 do sched.sleep(0) end
+          task:cancel()
+          assert(scene.server:channel { name = "C" .. i, on_event = options.on_event }):close()
+        end
+      end
+      eventually(function()
+        jit.flush()
+        collectgarbage()
+        return leader:counters().handlers == 0 and late:followers() == 0 and scene.server:counters().connections == 1
+      end)
+      local entries = 0
+      for _, value in pairs(debug.getregistry()) do
+        if type(value) ~= "number" then entries = entries + 1 end -- numbers are places to be used again
+      end
+      return entries, collectgarbage("count")
+    end
+    round()
+    local entries, kib = round()
+    for _ = 1, 3 do
+      local entries_now, kib_now = round()
+      assert.is_true(entries_now <= entries + 20, ("%d entries, then %d"):format(entries, entries_now))
+      assert.is_true(kib_now <= kib + 300, ("%d KiB, then %d"):format(kib, kib_now))
+    end
+  end)
+
   describe("a connection", function()
     it("that cannot be opened says why", function()
       scene:listen()
