@@ -313,7 +313,7 @@ static int tell_subscription(lua_State *L, znl_cluster_kind kind, const char *wh
     message.reg = znl_cluster_check_json(L, 3, "registration");
     int err = outbound != NULL && outbound->is_open
             ? znl_cluster_link_tell(outbound->link, &message, (znl_frame){NULL, 0},
-                      ZNL_CLUSTER_RESPONSE_MS, 0)
+                      outbound->options.timeout_ms, 0)
             : ZNL_E_CLOSED;
     if (err != 0)
         return znl_lua_fail(L, err, where);

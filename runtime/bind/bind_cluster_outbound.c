@@ -327,6 +327,8 @@ static znl_cluster_outbound *push_new(lua_State *L, int options)
             .max_depth = ZNL_JSON_DEPTH_DEFAULT,
             .heartbeat_ms = znl_lua_fieldu32(
                     L, options, "heartbeat_ms", ZNL_CLUSTER_HEARTBEAT_MS, ZNL_HEARTBEAT_MS_MAX),
+            .timeout_ms = znl_lua_fieldu32(L, options, "response_timeout_ms",
+                    ZNL_CLUSTER_RESPONSE_MS, ZNL_TIMEOUT_MS_MAX),
     };
     return outbound;
 }

@@ -184,7 +184,7 @@ static void send_kept(znl_cluster_link *link)
 static void send_heartbeat(znl_cluster_link *link)
 {
     const znl_cluster_message heartbeat = {.kind = ZNL_CLUSTER_HEARTBEAT};
-    int err = znl_cluster_link_tell(link, &heartbeat, (znl_frame){0}, link->heartbeat_ms, 0);
+    int err = znl_cluster_link_tell(link, &heartbeat, (znl_frame){0}, link->timeout_ms, 0);
     link->owes_heartbeat = err == ZNL_E_BUSY;
     link->last_beat_ms = znl_cluster_now(link);
 }
@@ -444,8 +444,10 @@ int znl_cluster_link_new(znl_cluster_link **out, znl_loop *loop,
     link->reader.max_bytes = link->max_bytes;
     if (link->is_leader && link->reader.max_bytes > ZNL_CLUSTER_UNREGISTERED_BYTES)
         link->reader.max_bytes = ZNL_CLUSTER_UNREGISTERED_BYTES;
-    if (!link->is_leader)
+    if (!link->is_leader) {
         link->heartbeat_ms = options->heartbeat_ms;
+        link->timeout_ms = options->timeout_ms;
+    }
     link->last_seen_ms = znl_cluster_now(link);
     link->later.run = on_later;
     *out = link;

@@ -61,6 +61,7 @@ struct znl_cluster_link {
     /* heartbeats */
     znl_timer timer;
     uint32_t heartbeat_ms; /* 0: off */
+    uint32_t timeout_ms;   /* that heartbeats say */
     uint64_t planned_ms;
     uint64_t last_seen_ms; /* of any byte of the peer */
     uint64_t last_beat_ms; /* of ours */

@@ -17,9 +17,6 @@ export function meaning(packet) {
 
 export const say = ({ kind, id, connText }) => `${kind} ${id} ${connText}`;
 
-/** Types whose timeout nobody looks at: a follower may write there how long it waits itself. */
-const UNREAD = new Set(["register_channel", "heartbeat"]);
-
 /** Compares a packet with the recorded one. `departs(item, packet)` may take the comparison over. */
 function compare(item, packet, { departs = () => false } = {}) {
     const recorded = parse(Buffer.from(item.hex, "hex"));
@@ -27,7 +24,7 @@ function compare(item, packet, { departs = () => false } = {}) {
     const what = say(recorded);
     assert.equal(packet.kind, recorded.kind, what);
     assert.deepEqual(packet.connObj, recorded.connObj, what);
-    if (!UNREAD.has(recorded.connObj.type)) assert.equal(packet.timeout, recorded.timeout, what);
+    assert.equal(packet.timeout, recorded.timeout, what);
     assert.equal(packet.version, 1, what);
     assert.equal(packet.reserved, 0, what);
     assert.deepEqual(meaning(packet), meaning(recorded), what);

@@ -431,7 +431,8 @@ describe("znl.cluster_client", function()
         max_queue = 23, max_queue_job_bytes = 24000, handler_timeout_ms = 25,
       }
       local of_link = {
-        heartbeat_ms = 16, max_message_bytes = 13000, max_queue_bytes = 140000, max_pending = 26, max_depth = 21,
+        response_timeout_ms = 15, heartbeat_ms = 16, max_message_bytes = 13000, max_queue_bytes = 140000,
+        max_pending = 26, max_depth = 21,
       }
       local given = { connect_timeout_ms = 27, max_pending = 26 }
       for _, options in ipairs { of_listening, of_channel } do

@@ -591,10 +591,11 @@ static void heartbeats_as_they_are_sent(void **state)
 {
     (void)state;
     stage_options.heartbeat_ms = 1000;
+    stage_options.timeout_ms = 3000;
     stage_open_both();
     znl_cluster_link_beat(follower->link);
     stage_pass(1000);
-    assert_sent(follower, "request 1 1000 {\"type\":\"heartbeat\"}");
+    assert_sent(follower, "request 1 3000 {\"type\":\"heartbeat\"}");
     stage_receive_packet(leader, 0, 77, 5000, "{\"type\":\"heartbeat\"}", NULL);
     assert_sent(leader, "response 77 5000 {\"type\":\"heartbeat_res\"}");
 }

@@ -28,7 +28,9 @@ function REACTIONS.closed(self, reason, code)
   self.gone:set(reason)
 end
 
-local LINK_OPTIONS = { "heartbeat_ms", "max_message_bytes", "max_queue_bytes", "max_pending", "max_depth" }
+local LINK_OPTIONS = {
+  "response_timeout_ms", "heartbeat_ms", "max_message_bytes", "max_queue_bytes", "max_pending", "max_depth",
+}
 
 ---@class znl.ClusterFollowerOptions
 ---@field name string
