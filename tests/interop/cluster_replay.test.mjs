@@ -27,24 +27,30 @@ const casesOf = (name) => {
 // --- the control: the tools of these tests against the tables -------------------------------
 
 describe("cluster_raw.mjs agrees with the tables", () => {
-    // What JavaScript loses: these texts are not for comparing.
-    const LOST = ["bigint", "function", "symbol", "cyclic", "__proto__"];
-    const kept = ({ case: name }) => !LOST.some((word) => name.includes(word));
+    // Values that these tests cannot make, and one that JavaScript loses when it reads.
+    const UNMADE = ["bigint becomes null", "function becomes null", "symbol becomes null"];
+    const LOST = ["__proto__ key"];
 
     test("values", () => {
         const { cases, decode_only } = vectors("transcode");
-        let count = 0;
-        for (const c of cases.filter(kept)) {
-            assert.equal(encode(unpack(c.value)).toString("hex"), c.hex, c.case);
+        const count = { written: 0, read: 0 };
+        for (const c of cases) {
+            if (c.encode_error) continue; // no text, and nothing to make it of
+            if (!UNMADE.includes(c.case)) {
+                assert.equal(encode(unpack(c.value)).toString("hex"), c.hex, c.case);
+                count.written++;
+            }
             assert.deepEqual(pack(decode(Buffer.from(c.hex, "hex"))), c.decoded, c.case);
-            count++;
+            count.read++;
         }
-        for (const c of decode_only.filter(kept)) {
+        for (const c of decode_only) {
+            if (LOST.includes(c.case)) continue;
             const bytes = Buffer.from(c.hex, "hex");
             if (c.decode_error) assert.throws(() => decode(bytes), c.case);
             else assert.deepEqual(pack(decode(bytes)), c.decoded, c.case);
+            count.read++;
         }
-        assert.ok(count > 60, `${count} cases`);
+        assert.deepEqual(count, { written: 70, read: 73 + 21 });
     });
 
     test("packets", () => {
@@ -54,7 +60,7 @@ describe("cluster_raw.mjs agrees with the tables", () => {
             const type = kind === "response" ? 1 : 0;
             assert.equal(packet({ type, id, timeout, connObj, data }).toString("hex"), hex);
         }
-        assert.ok(packets.length > 50);
+        assert.equal(packets.length, 86);
     });
 });
 
@@ -353,8 +359,11 @@ describe("followers", { concurrency: 8 }, () => {
                 for (const { case: title, op, exchange, delivered_to_listeners = [] } of casesOf(
                     name,
                 )) {
-                    // znlrun knows what is subscribed.
-                    if (kind === "lua" && title.includes("was never subscribed")) continue;
+                    // znlrun knows what is subscribed: a packet would be taken for that of the next case.
+                    if (kind === "lua" && title.includes("was never subscribed")) {
+                        await OPS[op.op](client, op);
+                        continue;
+                    }
                     const before = client.all("value").length;
                     const doing = OPS[op.op](client, op);
                     await playing.play(exchange);
