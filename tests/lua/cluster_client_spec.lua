@@ -420,6 +420,69 @@ describe("znl.cluster_client", function()
     end)
   end)
 
+  it("knows subscribe, publish and close by the names they are declared with", function()
+    fake:run(function()
+      local journal = {}
+      local function make()
+        local store = new_store(journal)
+        local renamed = { watch = store.subscribe, put = store.publish, shutdown = store.close }
+        store.subscribe, store.publish, store.close = nil, nil, nil
+        for name, fn in pairs(renamed) do store[name] = fn end
+        return store
+      end
+      local methods = { "get", watch = "subscribe", put = "publish", shutdown = "close" }
+      local _, first = started { client = make, methods = methods }
+      local follower = started { client = make, methods = methods }
+      local got = {}
+      follower:watch({ dataId = "a" }, function(value) table.insert(got, value) end)
+      assert.is_true(follower:put { dataId = "a", value = 1 })
+      sleep(10)
+      assert.same({ 1 }, got)
+      first:kill()
+      sleep(10)
+      assert.is_true(follower:is_leader())
+      assert.same({ 1, 1 }, got) -- both were remembered
+      follower:shutdown()
+      sleep(1)
+      assert.equal("stopped", follower:state())
+      assert.equal("close", journal[#journal])
+    end)
+  end)
+
+  it("tells a later listener the last value, unless a newer one came first or each goes to one", function()
+    fake:run(function()
+      for _, broadcast in ipairs { true, false } do
+        local client = started { port = broadcast and 1 or 2, broadcast = broadcast }
+        local first, second, third = {}, {}, {}
+        local function into(list) return function(value) table.insert(list, value) end end
+        client:subscribe({ dataId = "a" }, into(first))
+        sleep(2)
+        client:publish { dataId = "a", value = "old" }
+        sleep(2)
+        client:subscribe({ dataId = "a" }, into(second))
+        sleep(2)
+        client:subscribe({ dataId = "a" }, into(third))
+        client:publish { dataId = "a", value = "new" }
+        sleep(2)
+        assert.same({ "old", "new" }, first)
+        assert.same(broadcast and { "old", "new" } or { "new" }, second)
+        assert.same({ "new" }, third) -- and not once more
+        client:close()
+      end
+    end)
+  end)
+
+  it("reports once that its client cannot be subscribed at all", function()
+    fake:run(function()
+      local told = {}
+      local client = started { client = { get = function() end } }
+      client:on("error", function(message) table.insert(told, message) end)
+      client:subscribe({ dataId = "a" }, print)
+      sleep(100000)
+      assert.same({ '{"dataId":"a"}: store has no method "subscribe"' }, told)
+    end)
+  end)
+
   it("hands its options on, each to who knows it", function()
     fake:run(function()
       local of_listening = {
@@ -763,6 +826,23 @@ describe("znl.cluster_client", function()
         assert.equal("close", journal[#journal])
         started(opts, process)
         assert.equal(2, made)
+      end)
+    end)
+
+    it("gives each value to one of them without broadcast, and tells nobody later", function()
+      fake:run(function()
+        local process, seen = net:process(), 0
+        local opts = { single = true, client = new_store(), methods = { "get" }, broadcast = false }
+        local a, b = started(opts, process), started(opts, process)
+        local function count() seen = seen + 1 end
+        for _, client in ipairs { a, b } do client:subscribe({ dataId = "x" }, count) end
+        sleep(2)
+        for n = 1, 20 do a:publish { dataId = "x", value = n } end
+        sleep(2)
+        assert.equal(20, seen)
+        started(opts, process):subscribe({ dataId = "x" }, count)
+        sleep(2)
+        assert.equal(20, seen)
       end)
     end)
 
