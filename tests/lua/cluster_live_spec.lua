@@ -122,6 +122,20 @@ describe("a leader and a follower", function()
     assert.same({ 5, 5, 5, 5 }, told)
   end)
 
+  it("take every number that the options allow", function()
+    local port = free_port()
+    for name, rule in pairs(require("znl.cluster.options").SPEC) do
+      if rule.type == "integer" and name ~= "port" and name ~= "mode" then
+        -- The shortest times are too short on a busy machine.
+        for _, limit in ipairs { not name:find("_ms$") and rule.min or rule.max, rule.max } do
+          local leader, follower = pair { port = port, methods = { "get" }, [name] = limit }
+          follower:close()
+          leader:close()
+        end
+      end
+    end
+  end)
+
   it("say why a path is of no use", function()
     local function why(path)
       local client = open { path = path, leader = true, max_wait_ms = 1 }

@@ -124,15 +124,15 @@ describe("znl.core.cluster", function()
     end)
 
     it("published inside the event of its key is reported once", function()
-      local values = {}
+      local found = {}
       scene:channel(echo, {
         on_event = function(name, key, value)
           if name == "key" then scene.leader:publish(key, "first") end
-          if name == "value" then values[#values + 1] = value end
+          if name == "value" then found[#found + 1] = value end
         end,
       })
       assert.is_true(scene.leader:subscribe("key", "1"))
-      assert.same({ "first" }, values)
+      assert.same({ "first" }, found)
     end)
 
     it("without broadcast goes to one, and is not replayed", function()

@@ -95,7 +95,7 @@ M.SPEC = {
   max_pending = { type = "integer", min = 1, max = 1000000 },
   max_keys = { type = "integer", min = 1, max = 10000000 },
   max_member_keys = { type = "integer", min = 1, max = 10000000 },
-  max_values_bytes = { type = "integer", min = 1024, max = 2 ^ 40 },
+  max_values_bytes = { type = "integer", min = 1024, max = 2 ^ 32 - 1 },
   max_depth = { type = "integer", min = 1, max = 1000 },
   max_concurrency = { type = "integer", min = 1, max = 1000000, default = 1000 },
   max_queue = { type = "integer", min = 0, max = 1000000, default = 10000 },
