@@ -163,6 +163,21 @@ describe("a leader and a follower", function()
     })
   end)
 
+  it("share no port with those who speak TLS, or do not", function()
+    local certificate, key = make_certificate(files)
+    if not certificate then return end
+    local port, tls = free_port(), { certificate = certificate, key = key }
+    assert.is_true(open({ port = port }):start())
+    local client = open { name = "other", port = port, tls = tls, max_wait_ms = 50 }
+    local _, message, code = client:start()
+    assert.same({ ("other: no leader in time: listen: 127.0.0.1:%d: this process listens there without TLS already, "
+      .. "for another client"):format(port), "TIMEOUT" }, { message, code })
+    client:close()
+    opened[1]:close()
+    assert.is_true(client:start())
+    assert.is_true(client:is_leader())
+  end)
+
   it("have the same secret, or nothing to do with each other", function()
     local port = free_port()
     local leader = open { port = port, secret = { "new", "old" } }

@@ -12,6 +12,7 @@ local M = {}
 ---@class znl.ClusterPlace
 ---@field key string  "127.0.0.1:7777", "unix:/run/x.sock"
 ---@field server any  of znl.core.cluster, while this process listens
+---@field has_tls boolean  how it listens
 ---@field leaders table<string, any>  by channel
 ---@field candidates table<znl.ClusterCandidate, boolean>  clients of this process
 local Place = {}
@@ -50,17 +51,23 @@ function Place:join(candidate) self.candidates[candidate] = true end
 ---@param candidate znl.ClusterCandidate
 function Place:leave(candidate) self.candidates[candidate] = nil end
 
---- Listens, unless this process does. Does not yield.
+--- Listens, unless this process does; then with the limits of who came first, and with TLS or without as that
+--- one: who wants the other is told. Does not yield.
 ---@param opts table  of znl.core.cluster
 ---@param candidate znl.ClusterCandidate  who asks
 ---@return any server
 ---@return string? message
 ---@return string? code
 function Place:listen(opts, candidate)
-  if self.server then return self.server end
+  local has_tls = opts.tls ~= nil
+  if self.server then
+    if has_tls == self.has_tls then return self.server end
+    return nil, ("listen: %s: this process listens there %s TLS already, for another client"):format(
+      self.key, self.has_tls and "with" or "without"), "EXISTS"
+  end
   local server, message, code = core.listen(opts)
   if not server then return nil, message, code end
-  self.server = server
+  self.server, self.has_tls = server, has_tls
   self.is_new = candidate
   return server
 end
