@@ -420,6 +420,43 @@ describe("znl.cluster_client", function()
     end)
   end)
 
+  it("tells a leader that has no room what it must know, a little later", function()
+    fake:run(function()
+      local _, first = started()
+      local heir = started()
+      local client = started { leader = false, client = false }
+      local function listen() end
+      for id = 1, 20 do client:subscribe({ dataId = "s" .. id }, listen) end
+      for id = 1, 20 do assert.is_true(client:publish { dataId = "p" .. id, value = id }) end
+      client:on("error", function(message) error(message) end)
+      sleep(10)
+      net.room = 3
+      first:kill()
+      sleep(50)
+      assert.is_true(heir:is_leader())
+      client:unsubscribe { dataId = "s20" } -- while the others are on their way, or have been told
+      client:subscribe({ dataId = "late" }, listen)
+      assert.is_true(client:unpublish { dataId = "p20", value = 20 })
+      sleep(500)
+      local keys = {}
+      for _, entry in ipairs(heir:keys()) do keys[entry.key] = true end
+      for id = 1, 19 do assert.is_true(keys['$$inner$$__{"dataId":"s' .. id .. '"}']) end
+      assert.is_true(keys['$$inner$$__{"dataId":"late"}'])
+      for id = 1, 19 do assert.equal(id, heir:get("p" .. id)) end
+      assert.is_nil(heir:get("p20"))
+      -- Of what is new, too.
+      for id = 1, 9 do client:subscribe({ dataId = "n" .. id }, listen) end
+      sleep(200)
+      assert.equal(#heir:keys(), client:counters().subscriptions + (keys['$$inner$$__{"dataId":"s20"}'] and 1 or 0))
+      -- And whose leader goes meanwhile begins anew.
+      for id = 1, 9 do client:subscribe({ dataId = "m" .. id }, listen) end
+      heir:close()
+      local last = started()
+      sleep(500)
+      assert.equal(29 + 9, #last:keys())
+    end)
+  end)
+
   it("knows subscribe, publish and close by the names they are declared with", function()
     fake:run(function()
       local journal = {}

@@ -106,18 +106,28 @@ end)
 describe("publications", function()
   it("keep the order of the first ones, replace and forget", function()
     local list = publications.new(3)
+    local function all()
+      local found = {}
+      for index, entry in ipairs(list:entries()) do
+        found[index] = entry.value
+        assert.is_true(list:has(entry))
+      end
+      return found
+    end
     for _, key in ipairs { "a", "b", "c" } do assert.same({ true, nil, true }, { list:put(key, key .. 1) }) end
     assert.same({ true, "a1", false }, { list:put("a", "a2") })
     assert.is_nil(list:put("d", "d1"))
-    assert.same({ "a2", "b1", "c1" }, list:values())
+    assert.same({ "a2", "b1", "c1" }, all())
+    local b = list:entries()[2]
     assert.is_true(list:remove("b"))
+    assert.is_false(list:has(b))
     assert.is_false(list:remove("b"))
-    assert.same({ "a2", "c1" }, list:values())
+    assert.same({ "a2", "c1" }, all())
     list:remove("c")
     list:remove("a")
-    assert.same({ {}, 0 }, { list:values(), list.count })
+    assert.same({ {}, 0 }, { all(), list.count })
     list:put("d", "d1")
-    assert.same({ "d1" }, list:values())
+    assert.same({ "d1" }, all())
   end)
 end)
 

@@ -52,15 +52,20 @@ function Publications:remove(key)
   return true
 end
 
---- The values, oldest first.
----@return any[]
-function Publications:values()
+--- All of them, oldest first.
+---@return {key: string, value: any}[]
+function Publications:entries()
   local list, entry = {}, self.first
   while entry do
-    list[#list + 1] = entry.value
+    list[#list + 1] = entry
     entry = entry.after
   end
   return list
 end
+
+--- Whether an entry of that list is still remembered.
+---@param entry {key: string, value: any}
+---@return boolean
+function Publications:has(entry) return self.by_key[entry.key] == entry end
 
 return M

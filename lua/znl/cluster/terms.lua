@@ -25,7 +25,7 @@ local SHORT_TERMS_MAX = 3
 ---@field log znl.Logger
 ---@field place znl.ClusterPlace
 ---@field election znl.ClusterElectionOptions  but for the candidate
----@field restore fun(term: znl.ClusterTerm): true|nil, string?, string?  subscribes and publishes; must not yield
+---@field restore fun(term: znl.ClusterTerm): true|nil, string?, string?  subscribes and publishes; yields
 ---@field tell fun(event: string, ...)
 ---@field report fun(message: string, where: string, is_known: boolean|nil)
 

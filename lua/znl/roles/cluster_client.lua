@@ -33,6 +33,8 @@ local M = {}
 local EVENTS = { "ready", "lost", "error", "failover", "follower_joined", "follower_left" }
 --- What a client keeps of the time a stopping process has.
 local LEAVE_MS = 300
+--- Between attempts to tell a leader that does not read as fast as it is written to.
+local BUSY_MS = 10
 
 local CALL_SPEC = { timeout_ms = { type = "integer", min = 1, max = 86400000 } }
 local READY_RULE = { type = "integer", min = 0, max = 86400000 }
@@ -164,6 +166,34 @@ end
 
 -- --- subscriptions -------------------------------------------------------------------------------
 
+--- Tells a leader what it must not miss, as soon as there is room, unless that is of no use any more. Yields when
+--- there is none.
+---@param is_wanted fun(): boolean
+---@param send fun(): true|nil, string?, string?
+local function tell_leader(self, term, is_wanted, send)
+  while is_wanted() do
+    local ok, message, code = send()
+    if ok or code ~= "BUSY" then return ok, message, code end
+    if not sched.sleep(BUSY_MS) or self.terms.term ~= term then return nil, "the connection ended", "CLOSED" end
+  end
+  return true
+end
+
+--- Yields when there is no room.
+---@return true|nil ok  nil: the term is over
+---@return string? message
+---@return string? code
+local function subscribe_at(self, term, key)
+  local subscription = self.subscriptions.by_key[key]
+  local ok, message, code = tell_leader(self, term,
+    function() return subscription ~= nil and self.subscriptions.by_key[key] == subscription end,
+    function() return term:subscribe(key, subscription.text) end)
+  if ok then return true end
+  if code == "CLOSED" then return nil, message, code end
+  self.report(("%s is not subscribed: %s"):format(registration.shown(key), message), "subscribe")
+  return true
+end
+
 --- With `subscribe_timeout_ms`: says so when no value has come by then.
 local function watch_first_value(self, key)
   local timeout_ms = self.config.subscribe_timeout_ms
@@ -191,7 +221,9 @@ function Listener:start()
   local term = client.terms.term
   if not term then return end
   local ok, message, code = term:subscribe(self.key, self.text)
-  if not ok and code ~= "CLOSED" then
+  if code == "BUSY" then
+    task.background(client.owner, subscribe_at, client, term, self.key)
+  elseif not ok and code ~= "CLOSED" then
     client.report(("%s is not subscribed: %s"):format(registration.shown(self.key), message), "subscribe")
   end
 end
@@ -395,17 +427,19 @@ local function face_of(self, declared)
   return setmetatable({}, { __index = methods })
 end
 
---- A leader was found: it is asked for all that is subscribed here and told all that was published.
+--- A leader was found: it is asked for all that is subscribed here and told all that was published. Yields when
+--- there is no room; what is subscribed and published meanwhile is told by itself.
 local function restore(self, term)
-  for key, subscription in pairs(self.subscriptions.by_key) do
-    local ok, message, code = term:subscribe(key, subscription.text)
-    if not ok then
-      if code == "CLOSED" then return nil, message, code end
-      self.report(("%s is not subscribed: %s"):format(registration.shown(key), message), "subscribe")
-    end
+  local keys, entries = {}, self.publications:entries()
+  for key in pairs(self.subscriptions.by_key) do keys[#keys + 1] = key end
+  for _, key in ipairs(keys) do
+    local ok, message, code = subscribe_at(self, term, key)
+    if not ok then return nil, message, code end
   end
-  for _, value in ipairs(self.publications:values()) do
-    local ok, message, code = publish_now(self, term, value)
+  for _, entry in ipairs(entries) do
+    local ok, message, code = tell_leader(self, term,
+      function() return self.publications:has(entry) end,
+      function() return publish_now(self, term, entry.value) end)
     if not ok then
       if code == "CLOSED" then return nil, message, code end
       self.report("a publication is not told to the leader: " .. message, "publish")

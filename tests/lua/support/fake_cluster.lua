@@ -244,8 +244,18 @@ function Link:invoke(method, timeout_ms, n, ...)
   return finish(answered:wait(timeout_ms))
 end
 
+--- `net.room`: how many requests a link takes in the same millisecond.
+local function is_full(link)
+  local net = link.net
+  if not net.room then return false end
+  if link.full_at ~= net.fake.now then link.full_at, link.taken = net.fake.now, 0 end
+  link.taken = link.taken + 1
+  return link.taken > net.room
+end
+
 function Link:oneway(method, _, n, ...)
   if not self.open then return nil, "link: closed", "CLOSED" end
+  if is_full(self) then return nil, "link: no room", "BUSY" end
   local arguments, problem = arguments_of(n, ...)
   if not arguments then return nil, problem, "INVALID" end
   self.net.fake:later(0, function()
@@ -258,6 +268,7 @@ end
 
 function Link:subscribe(key, text)
   if not self.open then return nil, "link: closed", "CLOSED" end
+  if is_full(self) then return nil, "link: no room", "BUSY" end
   self.net.fake:later(0, function()
     if self.open then self.channel:subscribe_member(self, key, text) end
   end)
