@@ -105,6 +105,28 @@ static void check_text(znl_frame text, znl_frame data)
     znl_buffer_fini(&out);
 }
 
+/* The bytes as a text, put together: the low ones stand for what texts are made of. */
+static void check_assembled(const uint8_t *data, size_t size)
+{
+    static const char *const parts[] = {"{\"type\":\"", "invoke", "\",\"method\":\"",
+            "\",\"argLength\":", ",\"oneway\":false}", ",\"oneway\":true}", "_result",
+            "\",\"success\":true}", "\",\"success\":false}", "subscribe",
+            "\",\"key\":", "_res\"}", "heartbeat", "\"}", "register_channel",
+            "\",\"channelName\":\"", "unSubscribe", "cancel",
+            ",\"reg\":", ",\"znl\":", "\"key\"", "{\"v\":1}", "\\u0061", "\\ud800", "\xc3\xa9",
+            "[[", "]]", "type", "{\"", "\":", ",\"", "\""};
+    znl_buffer text = {0};
+    for (size_t i = 0; i < size && text.size < MAX_BYTES; i++) {
+        char plain = (char)data[i];
+        if (data[i] < sizeof parts / sizeof parts[0])
+            FUZZ_HOLDS(znl_buffer_append(&text, parts[data[i]], strlen(parts[data[i]])) == 0);
+        else
+            FUZZ_HOLDS(znl_buffer_append(&text, &plain, 1) == 0);
+    }
+    check_text(znl_frame_of(text.data, text.size), znl_frame_of(data, 0));
+    znl_buffer_fini(&text);
+}
+
 static void check_head(const znl_packet *packet, const uint8_t *at)
 {
     uint8_t head[ZNL_PACKET_HEAD_BYTES];
@@ -156,5 +178,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     znl_packet_reader_fini(&pieces);
     /* Any bytes as a text, which most packets above are not. */
     check_text(znl_frame_of(data, size), znl_frame_of(data, size));
+    if (size > 0)
+        check_assembled(data, size);
     return 0;
 }
