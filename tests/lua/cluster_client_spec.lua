@@ -588,6 +588,11 @@ describe("znl.cluster_client", function()
       assert.same({ true }, try { secret = "old" })
       assert.same({ nil, "the leader refuses: the proof is not made with this secret", "REFUSED" },
         try { secret = "wrong" })
+      for _ = 1, 3 do try { secret = "wrong" } end
+      assert.equal(1, #fake:logged("is refused: the proof is not made with this secret", "warn"))
+      sleep(10000)
+      try { secret = "wrong" }
+      assert.equal(1, #fake:logged("is refused: the proof is not made with this secret (and 3 more)", "warn"))
       assert.equal("leading", leader:state())
       leader:close()
       -- A leader that lets everybody in has not shown that it has the secret.

@@ -11,6 +11,8 @@ local secret = require("znl.cluster.secret")
 
 local M = {}
 
+local QUIET_MS = 10000
+
 --- A term: what a client is while it leads or follows. `gone` is set when it has ended by itself.
 ---@class znl.ClusterTerm
 ---@field role "leader"|"follower"
@@ -33,11 +35,24 @@ Leader.__index = Leader
 
 local REACTIONS = {}
 
+--- Who is refused comes again and again: one line for each reason in a while, with how many there were.
+local function say_refused(self, reason, remote)
+  local now_ms, entry = sched.now_ms(), self.refusals[reason] or { until_ms = -math.huge, held = 0 }
+  self.refusals[reason] = entry
+  if now_ms < entry.until_ms then
+    entry.held = entry.held + 1
+    return
+  end
+  local more = entry.held > 0 and (" (and %d more)"):format(entry.held) or ""
+  entry.until_ms, entry.held = now_ms + QUIET_MS, 0
+  self.host.on_trouble(("the registration of %s is refused: %s%s"):format(tostring(remote), reason, more), "DENIED")
+end
+
 function REACTIONS.registration(self, _, extension, remote)
   if not self.proofs then return true end
   local ok, found = secret.check(self.proofs, self.name, extension)
   if ok then return true, found end
-  self.host.on_trouble(("the registration of %s is refused: %s"):format(tostring(remote), found), "DENIED")
+  say_refused(self, found, remote)
   return nil, found
 end
 
@@ -78,7 +93,7 @@ local CHANNEL_OPTIONS = {
 function M.new(opts)
   local self = setmetatable({
     role = "leader", name = opts.name, place = opts.place, host = opts.host, gone = sched.event(),
-    proofs = secret.checker(opts.secrets),
+    proofs = secret.checker(opts.secrets), refusals = {},
   }, Leader)
   local config = { name = opts.name, transcode = opts.pair, check_registration = self.proofs ~= nil }
   for _, name in ipairs(CHANNEL_OPTIONS) do config[name] = opts.config[name] end
