@@ -89,6 +89,8 @@ describe("znl.cluster_client", function()
       local follower = started { client = false, leader = false, methods = { "get", "absent" }, any_method = true }
       assert.has_error(function() leader:invoke("gett") end, 'store: there is no method "gett"; did you mean get?')
       assert.has_error(function() leader:invoke("echo") end)
+      assert.has_error(function() leader.get("id") end, "store: get is called with a colon: client:get(...)")
+      assert.has_error(function() leader.note() end, "store: note is called with a colon: client:note(...)")
       assert.has_error(function() leader:invoke("") end)
       for _, name in ipairs { "echo", "absent", "close", "subscribe", "_private", "__index" } do
         local _, message, code, err = follower:invoke(name)

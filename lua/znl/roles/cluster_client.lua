@@ -403,13 +403,24 @@ Client.on, Client.once, Client.off, Client.drain = role.Role.on, role.Role.once,
 
 -- --- making one ----------------------------------------------------------------------------------
 
+--- `client.get(id)`: the argument would be lost.
+local function no_colon(self, entry)
+  error(("%s: %s is called with a colon: client:%s(...)"):format(self.title, entry.name, entry.name), 3)
+end
+
 --- Calls by name: `client:get(id)` is `client:invoke("get", id)`.
 local BY_KIND = {
   invoke = function(self, entry)
-    return function(_, ...) return invoke(self, entry, self.response_timeout_ms, ...) end
+    return function(face, ...)
+      if type(face) ~= "table" then no_colon(self, entry) end
+      return invoke(self, entry, self.response_timeout_ms, ...)
+    end
   end,
   oneway = function(self, entry)
-    return function(_, ...) return oneway(self, entry, ...) end
+    return function(face, ...)
+      if type(face) ~= "table" then no_colon(self, entry) end
+      return oneway(self, entry, ...)
+    end
   end,
 }
 
