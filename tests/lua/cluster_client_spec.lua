@@ -514,11 +514,27 @@ describe("znl.cluster_client", function()
   it("reports once that its client cannot be subscribed at all", function()
     fake:run(function()
       local told = {}
-      local client = started { client = { get = function() end } }
+      local function make() return { get = function() end } end
+      local client = started { client = make, methods = { "get" } }
       client:on("error", function(message) table.insert(told, message) end)
       client:subscribe({ dataId = "a" }, print)
       sleep(100000)
       assert.same({ '{"dataId":"a"}: store has no method "subscribe"' }, told)
+    end)
+  end)
+
+  it("sends no subscription and no publication that its client could not take", function()
+    fake:run(function()
+      started()
+      local follower = started { client = { get = function() end } }
+      assert.has_error(function() follower:subscribe({ dataId = "a" }, print) end,
+        'znl.cluster_client:subscribe: the client has no method "subscribe"')
+      assert.has_error(function() follower:publish { dataId = "a" } end,
+        'znl.cluster_client:publish: the client has no method "publish"')
+      assert.same({ 0, 0 }, { follower:counters().subscriptions, follower:counters().publications })
+      local unknown = started { client = false, leader = false }
+      unknown:subscribe({ dataId = "a" }, print)
+      assert.is_true(unknown:publish { dataId = "a" })
     end)
   end)
 

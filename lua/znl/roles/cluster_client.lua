@@ -240,6 +240,15 @@ local function key_of(self, reg, what, level)
   return key, text
 end
 
+--- A leader of the original dies of a subscription or publication that its client has no method for. What this
+--- process would lead with tells; a function that makes it, or none, does not.
+local function check_has(self, method, what, level)
+  local object = self.terms.opts.election.source.client
+  if type(object) == "table" and type(object[method]) ~= "function" then
+    error(("%s:%s: the client has no method %q"):format(self.what, what, method), level + 1)
+  end
+end
+
 --- Calls `listener(value)` with the last value of what `reg` names, if there is one, and with each later one.
 --- It may wait; values that come meanwhile wait in turn. Nothing may change a value.
 ---@param reg any  whatever JSON can carry
@@ -249,6 +258,7 @@ function Client:subscribe(reg, listener)
   if type(listener) ~= "function" then
     error(self.what .. ":subscribe: the listener must be a function, not a " .. type(listener), 2)
   end
+  check_has(self, self.exports.subscribe, "subscribe", 2)
   local key, text = key_of(self, reg, "subscribe", 2)
   local entry = setmetatable({
     client = self, key = key, text = text, fn = listener, owner = self.owner, is_busy = false, is_removed = false,
@@ -299,6 +309,7 @@ end
 ---@return string? message
 ---@return "LIMIT"|"INVALID"|"BUSY"|"TOO_BIG"|string? code  it is not remembered either
 function Client:publish(reg)
+  check_has(self, self.exports.publish, "publish", 2)
   local key, message, code = publication_key(self, reg, "publish", 2)
   if not key then return nil, "publish: cannot send " .. message, code end
   local value
