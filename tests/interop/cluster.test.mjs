@@ -12,7 +12,9 @@ import { RawFollower } from "./cluster_raw.mjs";
 import { pack, unpack } from "./cluster_values.mjs";
 import { until } from "./scene.mjs";
 
-const limit = { timeout: 40000 };
+const limit = { timeout: 120000 };
+/** Until an election is over, which pauses for seconds in the package, on a busy machine. */
+const PATIENCE_MS = 40000;
 const REG = { dataId: "d" };
 
 /** Fields that are undefined are left out by whoever has no such thing. */
@@ -35,9 +37,13 @@ function failedWith(error, name, message, code) {
 }
 
 const becomesReady = (client, leader) =>
-    client.event("ready", (event) => !event.error && event.leader === leader, 12000);
+    client.event("ready", (event) => !event.error && event.leader === leader, PATIENCE_MS);
 const readyAgain = (client) =>
-    client.event("ready", ({ at, error }) => !error && at >= client.all("lost").at(-1)?.at, 12000);
+    client.event(
+        "ready",
+        ({ at, error }) => !error && at >= client.all("lost").at(-1)?.at,
+        PATIENCE_MS,
+    );
 
 for (const pair of PAIRS)
     describe(pair.name, { skip: pair.skip, concurrency: 6 }, () => {
@@ -326,22 +332,27 @@ for (const pair of PAIRS)
         );
 
         test("a leader that fails: its followers hear why", limit, () =>
-            trio(async ({ leader, follower, port }) => {
+            trio(async ({ leader, more, port }) => {
                 const refused = /upstream refused/;
                 await assert.rejects(leader.start({ port, demo: { ready_error: true } }), refused);
-                await assert.rejects(follower.start({ port }), refused);
+                // The leader is tried again and again: a connection may end just when it is.
+                await until("the follower to hear why", () =>
+                    more(followers)
+                        .start({ port })
+                        .then(assert.fail, ({ message }) => refused.test(message)),
+                );
             }),
         );
 
-        led("heartbeats keep a connection that says nothing", { heartbeat_ms: 250 }, async (s) => {
+        led("heartbeats keep a connection that says nothing", { heartbeat_ms: 1000 }, async (s) => {
             const { follower } = s;
             const began = Date.now();
             // Beside a silent one that is cut for its silence.
             const silent = new RawFollower(s.port);
             await silent.register();
-            await silent.end(12000);
+            await silent.end(PATIENCE_MS);
             silent.destroy();
-            assert.ok(Date.now() - began > 700, "it was cut too soon");
+            assert.ok(Date.now() - began > 2800, "it was cut too soon");
             assert.equal(await follower.invoke("ping"), "pong");
             assert.deepEqual(follower.all("lost"), []);
         });
