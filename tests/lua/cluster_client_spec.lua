@@ -336,6 +336,15 @@ describe("znl.cluster_client", function()
     end)
   end)
 
+  it("does not flood a leader that is not ready, however soon its calls shall end", function()
+    fake:run(function()
+      started { name = "other" }
+      local follower = open { response_timeout_ms = 1, max_wait_ms = 1000 }
+      assert.is_nil((follower:start()))
+      assert.is_true(net.registrations <= 6)
+    end)
+  end)
+
   it("says that the owner of the port does not lead the channel, and follows once it does", function()
     fake:run(function()
       local _, process = started { name = "other" }

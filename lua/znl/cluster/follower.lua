@@ -11,6 +11,9 @@ local secret = require("znl.cluster.secret")
 
 local M = {}
 
+--- A registration waits that long for its answer at least: who wants calls to end soon need not ask again as often.
+local REGISTER_MS = 250
+
 ---@class znl.ClusterFollower : znl.ClusterTerm
 local Follower = {}
 Follower.__index = Follower
@@ -88,7 +91,7 @@ end
 
 --- Registers until there is an answer or the connection ends. Yields.
 local function register(self, link)
-  local timeout_ms, told = self.opts.config.response_timeout_ms, false
+  local timeout_ms, told = math.max(REGISTER_MS, self.opts.config.response_timeout_ms), false
   while true do
     local extension, expected = secret.extension(self.opts.secrets, self.name)
     local answer, its_extension, code = link:register(self.name, timeout_ms, extension)
