@@ -156,11 +156,15 @@ static void answer(znl_cluster_inbound *inbound, int64_t id, int32_t timeout_ms,
     else if (inbound->is_ours)
         message.extension = znl_frame_of(ours, sizeof ours - 1);
     int err = znl_cluster_link_answer(inbound->link, id, timeout_ms, &message, data);
-    if (err != 0) /* it would wait for nothing */
+    if (err != 0) { /* it would wait for nothing */
         znl_cluster_inbound_end(inbound, err, znl_err_text(err), 0);
-    else if (!is_success && !inbound->is_over) {
-        inbound->is_refused = 1;
-        start_timer(inbound, ZNL_CLUSTER_REFUSED_MS, on_refused);
+    } else if (is_success == inbound->is_refused) {
+        /* Who asks again and again is not spared; whose leader has become ready meanwhile is. */
+        inbound->is_refused = !is_success;
+        if (is_success)
+            znl_wheel_stop(znl_loop_wheel(inbound->vm->loop), &inbound->timer);
+        else
+            start_timer(inbound, ZNL_CLUSTER_REFUSED_MS, on_refused);
     }
 }
 

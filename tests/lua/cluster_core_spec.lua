@@ -196,6 +196,38 @@ describe("znl.core.cluster", function()
       )
     end)
 
+    it("that is refused again and again does not keep the connection", function()
+      scene:listen()
+      local channel = scene.server:channel { name = "Client" }
+      channel:ready(false, { message = "not yet" })
+      local raw, spared = scene:raw(), scene:raw()
+      spared:register("Client", 2)
+      assert.truthy(spared:packet(1).data:find("not+yet", 1, true))
+      raw:register("Client", 2)
+      eventually(function()
+        if raw.is_closed then return true end
+        raw:register("Client", #raw.packets + 3)
+      end)
+      assert.truthy(#raw.packets >= 2)
+      eventually(function() return spared.is_closed end)
+    end)
+
+    it("that is refused may be sent again once the leader is ready", function()
+      scene:listen()
+      local channel = scene.server:channel { name = "Client", heartbeat_ms = 60000 }
+      channel:ready(false, { message = "not yet" })
+      local raw, other = scene:raw(), scene:raw()
+      for _, peer in ipairs { raw, other } do
+        peer:register("Client", 2)
+        assert.truthy(peer:packet(1).data:find("not+yet", 1, true))
+      end
+      channel:ready(true)
+      raw:register("Client", 3)
+      assert.equal("success^^^^$0|-1]", raw:packet(2).data)
+      eventually(function() return other.is_closed end) -- it did not ask
+      assert.is_false(raw.is_closed)
+    end)
+
     it("that is not answered may be sent again", function()
       scene:listen()
       local channel = scene.server:channel { name = "Client" }
