@@ -478,7 +478,9 @@ static void on_failed(void *user, znl_waiter waiter, int err)
 static void on_broken(void *user, int err, const char *text)
 {
     znl_cluster_inbound *inbound = user;
-    inbound->server->broken++;
+    /* Silence breaks nothing, nor does it when memory is short here. */
+    if (err != ZNL_E_TIMEOUT && err != ZNL_E_NOMEM)
+        inbound->server->broken++;
     znl_cluster_inbound_end(inbound, err, text, 0);
 }
 

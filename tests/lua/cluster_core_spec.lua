@@ -430,6 +430,7 @@ describe("znl.core.cluster", function()
       assert.equal("TIMEOUT", event[5])
       eventually(function() return scene.leader:counters().heartbeats >= 5 end)
       assert.is_true(link:is_open())
+      assert.equal(0, scene.server:counters().broken)
     end)
 
     it("survives bytes that are no packets", function()
