@@ -339,6 +339,7 @@ void znl_cluster_cancel(znl_cluster_inbound *inbound, int64_t id)
     for (znl_cluster_call *call = inbound->calls; call != NULL; call = call->next) {
         if (call->id != id)
             continue;
+        lead->jobs.expired += !call->base.is_answered;
         call_cancel(call, "the asker gave it up");
         return;
     }

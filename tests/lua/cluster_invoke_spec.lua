@@ -281,6 +281,7 @@ describe("znl.core.cluster", function()
     it("ends when its task is cancelled, at the leader too when that is one of ours", function()
       for _, extension in ipairs { false, { v = 1 } } do
         local ended
+        scene.leader = nil
         local link = scene:pair(function()
           ended = nil
           ended = select(3, sched.sleep(60000))
@@ -298,6 +299,7 @@ describe("znl.core.cluster", function()
         if extension then
           eventually(function() return ended end)
           assert.equal("CANCELLED", ended)
+          assert.equal(1, scene.leader:counters().expired)
         else
           assert.is_nil(ended)
         end
