@@ -57,7 +57,8 @@ typedef struct znl_cluster_link_options {
     uint32_t max_depth;   /* of JSON; 0: ZNL_TRANSCODE_DEPTH_DEFAULT */
     uint32_t
             heartbeat_ms; /* follower: see znl_cluster_link_beat(); 0: none, and no silence is noticed */
-    uint32_t timeout_ms; /* follower: what its heartbeats say, as all requests of the originals do */
+    uint32_t
+            timeout_ms; /* follower: what its heartbeats say, as all requests of the originals do */
 } znl_cluster_link_options;
 
 /* `carrier` and `events` are borrowed and outlive the link. 0 or ZNL_E_NOMEM. */

@@ -542,7 +542,7 @@ describe("znl.cluster_client", function()
         'znl.cluster_client:publish: the client has no method "publish"')
       assert.same({ 0, 0 }, { follower:counters().subscriptions, follower:counters().publications })
       local unknown = started { client = false, leader = false }
-      unknown:subscribe({ dataId = "a" }, print)
+      unknown:subscribe({ dataId = "a" }, function() end)
       assert.is_true(unknown:publish { dataId = "a" })
     end)
   end)
