@@ -316,6 +316,24 @@ describe("znl.cluster_client", function()
     end)
   end)
 
+  it("says that its client does not become ready", function()
+    fake:run(function()
+      local store = new_store()
+      function store.ready() sleep(5000) end
+      local leader = open { client = store, max_wait_ms = 2000 }
+      local errors = {}
+      leader:on("error", function(message) table.insert(errors, message) end)
+      assert.same({ nil, "store: no leader in time: the client of this process is not ready yet", "TIMEOUT" },
+        { leader:start() })
+      sleep(2500)
+      assert.equal(2, #errors)
+      assert.equal("the client of this process is not ready yet", errors[1])
+      assert.is_true(leader:ready(5000))
+      sleep(10000)
+      assert.equal(2, #errors)
+    end)
+  end)
+
   it("waits for a leader that becomes ready late, asking again", function()
     fake:run(function()
       local store = new_store()

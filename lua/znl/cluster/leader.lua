@@ -124,6 +124,12 @@ function Leader:serve(source)
   end, source.owner, self.name)
 end
 
+--- For the operator of this process: with file and line, when it was raised.
+local function told_here(err)
+  local line = type(err.stack) == "string" and err.stack:match("^[^\n]*")
+  return line and line:find("^[^:]+:%d+: ") and line or err.message
+end
+
 --- Starts the real client, then answers registrations. Yields.
 ---@return true|nil ok
 ---@return string? message
@@ -139,7 +145,7 @@ function Leader:open()
     return nil, ("%s: registrations cannot be answered: %s"):format(self.name, message), code, true
   end
   self.channel:ready(false, err)
-  return nil, ("%s: the client is not ready: %s"):format(self.name, err.message), err.code or "REFUSED", true
+  return nil, ("%s: the client is not ready: %s"):format(self.name, told_here(err)), err.code or "REFUSED", true
 end
 
 --- The code has a new version: its client takes over. Yields.

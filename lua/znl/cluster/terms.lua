@@ -12,6 +12,8 @@ local task = require("znl.tasks.task")
 
 local M = {}
 
+--- Of a client that neither becomes ready nor fails.
+local NOT_YET = "the client of this process is not ready yet"
 --- Who has led or followed for that long has not failed.
 local STEADY_MS = 50
 --- Terms that began and were soon over count as so many failures at most: pauses between them stay short, for
@@ -94,8 +96,9 @@ function Terms:await(ends_ms, settled)
     if not settled and not self.is_running then return stopped(self) end
     local left_ms = math.ceil(ends_ms - sched.now_ms())
     if left_ms <= 0 then
-      local why = self.trouble and ": " .. self.trouble or ""
-      return nil, ("%s: no leader in time%s"):format(self.opts.title, why), "TIMEOUT"
+      local is_coming = self.opening and self.opening.role == "leader"
+      local why = is_coming and NOT_YET or self.trouble
+      return nil, ("%s: no leader in time%s"):format(self.opts.title, why and ": " .. why or ""), "TIMEOUT"
     end
     local ok, message, code = (settled or self.settled):wait(left_ms)
     settled = nil
@@ -146,6 +149,20 @@ local function begin(self, term)
   return true
 end
 
+--- Followers wait as well for a client that does not become ready: the operator should know.
+---@return znl.Event opened  to be set
+local function watch_opening(self, term)
+  local opts, opened = self.opts, sched.event()
+  task.background(opts.owner, function()
+    while true do
+      local ok, _, code = opened:wait(opts.config.max_wait_ms)
+      if ok or code ~= "TIMEOUT" or self.opening ~= term then return end
+      opts.report(NOT_YET, "start")
+    end
+  end)
+  return opened
+end
+
 --- Opens a term and serves until it ends. Yields.
 ---@return boolean was_ready
 ---@return string? message  why it was not
@@ -153,7 +170,9 @@ end
 ---@return boolean? is_refusal
 local function serve(self, term, epoch)
   self.opening = term
+  local opened = term.role == "leader" and watch_opening(self, term)
   local ok, message, code, is_refusal = term:open()
+  if opened then opened:set(true) end
   if self.epoch ~= epoch or self.opening ~= term then
     term:close()
     return false, message or "closed", "CLOSED"
