@@ -172,8 +172,16 @@ describe("options of a cluster client", function()
         ("it: host %s is not loopback: option secret must be given, or anybody could call"):format(host))
       read { host = host, secret = "s" }
       read { host = host, single = true }
-      read { host = host, path = "/run/x.sock" }
     end
+  end)
+
+  it("are a unix socket or an address", function()
+    assert.equal(384, read({ path = "/run/x.sock", mode = 384 }).mode)
+    assert.has_error(function() read { path = "/run/x.sock", host = "127.0.0.1" } end,
+      "it: option path stands in place of host")
+    assert.has_error(function() read { path = "/run/x.sock", port = 1 } end, "it: option path stands in place of port")
+    assert.has_error(function() read { mode = 384 } end,
+      "it: option mode is that of a unix socket: option path is missing")
   end)
 
   it("want a client from who may lead", function()

@@ -138,6 +138,12 @@ end
 function M.read(given, what, level, getenv)
   getenv = getenv or os.getenv
   local config = options.read(M.SPEC, given, what, level + 1)
+  if config.path and (given.host or given.port) then
+    error(("%s: option path stands in place of %s"):format(what, given.host and "host" or "port"), level + 1)
+  end
+  if config.mode and not config.path then
+    error(what .. ": option mode is that of a unix socket: option path is missing", level + 1)
+  end
   for name in pairs(ENVIRONMENT) do
     if config[name] == nil then config[name] = from_environment(name, what, level + 1, getenv) end
   end
