@@ -428,7 +428,7 @@ static void unbind(zmq_link *link)
         zmq_unbind(link->socket, link->endpoint);
         return;
     }
-    snprintf(name, sizeof name, "inproc://znl-unbind-%p", (void *)link);
+    znl_loop_zmq_endpoint(link->loop, name, sizeof name);
     void *monitor = zmq_socket(znl_loop_zmq(link->loop), ZMQ_PAIR);
     if (monitor == NULL)
         return;

@@ -6,7 +6,9 @@
 #include "base/clock.h"
 #include "base/err.h"
 
+#include <inttypes.h>
 #include <sched.h>
+#include <stdio.h>
 #include <zmq.h>
 
 /* Sockets of one context: a process that plays many slaves in a test. libzmq's default is 1023. */
@@ -23,6 +25,7 @@ struct znl_loop {
     int is_stopping;
     int zmq_sockets;
     void *zmq;
+    uint64_t zmq_endpoints; /* how many were given out */
     void *sim;
     void (*discard_sim)(void *sim);
     void *streams;
@@ -173,6 +176,11 @@ void *znl_loop_zmq(znl_loop *loop)
         }
     }
     return loop->zmq;
+}
+
+void znl_loop_zmq_endpoint(znl_loop *loop, char *out, size_t size)
+{
+    snprintf(out, size, "inproc://znl-%" PRIu64, ++loop->zmq_endpoints);
 }
 
 void *znl_loop_sim(znl_loop *loop)

@@ -83,6 +83,10 @@ void znl_loop_undefer(znl_loop *loop, znl_deferred *deferred);
 /* The libzmq context, made at the first call; NULL when there is no memory. */
 void *znl_loop_zmq(znl_loop *loop);
 
+/* Writes an inproc endpoint of that context which nobody has had: libzmq frees the endpoint of a closed socket
+ * later, in a thread of its own. */
+void znl_loop_zmq_endpoint(znl_loop *loop, char *out, size_t size);
+
 /* What link_sim.c keeps for this loop, NULL until it is set; `discard` frees it when the loop ends. */
 void *znl_loop_sim(znl_loop *loop);
 void znl_loop_set_sim(znl_loop *loop, void *sim, void (*discard)(void *sim));

@@ -117,7 +117,7 @@ static int watch(znl_zmq_monitor *monitor)
     int fd = -1;
     size_t size = sizeof fd;
     int linger = 0;
-    snprintf(name, sizeof name, "inproc://znl-monitor-%p", (void *)monitor);
+    znl_loop_zmq_endpoint(monitor->loop, name, sizeof name);
     if (zmq_socket_monitor(monitor->watched, name,
                 ZMQ_EVENT_DISCONNECTED | ZMQ_EVENT_HANDSHAKE_SUCCEEDED) != 0)
         return znl_err_from_errno(zmq_errno());
