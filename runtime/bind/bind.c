@@ -31,6 +31,16 @@ znl_frame znl_lua_error_line(const char *text, size_t size)
     return znl_frame_of(text, size);
 }
 
+int znl_lua_connect_failed(lua_State *L, int err, const char *address, const char *text)
+{
+    const int has_address = strncmp(text, address, strlen(address)) == 0;
+    lua_pushnil(L);
+    lua_pushfstring(
+            L, "connect: %s%s%s", has_address ? "" : address, has_address ? "" : ": ", text);
+    lua_pushstring(L, znl_err_code(err));
+    return 3;
+}
+
 int znl_lua_callevent(lua_State *L, const char *area, int count, int results)
 {
     if (lua_pcall(L, count, results, 0) == 0)
@@ -231,10 +241,37 @@ void znl_lua_newtype(
     lua_pop(L, 1);
 }
 
-void znl_lua_newobjects(lua_State *L, const char *key)
+/* The table that `key` names, or nil. */
+static void push_objects(lua_State *L, const char *key)
 {
     lua_pushlightuserdata(L, (void *)(uintptr_t)key);
     lua_rawget(L, LUA_REGISTRYINDEX);
+}
+
+int znl_lua_findobject(lua_State *L, const char *key, const void *object)
+{
+    push_objects(L, key);
+    lua_pushlightuserdata(L, (void *)(uintptr_t)object);
+    lua_rawget(L, -2);
+    lua_remove(L, -2);
+    if (!lua_isnil(L, -1))
+        return 1;
+    lua_pop(L, 1);
+    return 0;
+}
+
+void znl_lua_keepobject(lua_State *L, const char *key, const void *object)
+{
+    push_objects(L, key);
+    lua_pushlightuserdata(L, (void *)(uintptr_t)object);
+    lua_pushvalue(L, -3);
+    lua_rawset(L, -3);
+    lua_pop(L, 1);
+}
+
+void znl_lua_newobjects(lua_State *L, const char *key)
+{
+    push_objects(L, key);
     int is_there = lua_istable(L, -1);
     lua_pop(L, 1);
     if (is_there)

@@ -18,6 +18,10 @@
 /* Pushes nil, "where: text of err", code of err; returns 3. */
 int znl_lua_fail(lua_State *L, int err, const char *where);
 
+/* Pushes nil, "connect: address: text", code of err; returns 3. `text` may begin with the address: what is said of a
+ * connection that never was does. */
+int znl_lua_connect_failed(lua_State *L, int err, const char *address, const char *text);
+
 /* What peers are told of an error: its first line, not the traceback; cut between characters. Borrowed. */
 znl_frame znl_lua_error_line(const char *text, size_t size);
 
@@ -69,6 +73,12 @@ int znl_lua_cancelled(lua_State *L, const char *where);
 /* Makes the table, named by the address of `key` in the registry, that leads from a C object (light
  * userdata) to the Lua object for it while there is one: its values are weak. Once per state. */
 void znl_lua_newobjects(lua_State *L, const char *key);
+
+/* Pushes the Lua object for `object` and returns 1; 0 and nothing when there is none (any more). */
+int znl_lua_findobject(lua_State *L, const char *key, const void *object);
+
+/* The value on top of the stack, which stays there, becomes the one for `object`. May raise for memory. */
+void znl_lua_keepobject(lua_State *L, const char *key, const void *object);
 
 /* Argument `idx`, an owner made by znl.core.sched.owner(), borrowed from its userdata: hold it
  * to keep it. Raises otherwise. */

@@ -8,16 +8,7 @@
 #include "base/log.h"
 #include "codec/json.h"
 
-/* Names the table that leads from anchors to their userdata. */
-static const char objects;
-
 /* --- objects ----------------------------------------------------------------------------------- */
-
-static void push_objects(lua_State *L)
-{
-    lua_pushlightuserdata(L, (void *)(uintptr_t)&objects);
-    lua_rawget(L, LUA_REGISTRYINDEX);
-}
 
 /* Puts the function that field `name` of the table at `index` holds to `place` of the environment at the top.
  * Returns whether there is one. */
@@ -50,46 +41,15 @@ int znl_cluster_own(lua_State *L, const znl_anchor *anchor, int index, int optio
     }
     lua_pop(L, 1);
     lua_setfenv(L, index);
-    push_objects(L);
-    lua_pushlightuserdata(L, (void *)(uintptr_t)anchor);
     lua_pushvalue(L, index);
-    lua_rawset(L, -3);
+    znl_anchor_enter(L, anchor);
     lua_settop(L, top);
     return is_custom;
 }
 
-int znl_cluster_push(lua_State *L, const znl_anchor *anchor)
-{
-    if (anchor->holds > 0) {
-        lua_rawgeti(L, LUA_REGISTRYINDEX, anchor->ref);
-        return 1;
-    }
-    push_objects(L);
-    lua_pushlightuserdata(L, (void *)(uintptr_t)anchor);
-    lua_rawget(L, -2);
-    lua_remove(L, -2);
-    if (!lua_isnil(L, -1))
-        return 1;
-    lua_pop(L, 1);
-    return 0;
-}
-
-int znl_cluster_hold(lua_State *L, znl_anchor *anchor)
-{
-    if (anchor->holds > 0) {
-        znl_anchor_hold_again(anchor);
-        return 1;
-    }
-    if (!znl_cluster_push(L, anchor))
-        return 0;
-    znl_anchor_hold(L, anchor, lua_gettop(L));
-    lua_pop(L, 1);
-    return 1;
-}
-
 void znl_cluster_push_own(lua_State *L, const znl_anchor *anchor, int place)
 {
-    if (!znl_cluster_push(L, anchor)) {
+    if (!znl_anchor_push(L, anchor)) {
         lua_pushnil(L);
         return;
     }
@@ -205,7 +165,7 @@ int luaopen_znl_core_cluster(lua_State *L)
             {"connect", znl_cluster_connect},
             {NULL, NULL},
     };
-    znl_lua_newobjects(L, &objects);
+    znl_anchor_open(L);
     znl_cluster_open_server_type(L);
     znl_cluster_open_channel_type(L);
     znl_cluster_open_request_type(L);

@@ -65,13 +65,7 @@ enum {
  * makes it findable by its anchor. Returns whether there is a transcode; misuse raises. */
 int znl_cluster_own(lua_State *L, const znl_anchor *anchor, int index, int options);
 
-/* Pushes the userdata of `anchor`; 0 and nothing when it is collected. */
-int znl_cluster_push(lua_State *L, const znl_anchor *anchor);
-
-/* Holds it. Raises when memory is short; 0 when it is collected. */
-int znl_cluster_hold(lua_State *L, znl_anchor *anchor);
-
-/* Pushes what it has at `place`, or nil. */
+/* Pushes what the userdata of `anchor` has at `place`, or nil. */
 void znl_cluster_push_own(lua_State *L, const znl_anchor *anchor, int place);
 
 /* Calls on_event of an object with the `count` values at the top, the first of which is the name; pops them.

@@ -185,22 +185,11 @@ static const znl_cluster_link_events link_events = {
 
 /* --- connecting -------------------------------------------------------------------------------- */
 
-static int connect_failed(lua_State *L, int err, const char *address, const char *text)
-{
-    /* What is said of a connection that never was begins with the address. */
-    const int has_address = strncmp(text, address, strlen(address)) == 0;
-    lua_pushnil(L);
-    lua_pushfstring(
-            L, "connect: %s%s%s", has_address ? "" : address, has_address ? "" : ": ", text);
-    lua_pushstring(L, znl_err_code(err));
-    return 3;
-}
-
 /* (link): it is open. */
 static int push_connected(lua_State *L, void *user)
 {
     znl_cluster_outbound *outbound = user;
-    znl_cluster_push(L, &outbound->anchor);
+    znl_anchor_push(L, &outbound->anchor);
     lua_getfenv(L, -1);
     lua_pushstring(L, znl_stream_peer(outbound->stream));
     lua_rawseti(L, -2, ZNL_CLUSTER_REMOTE);
@@ -220,7 +209,8 @@ static int push_refused(lua_State *L, void *user)
     const struct refusal *refusal = user;
     znl_cluster_push_own(L, &refusal->outbound->anchor, ZNL_CLUSTER_REMOTE);
     const char *address = lua_tostring(L, -1);
-    return connect_failed(L, refusal->err, address != NULL ? address : "?", refusal->text);
+    return znl_lua_connect_failed(
+            L, refusal->err, address != NULL ? address : "?", refusal->text);
 }
 
 static void refused(znl_cluster_outbound *outbound, int err, const char *text)
@@ -383,7 +373,7 @@ int znl_cluster_connect(lua_State *L)
     if (err != 0) {
         opener_done(outbound);
         znl_cluster_outbound_end(outbound, err, znl_err_text(err), 0);
-        return connect_failed(L, err, address, znl_err_text(err));
+        return znl_lua_connect_failed(L, err, address, znl_err_text(err));
     }
     znl_sched_on_lost(outbound->vm->sched, opener_lost, outbound, 0);
     return lua_yield(L, 0);

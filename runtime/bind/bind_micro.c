@@ -287,7 +287,7 @@ static int core_connections(lua_State *L)
     int i = 0;
     lua_createtable(L, (int)box->link_count, 0);
     for (const znl_micro_link *link = box->links; link != NULL; link = link->next)
-        if (link->is_open && link->was_told && znl_micro_link_push(L, link))
+        if (link->is_open && link->was_told && znl_anchor_push(L, &link->anchor))
             lua_rawseti(L, -2, ++i);
     return 1;
 }

@@ -172,12 +172,6 @@ int znl_micro_link_opened(znl_micro_link *link);
 /* Argument 1 as a connection, open or over; raises otherwise. NULL when it was taken down with its core. */
 znl_micro_link *znl_micro_link_check(lua_State *L);
 
-/* Pushes its userdata, for which something else keeps it alive; 0 and nothing when it is collected. */
-int znl_micro_link_push(lua_State *L, const znl_micro_link *link);
-
-/* Keeps its userdata, until znl_anchor_let_go(). Raises when memory is short; 0 when it is collected. */
-int znl_micro_link_hold(lua_State *L, znl_micro_link *link);
-
 /* The end of it: everything that waits is told, "closed" is reported in the next turn. May be called
  * while Lua runs, and again. `polite`: with a close frame. */
 void znl_micro_link_end(znl_micro_link *link, int err, const char *text, int polite);

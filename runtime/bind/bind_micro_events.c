@@ -67,7 +67,7 @@ void znl_micro_link_emit_error(lua_State *L, const znl_micro_link *link, const c
     int top = lua_gettop(L);
     size_t size = strlen(text), from_size = 0;
     const char *from = NULL;
-    if (znl_micro_link_push(L, link)) {
+    if (znl_anchor_push(L, &link->anchor)) {
         lua_getfenv(L, -1);
         lua_rawgeti(L, -1, ZNL_CONN_KEY);
         from = lua_tolstring(L, -1, &from_size);

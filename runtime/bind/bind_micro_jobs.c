@@ -141,7 +141,7 @@ static int run_request(lua_State *L)
         znl_micro_link_refuse_unknown(link, request);
         return 0;
     }
-    if (!znl_micro_link_hold(L, link)) {
+    if (!znl_anchor_hold_found(L, &link->anchor)) {
         znl_micro_link_end(link, ZNL_E_CLOSED, "collected", 1);
         return 0;
     }
@@ -206,7 +206,7 @@ struct waiter {
 static int run_hold(lua_State *L)
 {
     struct waiter *waiter = lua_touserdata(L, 1);
-    waiter->is_held = znl_micro_link_hold(L, waiter->link);
+    waiter->is_held = znl_anchor_hold_found(L, &waiter->link->anchor);
     return 0;
 }
 

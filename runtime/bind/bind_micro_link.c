@@ -14,47 +14,9 @@
 
 #include <stdio.h>
 
-/* Names the table that leads from connections to their userdata. */
-static const char objects;
-
 static void end_turn(znl_deferred *deferred);
 
 /* --- the userdata ------------------------------------------------------------------------------ */
-
-static void push_objects(lua_State *L)
-{
-    lua_pushlightuserdata(L, (void *)(uintptr_t)&objects);
-    lua_rawget(L, LUA_REGISTRYINDEX);
-}
-
-int znl_micro_link_push(lua_State *L, const znl_micro_link *link)
-{
-    if (link->anchor.holds > 0) {
-        lua_rawgeti(L, LUA_REGISTRYINDEX, link->anchor.ref);
-        return 1;
-    }
-    push_objects(L);
-    lua_pushlightuserdata(L, (void *)(uintptr_t)link);
-    lua_rawget(L, -2);
-    lua_remove(L, -2);
-    if (!lua_isnil(L, -1))
-        return 1;
-    lua_pop(L, 1);
-    return 0;
-}
-
-int znl_micro_link_hold(lua_State *L, znl_micro_link *link)
-{
-    if (link->anchor.holds > 0) {
-        znl_anchor_hold_again(&link->anchor);
-        return 1;
-    }
-    if (!znl_micro_link_push(L, link))
-        return 0;
-    znl_anchor_hold(L, &link->anchor, lua_gettop(L));
-    lua_pop(L, 1);
-    return 1;
-}
 
 znl_micro_link *znl_micro_link_new(lua_State *L, znl_micro_box *box, int box_index)
 {
@@ -65,7 +27,6 @@ znl_micro_link *znl_micro_link_new(lua_State *L, znl_micro_box *box, int box_ind
     lua_setmetatable(L, -2);
     lua_createtable(L, ZNL_CONN_REMOTE, 0);
     lua_setfenv(L, -2);
-    push_objects(L);
     znl_micro_link *link = znl_calloc(1, sizeof *link);
     if (link == NULL)
         luaL_error(L, "%s", znl_err_text(ZNL_E_NOMEM));
@@ -85,10 +46,7 @@ znl_micro_link *znl_micro_link_new(lua_State *L, znl_micro_box *box, int box_ind
     else
         znl_anchor_hold_again(&box->jobs.anchor);
     link->holds_box = 1;
-    lua_pushlightuserdata(L, link);
-    lua_pushvalue(L, -3);
-    lua_rawset(L, -3);
-    lua_pop(L, 1);
+    znl_anchor_enter(L, &link->anchor);
     return link;
 }
 
@@ -153,7 +111,7 @@ static int report_end(lua_State *L)
 {
     znl_micro_link *link = lua_touserdata(L, 1);
     lua_pushliteral(L, "closed");
-    if (!znl_micro_link_push(L, link))
+    if (!znl_anchor_push(L, &link->anchor))
         return 0;
     lua_pushstring(L, link->end_text);
     if (link->end_err == 0)
@@ -475,7 +433,7 @@ static const luaL_Reg methods[] = {
 
 void znl_micro_open_connection_type(lua_State *L)
 {
-    znl_lua_newobjects(L, &objects);
+    znl_anchor_open(L);
     znl_lua_newtype(L, ZNL_MICRO_CONNECTION_TYPE, methods, conn_gc);
     luaL_getmetatable(L, ZNL_MICRO_CONNECTION_TYPE);
     lua_pushcfunction(L, conn_tostring);

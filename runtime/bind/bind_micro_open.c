@@ -181,17 +181,6 @@ static const char *push_header_lines(lua_State *L, int index)
     return lua_tostring(L, lines);
 }
 
-static int connect_failed(lua_State *L, int err, const char *address, const char *text)
-{
-    /* What is said of a connection that never was begins with the address. */
-    const int has_address = strncmp(text, address, strlen(address)) == 0;
-    lua_pushnil(L);
-    lua_pushfstring(
-            L, "connect: %s%s%s", has_address ? "" : address, has_address ? "" : ": ", text);
-    lua_pushstring(L, znl_err_code(err));
-    return 3;
-}
-
 /* The connection opens no more, whatever came of it. */
 static void opener_done(znl_micro_link *link)
 {
@@ -276,7 +265,7 @@ int znl_micro_core_connect(lua_State *L)
     if (err != 0) {
         opener_done(link);
         znl_micro_link_end(link, err, znl_err_text(err), 0);
-        return connect_failed(L, err, lua_tostring(L, address), znl_err_text(err));
+        return znl_lua_connect_failed(L, err, lua_tostring(L, address), znl_err_text(err));
     }
     znl_sched_on_lost(box->vm->sched, opener_lost, link, 0);
     return lua_yield(L, 0);
@@ -286,7 +275,7 @@ int znl_micro_core_connect(lua_State *L)
 static int push_connected(lua_State *L, void *user)
 {
     znl_micro_link *link = user;
-    znl_micro_link_push(L, link);
+    znl_anchor_push(L, &link->anchor);
     lua_getfenv(L, -1);
     lua_pushstring(L, znl_ws_peer(link->ws));
     lua_rawseti(L, -2, ZNL_CONN_REMOTE);
@@ -321,12 +310,12 @@ static int push_refused(lua_State *L, void *user)
 {
     const struct refusal *refusal = user;
     const char *address = "?";
-    if (znl_micro_link_push(L, refusal->link)) {
+    if (znl_anchor_push(L, &refusal->link->anchor)) {
         lua_getfenv(L, -1);
         lua_rawgeti(L, -1, ZNL_CONN_KEY);
         address = lua_tostring(L, -1);
     }
-    return connect_failed(L, refusal->err, address, refusal->text);
+    return znl_lua_connect_failed(L, refusal->err, address, refusal->text);
 }
 
 void znl_micro_link_refused(znl_micro_link *link, int err, const char *text)

@@ -59,12 +59,6 @@ static void on_idle(void *user)
 
 /* --- objects ------------------------------------------------------------------------------ */
 
-static void push_objects(lua_State *L)
-{
-    lua_pushlightuserdata(L, (void *)(uintptr_t)&objects_key);
-    lua_rawget(L, LUA_REGISTRYINDEX);
-}
-
 /* Pushes an object without an owner. */
 static owner *push_box(lua_State *L)
 {
@@ -78,29 +72,14 @@ static owner *push_box(lua_State *L)
     return o;
 }
 
-/* Enters the object at the top into the table. */
-static void remember(lua_State *L, const owner *o)
-{
-    push_objects(L);
-    lua_pushlightuserdata(L, o->owner);
-    lua_pushvalue(L, -3);
-    lua_rawset(L, -3);
-    lua_pop(L, 1);
-}
-
 void znl_lua_pushowner(lua_State *L, znl_owner *owned)
 {
-    push_objects(L);
-    lua_pushlightuserdata(L, owned);
-    lua_rawget(L, -2);
-    lua_remove(L, -2);
-    if (!lua_isnil(L, -1))
+    if (znl_lua_findobject(L, &objects_key, owned))
         return;
-    lua_pop(L, 1);
     owner *o = push_box(L);
     znl_owner_hold(owned);
     o->owner = owned;
-    remember(L, o);
+    znl_lua_keepobject(L, &objects_key, o->owner);
 }
 
 /* owner() -> owner | nil, message, code */
@@ -110,7 +89,7 @@ static int owner_new(lua_State *L)
     int err = znl_owner_new(&o->owner);
     if (err != 0)
         return znl_lua_fail(L, err, "owner");
-    remember(L, o);
+    znl_lua_keepobject(L, &objects_key, o->owner);
     return 1;
 }
 

@@ -121,12 +121,6 @@ static void on_due(znl_deferred *deferred)
 
 /* --- objects ------------------------------------------------------------------------------ */
 
-static void push_objects(lua_State *L)
-{
-    lua_pushlightuserdata(L, (void *)(uintptr_t)&objects_key);
-    lua_rawget(L, LUA_REGISTRYINDEX);
-}
-
 static box *push_box(lua_State *L)
 {
     box *b = lua_newuserdata(L, sizeof *b);
@@ -142,23 +136,14 @@ static box *push_box(lua_State *L)
 /* The object at the top, whose token is set, becomes the one that is found for it. */
 static void remember(lua_State *L, box *b)
 {
-    push_objects(L);
-    lua_pushlightuserdata(L, b->token);
-    lua_pushvalue(L, -3);
-    lua_rawset(L, -3);
-    lua_pop(L, 1);
+    znl_lua_keepobject(L, &objects_key, b->token);
     znl_token_watch(b->token, &b->watcher, on_change);
 }
 
 void znl_lua_pushtoken(lua_State *L, znl_token *token)
 {
-    push_objects(L);
-    lua_pushlightuserdata(L, token);
-    lua_rawget(L, -2);
-    lua_remove(L, -2);
-    if (!lua_isnil(L, -1))
+    if (znl_lua_findobject(L, &objects_key, token))
         return;
-    lua_pop(L, 1);
     box *b = push_box(L);
     znl_token_hold(token);
     b->token = token;
