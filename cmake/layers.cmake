@@ -1,4 +1,4 @@
-# znl_layer(name USES layer... LINKS library...): one static library per folder of runtime/.
+# znl_layer(name USES layer... LINKS library...): one static library per folder of runtime/, with what is below it.
 
 function(znl_flags target)
   target_compile_options(${target} PRIVATE
@@ -19,7 +19,7 @@ endfunction()
 
 function(znl_layer name)
   cmake_parse_arguments(LAYER "" "" "USES;LINKS" ${ARGN})
-  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/runtime/${name}/*.c)
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/runtime/${name}/*.c)
   add_library(znl_${name} STATIC ${sources})
   target_include_directories(znl_${name} PUBLIC ${CMAKE_SOURCE_DIR}/runtime)
   foreach(other ${LAYER_USES})

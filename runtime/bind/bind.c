@@ -4,8 +4,8 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/limits.h"
-#include "bind/bind_json.h"
-#include "bind/bind_transcode.h"
+#include "bind/values/json.h"
+#include "bind/values/transcode.h"
 
 #include <math.h>
 #include <stdio.h>

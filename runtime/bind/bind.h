@@ -114,7 +114,7 @@ int luaopen_znl_core_testing(lua_State *L);
 int luaopen_znl_core_tls(lua_State *L);
 int luaopen_znl_core_websocket(lua_State *L);
 
-/* Adds owners to the module table of znl.core.sched, at the top of the stack (bind_owner.c). */
+/* Adds owners to the module table of znl.core.sched, at the top of the stack (bind/tasks/owner.c). */
 void znl_bind_add_owners(lua_State *L);
 
 /* Fills package.preload with znl.core.* and makes the state of znl.core.runtime. Call
@@ -127,7 +127,7 @@ void znl_bind_log_setup(znl_log_level level, znl_log_format format);
 /* Wraps jit.profile for the watchdog. Call protected, once. */
 void znl_bind_profile_open(lua_State *L);
 
-/* --- worker threads (bind_worker.c, bind_worker_thread.c) --------------------------------- */
+/* --- worker threads (bind/tasks/worker.c, bind/tasks/worker_thread.c) --------------------------------- */
 
 /* What fills a new state with modules; called protected, in the thread of the state. */
 typedef void (*znl_modules_fn)(lua_State *L);
@@ -142,7 +142,7 @@ int znl_lua_in_worker(lua_State *L);
 /* Raises "what does not work in a worker thread: …" there. */
 void znl_lua_check_main(lua_State *L, const char *what);
 
-/* --- luv (bind_luv.c) --------------------------------------------------------------------- */
+/* --- luv (luv.c) --------------------------------------------------------------------- */
 
 /* Puts luv, on our loop, into package.preload as "luv" and "uv". Its callbacks run as tasks:
  * they may wait, and errors are logged. Call protected, once. */
@@ -154,7 +154,7 @@ void znl_bind_luv_open(lua_State *L);
  * tasks. */
 int znl_bind_luv_close(znl_vm *vm, uint32_t wait_ms);
 
-/* --- the life of the process (bind_runtime.c) --------------------------------------------- */
+/* --- the life of the process (runtime.c) --------------------------------------------- */
 
 /* Makes the state of the functions below, for znl_bind_open_all(). May raise. */
 void znl_runtime_prepare(lua_State *L);
@@ -168,7 +168,7 @@ void znl_bind_set_version(const char *version);
 /* Text such as "libuv 1.44.2" for each library; NULL past the end. Static. */
 const char *znl_bind_library_version(unsigned index);
 
-/* Stops every repeating timer (bind_timer.c): nothing else would end them. Only while not busy. */
+/* Stops every repeating timer (bind/tasks/timer.c): nothing else would end them. Only while not busy. */
 void znl_timers_stop_repeating(znl_vm *vm);
 
 /* Functions registered with runtime.on_stop(). */

@@ -11,7 +11,7 @@
 
 #include "base/alloc.h"
 #include "base/err.h"
-#include "bind/bind_json.h"
+#include "bind/values/json.h"
 #include "support/core.h"
 #include "support/scenario.h"
 

@@ -13,7 +13,7 @@
 #include "base/alloc.h"
 #include "base/err.h"
 #include "base/limits.h"
-#include "bind/bind_transcode.h"
+#include "bind/values/transcode.h"
 #include "support/core.h"
 #include "support/scenario.h"
 

@@ -7,8 +7,8 @@
 #include <cmocka.h>
 
 #include "base/err.h"
-#include "bind/bind_json.h"
-#include "bind/pack.h"
+#include "bind/values/json.h"
+#include "bind/values/pack.h"
 
 #include <lauxlib.h>
 #include <lualib.h>
