@@ -34,6 +34,7 @@
     X(FAILED, -24, "FAILED", "the task failed")                                                \
     X(WORKER_DIED, -25, "WORKER_DIED", "the worker thread that ran it ended")                  \
     X(REFUSED, -26, "REFUSED", "the peer refused")                                             \
+    X(OFFLINE, -27, "OFFLINE", "not connected at the moment")                                  \
     /* Why a proof or a sealed payload is refused (spec, sections 7 and 8). */                 \
     X(MISSING_PROOF, -40, "missing_proof", "no proof")                                         \
     X(MALFORMED_PARTS, -41, "malformed_parts", "the proof is not three parts")                 \
