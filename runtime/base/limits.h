@@ -79,6 +79,13 @@
 #define ZNL_REPLAY_WINDOW_MS_MAX 86400000u
 #define ZNL_RECONNECT_MS 200u      /* spec, section 1 */
 #define ZNL_RECONNECT_MAX_MS 1000u /* spec, section 1 */
+/* A slave with several endpoints. */
+#define ZNL_SLAVE_ENDPOINTS_MAX 32u /* a round of them takes half a minute at most */
+#define ZNL_FAILOVER_MS 1000u       /* for the first answer; one lost packet costs no master */
+/* After a lost connection: the same master has time to be there again, and then ten thousand slaves arrive at
+ * the next one 20 per ms. */
+#define ZNL_FAILOVER_WAIT_MS (ZNL_RECONNECT_MS + 50u)
+#define ZNL_FAILOVER_SPREAD_MS 500u
 /* How old a timestamp may be when the node is made: older ones could be replays from before. */
 #define ZNL_START_ALLOWANCE_MS_DEFAULT 10000u
 #define ZNL_STOP_LINGER_MS 250u /* what a stopping node grants its last frames */

@@ -41,15 +41,16 @@ int znl_node_init(znl_node *node, znl_loop *loop, const znl_node_options *option
     node->events = *events;
     node->user = user;
     node->options = *options;
-    node->names = znl_calloc(1, options->id.size + options->master_id.size + endpoint.size + 3);
+    node->names = znl_calloc(1, options->id.size + endpoint.size + 2);
     if (node->names == NULL)
         return ZNL_E_NOMEM;
     uint8_t *at = node->names;
     node->options.id = copy_name(&at, options->id);
-    node->options.master_id = copy_name(&at, options->master_id);
     node->options.endpoint = (const char *)copy_name(&at, endpoint).data;
     node->options.secret = node->options.salt = znl_frame_of(
-            NULL, 0); /* keys hold what matters */
+            NULL, 0);               /* keys hold what matters */
+    node->options.endpoints = NULL; /* those are the slave's */
+    node->options.master_ids = NULL;
     node->created_unix_ms = znl_loop_unix_ms(loop);
     znl_random_bytes(node->iv, sizeof node->iv);
     znl_parcels_init(&node->outbox, options->outbox_messages, options->outbox_bytes);

@@ -54,7 +54,13 @@ typedef struct znl_node_options {
     uint32_t max_frame_bytes, max_frames, max_message_bytes;
     uint32_t send_hwm, recv_hwm;
     uint32_t outbox_messages, outbox_bytes;
-    znl_frame master_id; /* slave: the only master to believe; empty: the first with the key */
+    /* Slave: where else to go when the master does not answer; none: `endpoint` alone. Then `endpoint` is
+     * not looked at, and heartbeats must be on. */
+    const char *const *endpoints;
+    size_t endpoint_count;
+    const znl_frame
+            *master_ids; /* slave: the only masters to believe; none: any with the key */
+    size_t master_id_count;
 } znl_node_options;
 
 #define ZNL_NODE_COUNTERS(X)                                                                   \
@@ -75,7 +81,8 @@ typedef struct znl_node_options {
     X(malformed)      /* calls, or answers to them, that cannot be read */                     \
     X(heartbeats)     /* heartbeats received (master) or sent (slave) */                       \
     X(acks)           /* heartbeats acknowledged (slave) */                                    \
-    X(rebuilds)       /* links made anew after a missing acknowledgement (slave) */
+    X(rebuilds)       /* links made anew after a missing acknowledgement (slave) */            \
+    X(failovers)      /* those of them that went to another endpoint (slave) */
 
 typedef struct znl_node_counters {
 #define ZNL_NODE_COUNTER(name) uint64_t name;

@@ -4,9 +4,13 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/random.h"
+#include "node/rota.h"
 
 #include <string.h>
 
+/* An answer is for the master that asked. */
+#define KEPT_BY_FAILOVER (1u << ZNL_KIND_PUSH)
 #define KEPT_BY_REBUILD                                                                        \
     (1u << ZNL_KIND_PUSH | 1u << ZNL_KIND_RESPONSE | 1u << ZNL_KIND_SERVICE_RESPONSE)
 
@@ -24,9 +28,11 @@
 struct znl_slave {
     znl_node node;  /* first */
     znl_keys *keys; /* NULL in plain mode */
+    znl_rota rota;
     int master_online;
-    int waiting;    /* a heartbeat is not acknowledged yet */
-    znl_timer beat; /* idle: the next heartbeat; waiting: the ack timeout */
+    int is_answered; /* by a master, on this connection */
+    int waiting;     /* a heartbeat is not acknowledged yet */
+    znl_timer beat;  /* idle: the next heartbeat; waiting: the ack timeout */
     znl_calls calls;
     uint64_t announced_ms; /* when this slave last said what it can do */
     znl_parcels held;      /* calls and answers to calls, while `calls` is unknown */
@@ -35,7 +41,7 @@ struct znl_slave {
     size_t master_id_size; /* 0: not pinned */
 };
 
-static void rebuild(znl_slave *slave);
+static void rebuild(znl_slave *slave, const char *reason);
 static void beat(znl_slave *slave);
 
 static znl_slave *slave_of(znl_timer *timer)
@@ -227,7 +233,22 @@ static void beat_in(znl_slave *slave, uint32_t delay_ms, znl_timer_fn fire)
 
 static void ack_missing(znl_timer *timer)
 {
-    rebuild(slave_of(timer));
+    rebuild(slave_of(timer), "no heartbeat_ack");
+}
+
+/* Nobody is back at the endpoint whose connection was lost. */
+static void not_back(znl_timer *timer)
+{
+    rebuild(slave_of(timer), "connection lost");
+}
+
+/* How long a heartbeat may stay without an answer. */
+static uint32_t answer_ms(const znl_slave *slave)
+{
+    uint32_t limit_ms = ack_timeout_ms(slave);
+    if (slave->is_answered || !znl_rota_has_choice(&slave->rota))
+        return limit_ms;
+    return znl_rota_patience_ms(&slave->rota, limit_ms, znl_random_u64());
 }
 
 static void beat_due(znl_timer *timer)
@@ -240,7 +261,7 @@ static void beat(znl_slave *slave)
     if (slave->node.options.heartbeat_ms == 0)
         return;
     slave->waiting = 1;
-    beat_in(slave, ack_timeout_ms(slave), ack_missing);
+    beat_in(slave, answer_ms(slave), ack_missing);
     if (send_bare(slave, ZNL_KIND_HEARTBEAT) == 0)
         slave->node.counters.heartbeats++;
 }
@@ -248,6 +269,8 @@ static void beat(znl_slave *slave)
 /* Any valid message from the master. */
 static void sign_of_life(znl_slave *slave)
 {
+    slave->is_answered = 1;
+    znl_rota_settle(&slave->rota);
     if (slave->waiting) {
         slave->waiting = 0;
         beat_in(slave, slave->node.options.heartbeat_ms, beat_due);
@@ -265,12 +288,17 @@ static void on_link_dropped(void *user, int err)
 }
 
 /* The link connects again, perhaps to a master that was started meanwhile. What was under way may be
- * lost; its deadline decides. */
+ * lost; its deadline decides, or the failover. */
 static void on_link_lost(void *user)
 {
     znl_slave *slave = user;
     forget_calls(slave);
     znl_parcels_discard(&slave->node.outbox, ANNOUNCING);
+    if (!znl_rota_has_choice(&slave->rota))
+        return;
+    slave->waiting = 0; /* what still arrives of the old connection says nothing of the next */
+    slave->is_answered = 0;
+    beat_in(slave, znl_rota_return_ms(znl_random_u64()), not_back);
 }
 
 /* Both sides tell each other anew what they can do, at once. */
@@ -289,6 +317,8 @@ static int open_link(znl_slave *slave)
     znl_node *node = &slave->node;
     static const znl_link_events events = {
             on_link_message, on_link_writable, on_link_dropped, on_link_lost, on_link_joined};
+    node->options.endpoint = znl_rota_endpoint(&slave->rota);
+    slave->is_answered = 0;
     int err = znl_node_open_link(node, 0, &events, slave);
     if (err != 0)
         return err;
@@ -311,21 +341,43 @@ static void close_link(znl_slave *slave, uint32_t linger_ms)
     slave->node.link = NULL;
 }
 
+/* The only one there may be; of several, the first to prove who it is. */
 static void pin_configured_master(znl_slave *slave)
 {
-    znl_frame id = slave->node.options.master_id;
-    slave->master_id_size = id.size;
-    if (id.size > 0)
+    slave->master_id_size = 0;
+    if (slave->rota.id_count == 1) {
+        znl_frame id = slave->rota.ids[0];
+        slave->master_id_size = id.size;
         memcpy(slave->master_id, id.data, id.size);
+    }
 }
 
-static void rebuild(znl_slave *slave)
+/* A proof makes it count at once with our own masters; the originals ignore it. */
+static void say_goodbye(znl_slave *slave)
+{
+    znl_message goodbye = {.kind = ZNL_KIND_UNREGISTER};
+    transmit(slave, &goodbye);
+}
+
+static void rebuild(znl_slave *slave, const char *reason)
 {
     znl_node *node = &slave->node;
+    uint32_t kept = KEPT_BY_REBUILD;
+    uint32_t linger_ms = 0;
     node->counters.rebuilds++;
-    close_link(slave, 0);
-    node->counters.outbox_dropped += znl_parcels_discard(&node->outbox, ~KEPT_BY_REBUILD);
-    node->counters.outbox_dropped += znl_parcels_discard(&slave->held, ~KEPT_BY_REBUILD);
+    if (znl_rota_has_choice(&slave->rota)) {
+        /* A master that only hangs should not keep this slave in its list when it goes on. */
+        if (slave->is_answered && node->link != NULL) {
+            say_goodbye(slave);
+            linger_ms = ZNL_STOP_LINGER_MS;
+        }
+        znl_rota_advance(&slave->rota);
+        node->counters.failovers++;
+        kept = KEPT_BY_FAILOVER;
+    }
+    close_link(slave, linger_ms);
+    node->counters.outbox_dropped += znl_parcels_discard(&node->outbox, ~kept);
+    node->counters.outbox_dropped += znl_parcels_discard(&slave->held, ~kept);
     /* A master may come back under another id; only holders of the key can sign for it. */
     pin_configured_master(slave);
     int err = open_link(slave);
@@ -335,7 +387,7 @@ static void rebuild(znl_slave *slave)
     }
     /* Scripts hear of it when the new link is there: they may send at once. */
     znl_node_reject(node, 0, ZNL_E_REBUILT);
-    set_master_online(slave, 0, "no heartbeat_ack");
+    set_master_online(slave, 0, reason);
 }
 
 /* --- in ---------------------------------------------------------------------------------------- */
@@ -353,7 +405,8 @@ static void on_link_message(void *user, const znl_frame *frames, size_t count)
         znl_frame claimed;
         reason = znl_node_verify(
                 node, slave->keys, &control, znl_slave_master_id(slave), &claimed);
-        if (reason == 0 && claimed.size > ZNL_ID_BYTES_MAX)
+        if (reason == 0 &&
+                (claimed.size > ZNL_ID_BYTES_MAX || !znl_rota_believes(&slave->rota, claimed)))
             reason = ZNL_E_NODE_MISMATCH;
         if (reason == 0 && slave->master_id_size == 0) {
             memcpy(slave->master_id, claimed.data, claimed.size);
@@ -402,12 +455,16 @@ int znl_slave_new(znl_slave **out, znl_loop *loop, const znl_node_options *optio
 {
     if (options->encrypted && options->secret.size == 0)
         return ZNL_E_NO_KEY;
-    if (options->master_id.size > ZNL_ID_BYTES_MAX)
-        return ZNL_E_TOO_BIG;
+    size_t places = options->endpoint_count;
+    if (places > 1 && options->heartbeat_ms == 0)
+        return ZNL_E_INVALID;
     znl_slave *slave = znl_calloc(1, sizeof *slave);
     if (slave == NULL)
         return ZNL_E_NOMEM;
     int err = znl_node_init(&slave->node, loop, options, events, user);
+    if (err == 0)
+        err = znl_rota_init(&slave->rota, places > 0 ? options->endpoints : &options->endpoint,
+                places > 0 ? places : 1, options->master_ids, options->master_id_count);
     if (err == 0 && options->encrypted)
         err = znl_keys_derive(&slave->keys, options->secret, options->salt);
     if (err != 0) {
@@ -429,6 +486,7 @@ void znl_slave_free(znl_slave *slave)
     znl_keys_release(slave->keys);
     znl_parcels_fini(&slave->held);
     znl_parcels_fini(&slave->early);
+    znl_rota_fini(&slave->rota);
     znl_node_fini(&slave->node);
     znl_free(slave);
 }
@@ -442,8 +500,12 @@ int znl_slave_start(znl_slave *slave)
 {
     if (slave->node.running)
         return 0;
+    int err = znl_rota_restart(&slave->rota);
+    slave->node.options.endpoint = znl_rota_endpoint(&slave->rota);
+    if (err != 0)
+        return err;
     slave->node.running = 1;
-    int err = open_link(slave);
+    err = open_link(slave);
     if (err != 0)
         slave->node.running = 0;
     return err;
@@ -455,10 +517,8 @@ void znl_slave_stop(znl_slave *slave)
     if (!node->running)
         return;
     if (node->link != NULL) {
-        /* A proof makes it count at once with our own masters; the originals ignore it. */
-        znl_message goodbye = {.kind = ZNL_KIND_UNREGISTER};
         on_link_writable(slave);
-        transmit(slave, &goodbye);
+        say_goodbye(slave);
     }
     node->running = 0;
     znl_node_reject(node, 0, ZNL_E_STOPPED);

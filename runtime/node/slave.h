@@ -4,11 +4,14 @@
  *   beat:   idle --interval--> waiting --valid traffic--> idle
  *                              waiting --ack timeout--> rebuild: new socket, register, heartbeat
  *
+ *   With several endpoints a rebuild goes to the next one, after a lost connection too, unless the same
+ *   master is back first. Until a new connection has its first answer its time is shorter (rota.h).
+ *
  *   calls:  unknown --first heartbeat_ack of a connection--> yes or no --rebuild, lost--> unknown
  *
  * While it is unknown whether the master reads calls, those to send and those received wait. One
  * heartbeat is in flight at a time. Until a connection is complete everything waits in the
- * outbox; a rebuild ends pending requests but keeps unsent pushes and answers.
+ * outbox; a rebuild ends pending requests but keeps unsent pushes and, at the same endpoint, answers.
  *
  * Layer: node. One loop thread. SPDX-License-Identifier: MIT */
 #ifndef ZNL_NODE_SLAVE_H
@@ -18,7 +21,8 @@
 
 typedef struct znl_slave znl_slave;
 
-/* An encrypted slave needs `options->secret`: ZNL_E_NO_KEY. */
+/* An encrypted slave needs `options->secret`: ZNL_E_NO_KEY. ZNL_E_INVALID: several endpoints, and no
+ * heartbeats to tell whether one answers. */
 int znl_slave_new(znl_slave **out, znl_loop *loop, const znl_node_options *options,
         const znl_node_events *events, void *user);
 

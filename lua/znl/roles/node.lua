@@ -203,6 +203,7 @@ end
 ---@field events string[]
 ---@field reactions table<string, fun(self: table, ...)>  run before the listeners of an event
 ---@field after? table<string, fun(self: table, ...)>  run after them
+---@field check? fun(config: table, given: table): string|nil  what is wrong with the options together
 ---@field create fun(config: table): userdata|nil, string?, string?  of znl.core.node
 
 --- Serves `name` with `fn`; nil: no more.
@@ -264,6 +265,8 @@ function M.open(class, description, opts)
   local what = "znl." .. description.name
   local config = options.read(description.spec, opts, what, 3)
   check_together(config, what, 3)
+  local problem = description.check and description.check(config, opts)
+  if problem then error(("%s: %s"):format(what, problem), 3) end
   config.console = console.read(config.console, what, 3)
   if config.auth_key ~= nil then config.auth_key = key_text(what, config.auth_key, 3) end
   if config.auth_keys ~= nil then

@@ -2,20 +2,54 @@
 ---
 ---   master off line --any valid message--> master on line --no acknowledgement, stop--> off line
 ---
+--- With several endpoints it goes to the next master when one does not acknowledge, or its connection is
+--- lost and it is not back within a second. It stays there: no endpoint is better than another.
+---
 --- Subscriptions and services are local: nothing about them is sent.
 --- SPDX-License-Identifier: MIT
 
 local core = require("znl.core.node")
+local crypto = require("znl.core.crypto")
 local node = require("znl.roles.node")
 local options = require("znl.options")
 local where = require("znl.where")
 
 local M = {}
 
+local MASTERS_MAX = 32
+
+--- True for an array of 1 to 32 different values that `rule` accepts.
+local function is_list_of(rule, list)
+  local seen, count = {}, 0
+  for key, value in pairs(list) do
+    count = count + 1
+    if type(key) ~= "number" or seen[value] or not options.accepts(rule, value) then return false end
+    seen[value] = true
+  end
+  return count > 0 and count == #list and count <= MASTERS_MAX
+end
+
+local MASTER_ID = { type = "string", min = 1, max = 255 }
+
 ---@class znl.SlaveOptions : znl.NodeOptions
+---@field endpoints? string[]  in place of endpoint: of several masters, of which the slave is with one at a time
+---@field endpoint_order? "listed"|"random"  which of them is the first; then they take turns
 ---@field master_id? string  the only master to believe; absent: the first that has the key
+---@field master_ids? string[]  in place of master_id: the only masters to believe
 local SPEC = options.extend(node.SPEC, {
-  master_id = { type = "string", min = 1, max = 255 },
+  endpoints = {
+    type = "table", allowed = "an array of 1 to 32 different endpoints such as tcp://127.0.0.1:6003",
+    check = function(list) return is_list_of(node.SPEC.endpoint, list) end,
+  },
+  endpoint_order = {
+    type = "string", default = "listed", allowed = '"listed" or "random"',
+    check = function(order) return order == "listed" or order == "random" end,
+  },
+  master_id = MASTER_ID,
+  master_ids = {
+    type = "table", allowed = "an array of 1 to 32 different texts of 1 to 255 bytes",
+    check = function(list) return is_list_of(MASTER_ID, list) end,
+  },
 })
 
 local EVENTS = { "master_online", "master_offline", "publish", "service_request" }
@@ -33,7 +67,7 @@ end
 
 --- Events, and what a listener gets:
 ---   master_online(id)                                 id is "" in plain mode: the wire does not say
----   master_offline(id, reason)
+---   master_offline(id, reason)                        "no heartbeat_ack", "connection lost", "stop"
 ---   publish(topic, payload)                           subscribed or not
 ---   auth_failed{ reason =, text =, from =, kind = }   reason is a code, text is for people
 ---   error(message, where)                             a handler raised; message has file and line
@@ -57,9 +91,42 @@ function AFTER.publish(self, topic, payload)
   end
 end
 
+--- Rules that concern more than one option, besides those of every node.
+local function check_together(config, given)
+  for one, several in pairs { endpoint = "endpoints", master_id = "master_ids" } do
+    if given[one] ~= nil and given[several] ~= nil then
+      return ("options %s and %s exclude each other"):format(one, several)
+    end
+  end
+  if config.endpoints and #config.endpoints > 1 and config.heartbeat_ms == 0 then
+    return "several endpoints need heartbeats: without, nothing tells whether a master is there"
+  end
+end
+
+--- In an order of chance. Not math.random: that begins alike in every process, and the slaves of a fleet
+--- would all begin with the same master.
+local function shuffled(list)
+  local copy = {}
+  for index, value in ipairs(list) do
+    local place = crypto.random(1):byte() % index + 1
+    copy[index] = copy[place]
+    copy[place] = value
+  end
+  return copy
+end
+
+local function create(config)
+  if config.endpoints then
+    config.endpoint = config.endpoints[1] -- what is shown of this node until it starts
+    if config.endpoint_order == "random" then config.endpoints = shuffled(config.endpoints) end
+  end
+  if config.master_id then config.master_ids = { config.master_id } end
+  return core.slave(config)
+end
+
 local ROLE = {
-  name = "slave", spec = SPEC, events = EVENTS, reactions = REACTIONS, after = AFTER,
-  create = function(config) return core.slave(config) end,
+  name = "slave", check = check_together, spec = SPEC, events = EVENTS, reactions = REACTIONS, after = AFTER,
+  create = create,
 }
 
 --- Makes a slave. Nothing is connected before `start`.
@@ -72,7 +139,7 @@ function M.new(opts)
 end
 
 --- Asks the master and waits for its answer. Without a connection it waits for one, no longer than
---- the timeout. Yields.
+--- the timeout. "REBUILT": the connection was given up before the answer; the master may have done it. Yields.
 ---@param payload? znl.Payload
 ---@param opts? znl.RequestOptions
 ---@return string|string[]|nil payload  one frame is a string, several are an array

@@ -42,9 +42,11 @@ static void read_options(lua_State *L, znl_node_options *o)
     if (o->id.size == 0 || o->id.data[0] == 0)
         luaL_error(
                 L, "id must be a string of 1..255 bytes that does not start with a zero byte");
-    if (endpoint.size == 0)
+    lua_getfield(L, 1, "endpoints"); /* of a slave, in place of the one */
+    if (endpoint.size == 0 && lua_isnil(L, -1))
         luaL_error(L, "endpoint must be a string such as tcp://127.0.0.1:6003");
-    o->endpoint = (const char *)endpoint.data;
+    lua_pop(L, 1);
+    o->endpoint = endpoint.size > 0 ? (const char *)endpoint.data : "";
     o->encrypted = znl_lua_fieldboolean(L, 1, "encrypted");
     o->secret = znl_lua_fieldtext(L, 1, "auth_key", ZNL_SECRET_BYTES_MAX);
     o->salt = znl_lua_fieldtext(L, 1, "kdf_salt", ZNL_SECRET_BYTES_MAX);
@@ -75,7 +77,6 @@ static void read_options(lua_State *L, znl_node_options *o)
             L, 1, "outbox_messages", ZNL_OUTBOX_MESSAGES_DEFAULT, ZNL_HWM_MAX);
     o->outbox_bytes = znl_lua_fieldu32(
             L, 1, "outbox_bytes", ZNL_OUTBOX_BYTES_DEFAULT, ZNL_FRAME_BYTES_MAX);
-    o->master_id = znl_lua_fieldtext(L, 1, "master_id", ZNL_ID_BYTES_MAX);
 }
 
 static void on_peer(void *user, znl_frame id, int online, const char *reason)
@@ -157,11 +158,37 @@ static int new_master(lua_State *L)
     return 1;
 }
 
+/* The field `name`, an array of texts of 1 to `max` bytes; absent: none. They are kept alive by it. */
+static size_t read_texts(lua_State *L, const char *name, size_t max, znl_frame *out)
+{
+    lua_getfield(L, 1, name);
+    size_t count = lua_istable(L, -1) ? lua_objlen(L, -1) : 0;
+    if ((!lua_isnil(L, -1) && count == 0) || count > ZNL_SLAVE_ENDPOINTS_MAX)
+        luaL_error(L, "%s must be an array of 1 to %d texts", name, ZNL_SLAVE_ENDPOINTS_MAX);
+    for (size_t i = 0; i < count; i++) {
+        lua_rawgeti(L, -1, (int)i + 1);
+        if (lua_type(L, -1) != LUA_TSTRING || lua_objlen(L, -1) == 0 || lua_objlen(L, -1) > max)
+            luaL_error(L, "%s must be an array of texts of 1 to %d bytes each", name, (int)max);
+        out[i].data = (const uint8_t *)lua_tolstring(L, -1, &out[i].size);
+        lua_pop(L, 1);
+    }
+    lua_pop(L, 1);
+    return count;
+}
+
 static int new_slave(lua_State *L)
 {
     znl_lua_check_main(L, "a slave");
     znl_node_options options;
+    znl_frame places[ZNL_SLAVE_ENDPOINTS_MAX], ids[ZNL_SLAVE_ENDPOINTS_MAX];
+    const char *endpoints[ZNL_SLAVE_ENDPOINTS_MAX];
     read_options(L, &options);
+    options.endpoint_count = read_texts(L, "endpoints", 1024, places);
+    for (size_t i = 0; i < options.endpoint_count; i++)
+        endpoints[i] = (const char *)places[i].data;
+    options.endpoints = endpoints;
+    options.master_id_count = read_texts(L, "master_ids", ZNL_ID_BYTES_MAX, ids);
+    options.master_ids = ids;
     znl_node_box *b = new_box(L, SLAVE_TYPE);
     int err = znl_slave_new(&b->slave, b->vm->loop, &options, &events, b);
     if (err != 0)
