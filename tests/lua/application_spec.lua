@@ -418,6 +418,29 @@ describe("application", function()
     eventually(function() return app:is_registered() end)
   end)
 
+  it("comes to the next of several registries when its own is gone", function()
+    local other = small_registry.new():start()
+    local both = { registry:address(), ("127.0.0.1:%d"):format(other.port) }
+    local app = start("svc", { registry = both })
+    local keys = {}
+    app:on("registry", function(is_up, _, key) keys[#keys + 1] = (is_up and "+" or "-") .. key end)
+    assert(app:publish("a", "kept"))
+    local is_up, first = app:is_registered()
+    assert.is_true(is_up)
+    local own, next_one = registry, other
+    if first == both[2] then own, next_one = other, registry end
+    own:stop()
+    local second = "127.0.0.1:" .. next_one.port
+    eventually(function() return #next_one.peers == 1 and next_one.topics.a end, "listed and published there")
+    assert.equal("kept", next_one.topics.a.payload)
+    assert.equal(app:key(), next_one.peers[1].key)
+    eventually(function() return #keys == 2 end)
+    assert.same({ "-" .. first, "+" .. second }, keys)
+    assert.same({ true, second }, { app:is_registered() })
+    app:stop()
+    other:stop()
+  end)
+
   it("leaves out an instance that is listed but does not answer the phone", function()
     provide(2)
     local dead = registry.peers[1]
@@ -631,6 +654,13 @@ describe("application", function()
     end
     assert.matches('option registry is "nowhere": it must be host:port', refused { registry = "nowhere" })
     assert.matches("option registry is { host = ::1, .*brackets", refused { registry = { host = "::1", port = 1 } })
+    assert.matches("option registry is { host = nil, ", refused { registry = {} })
+    assert.matches('option registry%[2%] is "nowhere": it must be', refused { registry = { "a:1", "nowhere" } })
+    assert.matches("option registry%[1%] must be .*host and port", refused { registry = { 7 } })
+    assert.matches("option registry%[2%]: a:1 is in the list twice",
+      refused { registry = { "a:1", { host = "a", port = 1 } } })
+    assert.matches("option registry must be a list of 1 to 64", refused { registry = { "a:1", secret = "s" } })
+    assert.matches("registry%[1%]: .*prot", refused { registry = { { host = "a", prot = 1 } } })
     assert.matches("unknown option \"hots\"; did you mean host", refused { registry = { hots = "a", port = 1 } })
     assert.matches("namespace is \"a b\"; it must be", refused { namespace = "a b" })
     assert.matches("balance is \"best\"; it must be one of least_in_flight", refused { balance = "best" })

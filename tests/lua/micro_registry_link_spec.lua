@@ -53,9 +53,9 @@ describe("registry_link", function()
       return conns[#conns]
     end
     local opts = {
-      core = core, owner = sched.owner(), host = "[::1]", port = 9, namespace = "me", log = log.new("test"),
+      core = core, owner = sched.owner(), namespace = "me", log = log.new("test"),
+      addresses = { { host = "[::1]", port = 9, headers = function(path) return { ["X-Path"] = path } end } },
       own_key = function() return "m:1" end, path = function() return "/m/1/me" end,
-      headers = function(path) return { ["X-Path"] = path } end,
       reconnect_ms = 20, lookup_timeout_ms = 500, checks_listing = false, look_at_ms = { 5, 10 },
       on_up = function() seen[#seen + 1] = "told" end,
       on_change = function(is_up, reason) seen[#seen + 1] = is_up and "up" or "down " .. tostring(reason) end,
@@ -165,6 +165,124 @@ describe("registry_link", function()
     eventually(function() return #conns[1].asked == 2 end)
     sched.sleep(20)
     assert.equal(1, #conns)
+  end)
+
+  describe("with several registries", function()
+    local down
+
+    --- A link to "r1:1" to "r3:3" that begins with the first; those in `down` refuse.
+    local function make_three(more)
+      down = {}
+      local addresses = {}
+      for index = 1, 3 do addresses[index] = { host = "r" .. index, port = index } end
+      local opts = { addresses = addresses, first = 1, lookup_timeout_ms = 5000 }
+      for name, value in pairs(more or {}) do opts[name] = value end
+      make(opts)
+      local core = link.opts.core
+      local connect = core.connect
+      function core.connect(self, options)
+        if down[options.host] then
+          dials[#dials + 1] = { at = sched.now_ms(), opts = options }
+          return nil, "refused", "UNREACHABLE"
+        end
+        return connect(self, options)
+      end
+    end
+
+    local function hosts()
+      local list = {}
+      for index, one in ipairs(dials) do list[index] = one.opts.host end
+      return table.concat(list, " ")
+    end
+
+    it("goes on to the next when its connection ends", function()
+      make_three()
+      assert.is_true(link:begin())
+      assert.equal("r1:1", link.client.key)
+      conns[1]:close()
+      eventually(function() return link.client and link.client.conn == conns[2] end)
+      assert.equal("r2:2", link.client.key)
+      down.r3 = true
+      conns[2]:close()
+      eventually(function() return link.client and link.client.conn == conns[3] end)
+      assert.equal("r1 r2 r3 r1", hosts())
+    end)
+
+    it("tries each before it waits, and names all when none can be reached", function()
+      make_three()
+      down = { r1 = true, r2 = true, r3 = true }
+      assert.same({ nil, "registry r1:1: refused; r2:2: refused; r3:3: refused", "UNREACHABLE" }, { link:begin() })
+      assert.equal("r1 r2 r3", hosts())
+      down.r2 = nil
+      assert.is_true(link:begin())
+      assert.equal("r2:2", link.client.key)
+    end)
+
+    it("asks another one when the one it asked goes away meanwhile", function()
+      make_three()
+      assert.is_true(link:begin())
+      answers["/-/find"] = function()
+        if not conns[2] then
+          conns[1]:close()
+          return nil, "the connection was closed", "CLOSED"
+        end
+        return { host = "h", port = 7 }
+      end
+      assert.same({ "h", 7 }, { link:find("svc", {}) })
+      assert.equal("r2:2", link.client.key)
+    end)
+
+    it("leaves one that does not answer", function()
+      make_three()
+      assert.is_true(link:begin())
+      local limits = {}
+      answers["/-/find"] = function()
+        limits[#limits + 1] = link.client.conn.asked[1].timeout_ms
+        if not conns[2] then return nil, "no answer in time", "TIMEOUT" end
+        return { host = "h", port = 7 }
+      end
+      assert.same({ "h", 7 }, { link:find("svc", {}) })
+      assert.is_false(conns[1].open)
+      assert.same({ 2000, 2000 }, limits)
+    end)
+
+    it("takes an answer as one, whatever it says", function()
+      make_three()
+      assert.is_true(link:begin())
+      answers["/-/find"] = function() return nil, "broken", 500, true end
+      assert.same({ nil, "Registry /-/find: broken", 500 }, { link:find("svc", {}) })
+      answers["/-/find"] = function() return nil end
+      assert.equal("NOT_FOUND", select(3, link:find("svc", {})))
+      assert.equal("r1", hosts())
+      -- One that is about to stop is no answer.
+      answers["/-/find"] = function()
+        if not conns[2] then return nil, "it stops", "STOPPED", true end
+        return { host = "h", port = 7 }
+      end
+      assert.same({ "h", 7 }, { link:find("svc", {}) })
+    end)
+
+    it("gives up when none answers", function()
+      make_three()
+      assert.is_true(link:begin())
+      answers["/-/find"] = function() return nil, "no answer in time", "TIMEOUT" end
+      assert.equal("TIMEOUT", select(3, link:find("svc", {})))
+      assert.equal(3, #conns[1].asked + #conns[2].asked + #conns[3].asked)
+    end)
+
+    it("begins with any of them", function()
+      local seen_hosts, count = {}, 0
+      for _ = 1, 200 do
+        make_three { first = false }
+        assert.is_true(link:begin())
+        if not seen_hosts[link.client.host] then
+          seen_hosts[link.client.host], count = true, count + 1
+        end
+        link:finish()
+        if count == 3 then break end
+      end
+      assert.equal(3, count)
+    end)
   end)
 
   it("ends while it connects, waits, or serves", function()

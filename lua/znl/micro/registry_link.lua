@@ -1,7 +1,11 @@
---- znl.micro.registry_link: the connection of an application to its registry (spec, section 12).
+--- znl.micro.registry_link: the connection of an application to its registry (spec, section 12), or to one
+--- of several that answer for each other.
 ---
 ---   down --begin--> connecting --ok--> up --closes--> connecting (at once)
 ---                        \--failed--> waiting --`reconnect_ms`, with chance--> connecting
+---
+--- Of several it begins with one by chance and stays there. When that connection ends, or a look-up is not
+--- answered, the next is tried, and all of them once before it waits; what was asked meanwhile is asked there.
 ---
 --- Being connected is being registered. A registry of release 1.0.5 may forget an application that came
 --- back before its old connection had ended there (section 24, 2), so an application looks itself up after
@@ -19,6 +23,10 @@ local task = require("znl.tasks.task")
 local M = {}
 
 local CONNECT_MS = 5000
+--- With several registries: one that takes longer to connect, or to answer a look-up, is left for the next.
+local NEXT_MS = 2000
+--- With several, everybody who lost one of them comes to the next within this time, not at the same moment.
+local SPREAD_MS = 100
 --- After connecting, and once more when a connection nobody ended must have been found dead.
 local LOOK_AT_MS = { 2000, 30000 }
 --- A registry that lost us by a late close must see this one first, or it loses the next connection as well.
@@ -26,13 +34,17 @@ local LOST_MS = 300
 --- Instances of one namespace that are left out in search of ourselves.
 local SIEVE_MAX = 64
 
----@class znl.RegistryLinkOptions
----@field core userdata
----@field owner any
+---@class znl.RegistryLinkAddress
 ---@field host string
 ---@field port integer
 ---@field tls? table
 ---@field headers? fun(path: string): table<string, string>  of a connection
+
+---@class znl.RegistryLinkOptions
+---@field core userdata
+---@field owner any
+---@field addresses znl.RegistryLinkAddress[]
+---@field first? integer  the address it begins with; nil: one by chance
 ---@field namespace string
 ---@field own_key fun(): string
 ---@field path fun(): string
@@ -41,7 +53,7 @@ local SIEVE_MAX = 64
 ---@field checks_listing boolean
 ---@field look_at_ms? integer[]  when it looks itself up, after connecting; tests are in a hurry
 ---@field on_up fun(client: znl.Client)  may yield
----@field on_change fun(is_up: boolean, reason: string|nil)
+---@field on_change fun(is_up: boolean, reason: string|nil, key: string)
 ---@field log znl.Logger
 
 ---@class znl.RegistryLink
@@ -52,31 +64,64 @@ Link.__index = Link
 ---@param opts znl.RegistryLinkOptions
 ---@return znl.RegistryLink
 function M.new(opts)
-  local self = setmetatable({ opts = opts, client = nil, epoch = 0, log = opts.log }, Link)
-  self.what = address.key(opts.host, opts.port)
+  local count = #opts.addresses
+  local self = setmetatable({
+    opts = opts, client = nil, epoch = 0, log = opts.log, count = count, at = opts.first or balance.draw(count),
+  }, Link)
+  self.what = M.names(opts.addresses)
   return self
 end
 
---- One attempt. Yields.
-local function connect(self)
+--- The addresses in one text.
+---@param addresses znl.RegistryLinkAddress[]
+---@return string
+function M.names(addresses)
+  local keys = {}
+  for index, one in ipairs(addresses) do keys[index] = address.key(one.host, one.port) end
+  return table.concat(keys, ", ")
+end
+
+local function go_on(self) self.at = self.at % self.count + 1 end
+
+--- One attempt at one address. Yields.
+local function connect_to(self, one)
   local opts, epoch = self.opts, self.epoch
-  local path = opts.path()
+  local path, key = opts.path(), address.key(one.host, one.port)
   local conn, message, code = opts.core:connect {
-    host = address.bare(opts.host), port = opts.port, path = path, timeout_ms = CONNECT_MS, tls = opts.tls,
-    headers = opts.headers and opts.headers(path),
+    host = address.bare(one.host), port = one.port, path = path, tls = one.tls,
+    timeout_ms = self.count > 1 and NEXT_MS or CONNECT_MS, headers = one.headers and one.headers(path),
   }
-  if not conn then return nil, proof.explain(message), code end
+  if not conn then
+    -- The message names the address, too.
+    local words = proof.explain(message):gsub("^connect: ", "")
+    if words:sub(1, #key) ~= key then words = key .. ": " .. words end
+    return nil, words, code
+  end
   if epoch ~= self.epoch then
     conn:close()
     return nil, "the application was stopped", "STOPPED"
   end
-  local client = connection.new(conn, self.what, opts.host, opts.port)
+  local client = connection.new(conn, key, one.host, one.port)
   client.is_registry = true
-  conn:set_peer(self.what, client)
-  client.gone = sched.event()
+  conn:set_peer(key, client)
+  client.gone, client.left = sched.event(), sched.event()
   self.pending, self.pending_conn = client, conn
-  if not conn:is_open() then return nil, "the registry closed the connection", "CLOSED" end
+  if not conn:is_open() then return nil, key .. ": the registry closed the connection", "CLOSED" end
   return client
+end
+
+--- One attempt at each address, from the one of now on. Yields.
+local function connect(self)
+  local epoch = self.epoch
+  local messages, code = {}, nil
+  for _ = 1, self.count do
+    local client, message
+    client, message, code = connect_to(self, self.opts.addresses[self.at])
+    if client or epoch ~= self.epoch then return client, message, code end
+    messages[#messages + 1] = message
+    go_on(self)
+  end
+  return nil, table.concat(messages, "; "), code
 end
 
 --- Whether the registry names us; nil when it cannot be told.
@@ -102,7 +147,7 @@ local function check_listing(self, client)
     if client.gone:wait(at_ms - waited) ~= nil or self.client ~= client then return end
     waited = at_ms
     if is_listed(self, client) == false and self.client == client then
-      self.log.warn("the registry has lost this instance, connecting again", { registry = self.what })
+      self.log.warn("the registry has lost this instance, connecting again", { registry = client.key })
       client.is_lost = true
       client.conn:close()
       return
@@ -114,7 +159,7 @@ end
 local function serve(self, client)
   self.client, self.is_connecting = client, false
   self.settled:set(true)
-  self.opts.on_change(true)
+  self.opts.on_change(true, nil, client.key)
   if self.opts.checks_listing and not client.conn:is_ours() then
     task.background(self.opts.owner, check_listing, self, client)
   end
@@ -129,6 +174,12 @@ local function begin_attempt(self)
   self.settled = sched.event()
 end
 
+--- Waits, shorter when the link is finished. Yields.
+local function pause(self, wait_ms)
+  self.waiting = sched.event()
+  self.waiting:wait(math.max(1, math.floor(wait_ms)))
+end
+
 local function keep_up(self, epoch, client)
   while true do
     if client then
@@ -136,14 +187,16 @@ local function keep_up(self, epoch, client)
       if not is_current(self, epoch) then return end
       if self.client == client then
         self.client = nil
-        self.opts.on_change(false, client.reason)
+        self.opts.on_change(false, client.reason, client.key)
       end
       begin_attempt(self)
-      if client.is_lost then
-        self.waiting = sched.event()
-        self.waiting:wait(LOST_MS)
-        if not is_current(self, epoch) then return end
+      client.left:set(true)
+      if client.is_lost then pause(self, LOST_MS) end
+      if self.count > 1 then
+        go_on(self)
+        pause(self, SPREAD_MS * balance.draw(1000) / 1000)
       end
+      if not is_current(self, epoch) then return end
     end
     local message
     client, message = connect(self)
@@ -157,8 +210,7 @@ local function keep_up(self, epoch, client)
       end
       -- Chance, or everybody would come back to a restarted registry at the same moment.
       local most = self.opts.reconnect_ms
-      self.waiting = sched.event()
-      self.waiting:wait(math.max(1, math.floor(most / 2 + most / 2 * balance.draw(1000) / 1000)))
+      pause(self, most / 2 + most / 2 * balance.draw(1000) / 1000)
       if not is_current(self, epoch) then return end
       begin_attempt(self)
     else
@@ -180,10 +232,7 @@ function Link:begin()
   if not is_current(self, epoch) then return nil, "the application was stopped", "STOPPED" end
   if not client then
     self.is_connecting = false
-    -- The message names the address, too.
-    local words = message:gsub("^connect: ", "")
-    if words:sub(1, #self.what) ~= self.what then words = self.what .. ": " .. words end
-    return nil, "registry " .. words, code
+    return nil, "registry " .. message, code
   end
   local run, problem, problem_code = task.background(self.opts.owner, keep_up, self, epoch, client)
   if not run then return nil, problem, problem_code end
@@ -209,7 +258,10 @@ function Link:finish()
     pending.conn:close()
     pending.gone:set(true)
   end
-  if client then self.opts.on_change(false, "stopped") end
+  if client then
+    client.left:set(true)
+    self.opts.on_change(false, "stopped", client.key)
+  end
 end
 
 --- A connection has ended; true when it was this one.
@@ -234,19 +286,38 @@ function Link:get()
   return nil, "Registry not found", "UNREACHABLE"
 end
 
---- Asks the registry for an instance. Yields.
+--- Whether another registry may answer what this one did not; it is left then. Yields until it is.
+local function leave(self, client, code, is_remote)
+  if self.count == 1 or self.client ~= client then return self.count > 1 end
+  if is_remote and code ~= "STOPPED" then return false end
+  if client.conn:is_open() then
+    if code ~= "TIMEOUT" and code ~= "STOPPED" then return false end
+    self.log.warn("the registry does not answer, taking another", { registry = client.key, code = code })
+    client.conn:close()
+  end
+  client.left:wait(NEXT_MS)
+  return true
+end
+
+--- Asks the registry for an instance; of several, another one where it cannot be asked. Yields.
 ---@param namespace string
 ---@param exclude string[]|nil
 ---@return string|nil host
 ---@return any port  or a message
 ---@return string? code
 function Link:find(namespace, exclude)
-  local client, problem, problem_code = self:get()
-  if not client then return nil, problem, problem_code end
   local timeout_ms = self.opts.lookup_timeout_ms
-  local found, message, code = client.conn:request("/-/find", {
-    namespace = namespace, exclude = exclude and json.array(exclude),
-  }, timeout_ms)
+  if self.count > 1 then timeout_ms = math.min(timeout_ms, NEXT_MS) end
+  local found, message, code
+  for _ = 1, self.count do
+    local client, problem, problem_code = self:get()
+    if not client then return nil, problem, problem_code end
+    local is_remote
+    found, message, code, is_remote = client.conn:request("/-/find", {
+      namespace = namespace, exclude = exclude and json.array(exclude),
+    }, timeout_ms)
+    if code == nil or not leave(self, client, code, is_remote) then break end
+  end
   if code == "TIMEOUT" then
     return nil, ("Registry /-/find timed out after %dms"):format(timeout_ms), code
   elseif code ~= nil then
@@ -254,7 +325,7 @@ function Link:find(namespace, exclude)
   elseif type(found) ~= "table" then
     return nil, "Namespace not found", "NOT_FOUND"
   end
-  problem = address.problem(found.host, found.port)
+  local problem = address.problem(found.host, found.port)
   if problem then return nil, "Invalid peer address from registry: " .. problem, "PROTO" end
   return found.host, found.port
 end

@@ -16,15 +16,13 @@ local json = require("znl.core.json")
 local json_values = require("znl.json")
 local namespaces = require("znl.micro.namespaces")
 local options = require("znl.options")
-local proof = require("znl.micro.proof")
+local registry_addresses = require("znl.micro.registry_addresses")
 local registry_link = require("znl.micro.registry_link")
 local role = require("znl.roles.role")
 local sched = require("znl.core.sched")
 local scope = require("znl.versions.scope")
-local secret = require("znl.secret")
 local server = require("znl.roles.server")
 local task = require("znl.tasks.task")
-local tls = require("znl.core.tls")
 local topics = require("znl.micro.topics")
 
 local M = {}
@@ -47,14 +45,9 @@ local RETRY_RULE = {
   type = "any", check = is_retry, allowed = '"safe", "always", "never" or a function(failure)',
 }
 
----@class znl.RegistryAddress
----@field host string
----@field port integer
----@field tls? table  authorities, …: dials with TLS
----@field secret? string|znl.Secret  shared with the registry
-
 ---@class znl.ApplicationOptions : znl.ServerOptions
----@field registry string|znl.RegistryAddress  "host:port" or a table
+---@field registry string|znl.RegistryAddress|(string|znl.RegistryAddress)[]  "host:port" or a table; a list of
+---  these: registries that answer for one fleet
 ---@field registry_required? boolean  `start` fails when the registry cannot be reached; else it is waited for
 ---@field registry_lookup_timeout_ms? integer  of one request to the registry
 ---@field reconnect_ms? integer  the longest wait between two attempts to reach the registry; the shortest is half
@@ -70,7 +63,7 @@ local RETRY_RULE = {
 ---@field compat? integer  1 or 2: calls exactly as the originals of that release do
 local SPEC = options.extend(server.SPEC, {
   registry = {
-    type = "any", required = true, allowed = '"host:port" or a table with host and port',
+    type = "any", required = true, allowed = '"host:port", a table with host and port, or a list of these',
     check = function(value) return type(value) == "string" or type(value) == "table" end,
   },
   registry_required = { type = "boolean", default = true },
@@ -90,13 +83,6 @@ local SPEC = options.extend(server.SPEC, {
   correlation = { type = "boolean" },
   compat = { type = "integer", min = 1, max = 2 },
 })
-
-local REGISTRY_SPEC = {
-  host = { type = "any" },
-  port = { type = "any" },
-  tls = { type = "table" },
-  secret = { type = "secret" },
-}
 
 --- What is chosen where nothing is said, by `compat`; 0: as good as it gets.
 local CHOSEN = {
@@ -406,13 +392,18 @@ function Application:stop()
   server.Server.stop(self)
 end
 
---- Whether the registry is connected.
+--- Whether the registry, or one of them, is connected.
 ---@return boolean
-function Application:is_registered() return self.link.client ~= nil end
+---@return string? key  its "host:port"
+function Application:is_registered()
+  local client = self.link.client
+  if client then return true, client.key end
+  return false
+end
 
 local function health(self)
   return {
-    status = "ok", registry = self:is_registered(), uptime = (sched.now_ms() - STARTED_MS) / 1000,
+    status = "ok", registry = (self:is_registered()), uptime = (sched.now_ms() - STARTED_MS) / 1000,
     namespaces = json_values.array(self.namespaces:list()),
   }
 end
@@ -428,28 +419,8 @@ end
 
 -- --- making one ----------------------------------------------------------------------------------
 
-local function shown_address(given)
-  if type(given) == "string" then return ("%q"):format(given) end
-  return ("{ host = %s, port = %s }"):format(tostring(given.host), tostring(given.port))
-end
-
 local function prepare(config, what, level)
-  local given = config.registry
-  if type(given) == "table" then given = options.read(REGISTRY_SPEC, given, what .. ": registry", level + 1) end
-  local found, problem = address.read(given)
-  if not found then
-    error(("%s: option registry is %s: %s"):format(what, shown_address(given), problem), level + 1)
-  end
-  config.registry_address = found
-  if type(given) == "table" then
-    found.tls, problem = server.tls_context(tls.client, given.tls, "registry.tls")
-    if problem then error(("%s: %s"):format(what, problem), level + 1) end
-    if given.secret then
-      local ok, text = pcall(secret.text, given.secret)
-      if not ok then error(("%s: registry: %s"):format(what, (text:gsub("^[^\n]-:%d+: ", ""))), level + 1) end
-      found.secret = text
-    end
-  end
+  config.registry_addresses = registry_addresses.read(config.registry, what, level + 1)
   for name, value in pairs(CHOSEN[config.compat or 0]) do
     if config[name] == nil then config[name] = value end
   end
@@ -457,7 +428,7 @@ local function prepare(config, what, level)
 end
 
 local function complete(self, config)
-  local found, exact = config.registry_address, config.compat ~= nil
+  local exact = config.compat ~= nil
   local hooks = config.breaker
   self.breakers, self.breaker_count, self.breaker_options = {}, 0, config.breaker
   self.draw, self.correlates = balance.CHOICES[config.balance], config.correlation
@@ -470,22 +441,18 @@ local function complete(self, config)
   }
   self.plan_default = { __index = self.plan }
   self.link = registry_link.new {
-    core = self.core, owner = self.owner, log = self.log, host = found.host, port = found.port, tls = found.tls,
+    core = self.core, owner = self.owner, log = self.log, addresses = config.registry_addresses,
     namespace = self.namespace, reconnect_ms = config.reconnect_ms, checks_listing = config.check_listing,
     lookup_timeout_ms = config.registry_lookup_timeout_ms,
-    headers = found.secret and function(path)
-      local name, value = proof.header(found.secret, path)
-      return { [name] = value }
-    end,
     own_key = function() return self:key() end,
     path = function() return address.path(self.host, self.core:port(), self.namespace) end,
     on_up = function() self.topics:restore() end,
-    on_change = function(is_up, reason)
+    on_change = function(is_up, reason, key)
       local left = reason == "stopped" and "left the registry" or "lost the registry"
       self.log.info(is_up and "registered" or left, {
-        registry = self.link.what, as = self:key(), reason = reason,
+        registry = key, as = self:key(), reason = reason,
       })
-      server.tell(self, "registry", is_up, reason)
+      server.tell(self, "registry", is_up, reason, key)
     end,
   }
   self.namespaces = namespaces.new {
@@ -516,7 +483,7 @@ local DESCRIPTION = {
 }
 
 --- Makes an application. Nothing listens or connects before `start`. Events, and what a listener gets:
----   registry(is_up, reason)           it is registered, or not any more
+---   registry(is_up, reason, key)      it is registered, or not any more, at the registry "host:port"
 ---   connected(client)                 another node, whoever dialled
 ---   disconnected(client, reason)
 ---   breaker(namespace, key, status)   of an instance: "closed", "open", "half-open"
