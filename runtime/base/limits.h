@@ -169,6 +169,29 @@
 #define ZNL_CLUSTER_REFUSED_MS 1000u
 #define ZNL_CLUSTER_CLOSE_MS 2000u /* for what is queued when a connection is closed */
 
+/* --- hub and roster (codec/hub.h, node/roster.h) ------------------------------------------------ */
+
+#define ZNL_HUB_DEPTH                                                                          \
+    (ZNL_JSON_DEPTH_DEFAULT + 8u)        /* a value of that depth, and what it stands in */
+#define ZNL_ROSTER_TTL_MS_DEFAULT 30000u /* ws-cluster spec, section 6 */
+#define ZNL_ROSTER_TTL_MS_MIN 2000u
+#define ZNL_ROSTER_TTL_MS_MAX 3600000u
+/* Members of others, and as many of our own; an owner may fill three quarters of it. */
+#define ZNL_ROSTER_MEMBERS_DEFAULT 200000u
+#define ZNL_ROSTER_MEMBERS_MAX 10000000u
+/* Texts and metadata of one member; half of it as JSON at most fits into the smallest message below. */
+#define ZNL_ROSTER_MEMBER_BYTES_DEFAULT 8192u
+#define ZNL_ROSTER_MEMBER_BYTES_MAX 262144u
+#define ZNL_ROSTER_BYTES_DEFAULT (512u * 1024 * 1024) /* of all members */
+#define ZNL_ROSTER_OWNERS_MAX 4096u
+/* Of one message that lists members: small enough to be spread, large enough not to be many. */
+#define ZNL_ROSTER_PART_BYTES (64u * 1024)
+#define ZNL_ROSTER_SYNC_DELAY_MS                                                               \
+    100u                         /* the random wait before an answer; spec, section 12, 7 */
+#define ZNL_ROSTER_SYNC_MS 1000u /* between answers to all; and between asks of one instance */
+#define ZNL_ROSTER_ANSWERS 16u   /* answers to single instances at once, and as many a second */
+#define ZNL_ROSTER_REPAIRS 100u  /* members announced again at once, and as many a second */
+
 /* --- replay ------------------------------------------------------------------------------------ */
 
 /* Nonces remembered: 12 bytes each, two minutes of 130,000 messages per second. */

@@ -26,6 +26,17 @@ uint64_t znl_map_hash(znl_frame key)
     return hash != 0 ? hash : 1;
 }
 
+uint64_t znl_map_stable_hash(znl_frame bytes)
+{
+    static const uint8_t zeros[crypto_shorthash_KEYBYTES];
+    uint8_t out[crypto_shorthash_BYTES];
+    crypto_shorthash(out, bytes.data, bytes.size, zeros);
+    uint64_t hash = 0; /* little-endian, as SipHash defines it */
+    for (unsigned i = 0; i < sizeof out; i++)
+        hash |= (uint64_t)out[i] << (8 * i);
+    return hash;
+}
+
 znl_map_entry *znl_map_find(const znl_map *map, znl_frame key, uint64_t hash)
 {
     if (map->bucket_count == 0)

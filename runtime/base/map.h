@@ -25,6 +25,9 @@ typedef struct znl_map {
  * for "anyone". */
 uint64_t znl_map_hash(znl_frame key);
 
+/* A hash that is the same in every process: SipHash-2-4 with a key of zeros. Not for maps. */
+uint64_t znl_map_stable_hash(znl_frame bytes);
+
 /* The entry with that key, or NULL. `hash` is znl_map_hash(key). */
 znl_map_entry *znl_map_find(const znl_map *map, znl_frame key, uint64_t hash);
 
