@@ -191,6 +191,10 @@
 #define ZNL_ROSTER_SYNC_MS 1000u /* between answers to all; and between asks of one instance */
 #define ZNL_ROSTER_ANSWERS 16u   /* answers to single instances at once, and as many a second */
 #define ZNL_ROSTER_REPAIRS 100u  /* members announced again at once, and as many a second */
+/* Namespaces, channels, users, sessions, origins: some are paths. */
+#define ZNL_HUB_NAME_BYTES_MAX 1024u
+#define ZNL_HUB_CHANNELS_MAX 256u  /* of one client */
+#define ZNL_HUB_EXCEPT_MAX 100000u /* sessions that one broadcast of ours leaves out */
 
 /* --- replay ------------------------------------------------------------------------------------ */
 

@@ -24,7 +24,8 @@ enum {
     ZNL_WS_CODE_BAD_DATA = 1007, /* text that is not UTF-8 */
     ZNL_WS_CODE_POLICY = 1008,
     ZNL_WS_CODE_TOO_BIG = 1009,
-    ZNL_WS_CODE_ERROR = 1011, /* ours: out of memory */
+    ZNL_WS_CODE_ERROR = 1011,     /* ours: out of memory */
+    ZNL_WS_CODE_TRY_LATER = 1013, /* ours: the client does not read */
 };
 
 #define ZNL_WS_HEAD_BYTES_MAX 14u

@@ -32,4 +32,20 @@ int znl_websocket_listen(lua_State *L);
 int znl_websocket_pushaccepted(lua_State *L, znl_http_exchange *http, const znl_http_head *head,
         const char *lines, const znl_websocket_limits *limits);
 
+/* Somebody else in C who sends over a connection. Its own fields; set on_end, leave the rest zero. */
+typedef struct znl_websocket_user znl_websocket_user;
+struct znl_websocket_user {
+    znl_websocket_user *next, **link;
+    /* The connection is no more: what znl_websocket_use() returned must not be touched after this. No Lua may
+     * run in here. */
+    void (*on_end)(znl_websocket_user *user);
+};
+
+/* The connection at `idx`, borrowed until on_end() or znl_websocket_unuse(); raises when it is none. NULL: it has
+ * ended, and `user` is not entered. The caller does not keep the connection: whose messages nobody reads is
+ * collected and closed. */
+znl_ws *znl_websocket_use(lua_State *L, int idx, znl_websocket_user *user);
+/* Does nothing after on_end(). */
+void znl_websocket_unuse(znl_websocket_user *user);
+
 #endif

@@ -32,6 +32,7 @@ typedef struct conn {
     int err;
     uint16_t close_code;
     char *text;
+    znl_websocket_user *users;
 } conn;
 
 typedef struct record {
@@ -126,6 +127,27 @@ static int take(lua_State *L, conn *c)
     return 2;
 }
 
+/* --- who else uses it -------------------------------------------------------------------------- */
+
+void znl_websocket_unuse(znl_websocket_user *user)
+{
+    if (user->link == NULL)
+        return;
+    *user->link = user->next;
+    if (user->next != NULL)
+        user->next->link = user->link;
+    user->link = NULL;
+}
+
+static void end_users(conn *c)
+{
+    while (c->users != NULL) {
+        znl_websocket_user *user = c->users;
+        znl_websocket_unuse(user);
+        user->on_end(user);
+    }
+}
+
 /* --- events of a connection -------------------------------------------------------------------- */
 
 struct arrival {
@@ -212,6 +234,7 @@ static void on_close(void *user, int err, uint16_t code, const char *text)
 {
     conn *c = user;
     znl_sched *sched = c->anchor.vm->sched;
+    end_users(c);
     znl_ws_drop(c->ws, 0);
     c->ws = NULL;
     if (c->is_opening) {
@@ -245,6 +268,19 @@ static const znl_ws_events events = {
 static conn *check_conn(lua_State *L)
 {
     return luaL_checkudata(L, 1, CONN_TYPE);
+}
+
+znl_ws *znl_websocket_use(lua_State *L, int idx, znl_websocket_user *user)
+{
+    conn *c = luaL_checkudata(L, idx, CONN_TYPE);
+    if (c->ws == NULL)
+        return NULL;
+    user->next = c->users;
+    user->link = &c->users;
+    if (user->next != NULL)
+        user->next->link = &user->next;
+    c->users = user;
+    return c->ws;
 }
 
 /* An empty connection at the top of the stack. */
@@ -376,6 +412,7 @@ static int conn_close(lua_State *L)
 static int conn_collect(lua_State *L)
 {
     conn *c = check_conn(L);
+    end_users(c);
     if (c->ws != NULL) {
         znl_ws_close(c->ws, ZNL_WS_CODE_AWAY, "");
         znl_ws_drop(c->ws, 0);
