@@ -196,6 +196,27 @@
 #define ZNL_HUB_CHANNELS_MAX 256u  /* of one client */
 #define ZNL_HUB_EXCEPT_MAX 100000u /* sessions that one broadcast of ours leaves out */
 
+/* --- NATS ------------------------------------------------------------------------------------------- */
+
+#define ZNL_NATS_PORT 4222u
+#define ZNL_NATS_SUBJECT_BYTES_MAX 1024u     /* the server takes lines of 4 KiB */
+#define ZNL_NATS_INFO_BYTES_MAX (64u * 1024) /* a line: INFO names every server of a cluster */
+#define ZNL_NATS_MESSAGE_BYTES_MAX (64u * 1024 * 1024) /* what a server can be configured to */
+#define ZNL_NATS_SERVERS_MAX 64u                       /* given, and told of by other servers */
+#define ZNL_NATS_CONNECT_MS_DEFAULT 2000u
+#define ZNL_NATS_RECONNECT_MIN_MS_DEFAULT 50u
+#define ZNL_NATS_RECONNECT_MAX_MS_DEFAULT 2000u
+#define ZNL_NATS_PING_MS_DEFAULT 10000u
+#define ZNL_NATS_OUTBOX_BYTES_DEFAULT (16u * 1024 * 1024)
+/* PONG, SUB and UNSUB beyond a full outbox; then the server asks and does not read. */
+#define ZNL_NATS_CONTROL_BYTES (4u * 1024 * 1024)
+/* Of one connection: the slot field of an id. */
+#define ZNL_NATS_SUBSCRIPTIONS_MAX (1u << 20)
+/* Messages that wait in a paused subscription. */
+#define ZNL_NATS_WAITING_DEFAULT 65536u
+#define ZNL_NATS_WAITING_BYTES_DEFAULT (64u * 1024 * 1024)
+#define ZNL_NATS_CLOSE_MS 1000u /* for what is queued when a connection is closed */
+
 /* --- replay ------------------------------------------------------------------------------------ */
 
 /* Nonces remembered: 12 bytes each, two minutes of 130,000 messages per second. */

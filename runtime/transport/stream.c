@@ -258,6 +258,26 @@ int znl_stream_connect(znl_stream **out, znl_loop *loop, const znl_stream_option
     return 0;
 }
 
+int znl_stream_start_tls(
+        znl_stream *stream, const znl_tls *tls, const char *host, uint32_t timeout_ms)
+{
+    if (stream->state != ZNL_STREAM_OPEN || stream->session != NULL ||
+            znl_stream_queued(stream) > 0)
+        return ZNL_E_INVALID;
+    int err = use_tls(stream, tls, host);
+    if (err != 0)
+        return err;
+    stream->state = ZNL_STREAM_SHAKING;
+    if (stream->is_paused) /* hands are shaken all the same */
+        znl_stream_start_reading(stream);
+    stream->deadline_ms = znl_clock_mono_ms() + timeout_ms;
+    znl_wheel_start(
+            znl_loop_wheel(stream->all->loop), &stream->timer, stream->deadline_ms, on_late);
+    stream->is_resumed = 1; /* says hello, from the loop */
+    znl_stream_schedule(stream);
+    return 0;
+}
+
 int znl_stream_adopt(znl_stream **out, znl_loop *loop, const znl_stream_adoption *adoption)
 {
     znl_stream *stream = NULL;

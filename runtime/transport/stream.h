@@ -49,6 +49,12 @@ typedef struct znl_stream_options {
 int znl_stream_connect(znl_stream **out, znl_loop *loop, const znl_stream_options *options,
         const znl_stream_events *events, void *user);
 
+/* Goes on under TLS, as the protocol of the peers agreed in plain: on_open comes again, or on_end. `host` as in the
+ * options. The stream is open, in plain, and nothing is queued; whoever calls has read all that came in plain. 0,
+ * ZNL_E_NOMEM, ZNL_E_INVALID. */
+int znl_stream_start_tls(
+        znl_stream *stream, const znl_tls *tls, const char *host, uint32_t timeout_ms);
+
 /* Takes `stream` (NULL is accepted). With `linger_ms` what is queued has that long to leave and the peer
  * to end its side, so that nothing is lost by a reset; 0: what is queued is lost. */
 void znl_stream_close(znl_stream *stream, uint32_t linger_ms);

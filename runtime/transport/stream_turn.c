@@ -48,7 +48,9 @@ static void visit(znl_stream *stream)
 {
     int is_resumed = stream->is_resumed;
     stream->is_resumed = 0;
-    if (is_resumed && stream->state == ZNL_STREAM_OPEN && !stream->is_paused) {
+    int can_read = stream->state == ZNL_STREAM_SHAKING ||
+            (stream->state == ZNL_STREAM_OPEN && !stream->is_paused);
+    if (is_resumed && can_read) {
         znl_stream_schedule(stream); /* to write, after it has read */
         znl_stream_read_tls(stream);
     } else {
