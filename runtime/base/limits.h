@@ -190,7 +190,15 @@
     100u                         /* the random wait before an answer; spec, section 12, 7 */
 #define ZNL_ROSTER_SYNC_MS 1000u /* between answers to all; and between asks of one instance */
 #define ZNL_ROSTER_ANSWERS 16u   /* answers to single instances at once, and as many a second */
-#define ZNL_ROSTER_REPAIRS 100u  /* members announced again at once, and as many a second */
+#define ZNL_ROSTER_INBOX_BYTES 64u /* of the last token of a subject that an answer goes to */
+#define ZNL_ROSTER_ORIGIN_BYTES_MAX 256u
+#define ZNL_ROSTER_PATIENCE 8u /* heartbeats before the same list is asked for again in vain */
+#define ZNL_ROSTER_ASKS 100u   /* asks for lists at once, and as many a second */
+#define ZNL_ROSTER_BURST 16u   /* parts of a list in one go */
+#define ZNL_ROSTER_BURST_MS 2u /* then a pause: others have a turn, the bus can write */
+#define ZNL_ROSTER_BUSY_MS 50u /* before a part is tried again that the bus had no room for */
+#define ZNL_ROSTER_SETTLE_MS 1500u /* after the bus came back: all have answered */
+#define ZNL_ROSTER_REPAIRS 100u    /* members announced again at once, and as many a second */
 /* Namespaces, channels, users, sessions, origins: some are paths. */
 #define ZNL_HUB_NAME_BYTES_MAX 1024u
 #define ZNL_HUB_CHANNELS_MAX 256u  /* of one client */

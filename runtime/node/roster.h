@@ -52,7 +52,8 @@ typedef struct znl_roster_event {
     int is_partial;
 } znl_roster_event;
 
-/* May call everything here, znl_roster_stop() and znl_roster_free() too. Also from inside join, leave and stop, for what they do. */
+/* Called at the end of what brought it about, join, leave and stop included, in the order in which it happened. May call everything
+ * here; what that brings about is told after the events before it. */
 typedef void (*znl_roster_fn)(void *user, const znl_roster_event *event);
 
 typedef struct znl_roster_counters {
@@ -73,6 +74,7 @@ typedef struct znl_roster_counters {
     uint64_t repairs;   /* own members announced again, because of what another said */
     uint64_t too_big;   /* own members past max_payload of the bus: not told to others */
     uint64_t expired, missing, displaced; /* members */
+    uint64_t untold;                      /* events, for want of memory */
 } znl_roster_counters;
 
 /* Returns a roster that holds nothing and is silent, owned. `options` are borrowed for the call, `bus` for good. 0;

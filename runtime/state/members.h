@@ -53,6 +53,14 @@ struct znl_member {
     uint64_t number;  /* of the message that said so */
 };
 
+/* A list that comes in parts. */
+typedef struct znl_owner_list {
+    uint64_t gen, next_part; /* next_part 0: none is under way */
+    uint64_t began;          /* `touch` of what it has listed is at least this */
+    uint64_t number;         /* of its first message */
+    int is_broken;           /* a member of it could not be taken */
+} znl_owner_list;
+
 /* One other instance. */
 struct znl_owner {
     znl_map_entry map; /* key: its id */
@@ -63,17 +71,14 @@ struct znl_owner {
     size_t bytes;
     uint64_t digest; /* sum of the hashes of its members */
     /* Free: what the protocol knows of it. */
-    int is_ours;          /* speaks our extensions */
-    int has_number;       /* `number` counts */
-    uint64_t number;      /* of its last message */
-    struct znl_owner_list /* a list it sends, in parts */
-    {
-        uint64_t gen, next_part, began, number; /* next_part 0: none */
-        int is_broken;                          /* a part or a member is missing */
-    } list, answer;                             /* on the subject of all; to us alone */
-    int needs_ask;
-    uint64_t asked_ms;                   /* when we asked for its list; 0: never */
-    uint64_t unmatched, unmatched_times; /* a digest that its list did not bring about */
+    int is_ours;               /* speaks our extensions */
+    int is_complete;           /* its whole list has been here once */
+    int needs_ask;             /* something of it was lost */
+    int has_number;            /* `number` counts: of its last message */
+    uint64_t number, asked_ms; /* asked_ms: when we asked for its list; 0: never */
+    uint64_t unmatched;        /* the digest that its list did not bring about */
+    unsigned unmatched_times;
+    znl_owner_list list, answer; /* what it lists now: to all; to us alone */
     uint8_t id[];
 };
 
