@@ -401,6 +401,15 @@ int znl_master_remove_key(znl_master *master, znl_frame id)
     return err;
 }
 
+int znl_master_forget(znl_master *master, znl_frame id, const char *reason)
+{
+    znl_presence_entry *entry = znl_presence_find(master->presence, id, znl_map_hash(id));
+    if (entry == NULL)
+        return ZNL_E_NOT_FOUND;
+    remove_peer(master, entry, reason);
+    return 0;
+}
+
 /* --- out --------------------------------------------------------------------------------------- */
 
 /* Sends a request of any kind; its id is made here. */

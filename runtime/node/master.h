@@ -34,6 +34,9 @@ void znl_master_stop(znl_master *master);
 int znl_master_set_key(znl_master *master, znl_frame id, znl_frame secret);
 int znl_master_remove_key(znl_master *master, znl_frame id);
 
+/* Takes a slave off line, whose next message brings it back; `reason` is static. ZNL_E_NOT_FOUND. */
+int znl_master_forget(znl_master *master, znl_frame id, const char *reason);
+
 /* Asks a slave; the answer or failure comes as an event with `waiter`. `service` of size 0 is an
  * ordinary request. 0, or an error when nothing was sent: LIMIT, NO_KEY, UNREACHABLE, BUSY, … */
 int znl_master_request(znl_master *master, znl_frame id, znl_frame service,

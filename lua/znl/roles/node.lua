@@ -204,6 +204,9 @@ end
 ---@field reactions table<string, fun(self: table, ...)>  run before the listeners of an event
 ---@field after? table<string, fun(self: table, ...)>  run after them
 ---@field check? fun(config: table, given: table): string|nil  what is wrong with the options together
+---@field prepare? fun(config: table, what: string, level: integer)  reads options of options
+---@field on_build? fun(self: table, config: table)  it has its core, and no event was raised yet
+---@field arguments? table<string, fun(self: table, ...): ...>  what listeners of an event get, from what the core says
 ---@field create fun(config: table): userdata|nil, string?, string?  of znl.core.node
 
 --- Serves `name` with `fn`; nil: no more.
@@ -237,17 +240,19 @@ local function build(class, description, config, what)
     on_attach = give_services, on_detach = take_services, around = measured,
   })
   self.refusals = refusals.new(description.name, self.log)
-  local reactions, after = description.reactions, description.after or {}
+  local reactions, after, arguments = description.reactions, description.after or {}, description.arguments or {}
   config.on_event = role.weakly(self, function(node, kind, ...)
     local react = reactions[kind] or REACTIONS[kind]
     if react then react(node, ...) end
-    node.emitter:emit(kind, ...)
+    local say = arguments[kind]
+    if say then node.emitter:emit(kind, say(node, ...)) else node.emitter:emit(kind, ...) end
     if after[kind] then after[kind](node, ...) end
   end)
   config.run_json = role.weakly(self, run_json)
   local core, message = description.create(config)
   if not core then return nil, message end
   self.core = core
+  if description.on_build then description.on_build(self, config) end
   local console_opts = config.console
   if console_opts then self.console = console.install(self, description.name, config, console_opts) end
   by_id[config.id] = self
@@ -267,6 +272,7 @@ function M.open(class, description, opts)
   check_together(config, what, 3)
   local problem = description.check and description.check(config, opts)
   if problem then error(("%s: %s"):format(what, problem), 3) end
+  if description.prepare then description.prepare(config, what, 3) end
   config.console = console.read(config.console, what, 3)
   if config.auth_key ~= nil then config.auth_key = key_text(what, config.auth_key, 3) end
   if config.auth_keys ~= nil then

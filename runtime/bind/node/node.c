@@ -426,6 +426,15 @@ static int master_is_online(lua_State *L)
     return 1;
 }
 
+/* forget(self, slave_id) -> was it on line? It is with another master now. */
+static int master_forget(lua_State *L)
+{
+    znl_node_box *b = znl_node_box_checkmaster(L);
+    znl_frame id = znl_lua_checkframe(L, 2, "slave_id", ZNL_ID_BYTES_MAX);
+    lua_pushboolean(L, znl_master_forget(b->master, id, "moved") == 0);
+    return 1;
+}
+
 /* true, false, or nil: not known (yet) */
 static int push_calls(lua_State *L, znl_calls calls)
 {
@@ -544,6 +553,7 @@ static const luaL_Reg master_methods[] = {
         {"slaves", master_slaves},
         {"reads_calls", master_reads_calls},
         {"is_online", master_is_online},
+        {"forget", master_forget},
         {"add_key", master_add_key},
         {"remove_key", master_remove_key},
         {NULL, NULL},
