@@ -21,6 +21,9 @@ parser:flag("--encrypted", "Proofs and sealed payloads; implied by a key.")
 parser:option("--key", "Key of slaves without one of their own: env:NAME or file:PATH."):argname("<ref>")
 parser:option("--auth-key", "Key of one slave; may be repeated."):argname("<id>=<ref>"):count("*")
 parser:option("--heartbeat", "Heartbeat interval in milliseconds; 0 turns them off."):argname("<ms>"):convert(whole)
+parser:option("--cluster", "Share slaves with other masters, over NATS."):argname("<nats-url>")
+parser:option("--cluster-name", "Masters with the same name share their slaves (default: default)."):argname("<name>")
+parser:option("--cluster-secret", "Signs what masters write each other: env:NAME or file:PATH."):argname("<ref>")
 parser:flag("--log-events", "Log slaves coming and going, and pushes.")
 parser:usage_max_width(98)
 parser:help_max_width(98)
@@ -37,6 +40,9 @@ end
 local master = znl.master {
   id = args.id,
   endpoint = args.endpoint,
+  cluster = args.cluster and {
+    bus = args.cluster, name = args.cluster_name, secret = args.cluster_secret and znl.secret(args.cluster_secret),
+  },
   encrypted = args.encrypted or args.key ~= nil or next(auth_keys) ~= nil,
   auth_key = args.key and znl.secret(args.key),
   auth_keys = auth_keys,
