@@ -25,6 +25,7 @@ M.OBSERVER_HEADER = "Znl-Observer"
 ---@field on_connected fun(client: znl.Client)
 ---@field on_disconnected fun(client: znl.Client, reason: string|nil)
 ---@field on_refused fun(reason: string, key: string)
+---@field on_unlisted fun(client: znl.Client)  the same, first, and also of observers
 ---@field on_changed fun()  what is listed, or may be published, is another
 
 ---@class znl.Registrations
@@ -51,6 +52,7 @@ local function unlist(self, client, reason)
   end
   if self.clients[client.key] == client then self.clients[client.key] = nil end
   self.topics:leave(client)
+  self.opts.on_unlisted(client)
   self.opts.on_changed()
   if client.is_observer then return end
   self.opts.on_disconnected(client, reason)
@@ -113,6 +115,13 @@ function Registrations:closed(conn, reason)
   unlist(self, client, reason)
 end
 
+--- The address of a client has registered elsewhere since.
+---@param client znl.Client
+function Registrations:displace(client)
+  unlist(self, client, "replaced")
+  client.conn:close()
+end
+
 -- --- what was known before -----------------------------------------------------------------------
 
 --- Lists an address that is not connected yet.
@@ -123,6 +132,10 @@ function Registrations:restore(namespace, host, port)
   if id then self.restored[id] = true end
   return id ~= nil
 end
+
+--- A registration has taken the place of this one.
+---@param id number
+function Registrations:replaced(id) self.restored[id] = nil end
 
 --- Publishes for an address that is not connected yet.
 ---@return boolean

@@ -77,14 +77,17 @@ TOPICS["/-/declare"] = function(self, client, topic, payload, revision)
   local given, message, code = self.topics:declare(client, topic, payload, revision)
   if not given then return nil, message, code end
   self.registrations:supersede(client, topic)
+  if self.cluster then self.cluster:declared(client, topic, payload, given) end
   self.on_changed()
   return given
 end
 
 TOPICS["/-/undeclare"] = function(self, client, topic)
   self.registrations:supersede(client, topic)
+  local count = self.topics:undeclare(client, topic)
+  if self.cluster then self.cluster:undeclared(client, topic) end
   self.on_changed()
-  return self.topics:undeclare(client, topic)
+  return count
 end
 
 TOPICS["/-/subscribe"] = function(self, client, topic)
@@ -98,6 +101,12 @@ TOPICS["/-/unsubscribe"] = function(self, client, topic) return self.topics:unsu
 TOPICS["/-/topic/update"] = function(self, client, topic, payload)
   local revision, message, code = self.topics:update(client, topic, payload)
   if revision == nil then return nil, message, code end
+  local cluster = self.cluster
+  if cluster and client.published and client.published[topic] then
+    cluster:declared(client, topic, payload, revision)
+  elseif cluster and (revision or not self.topics:get(topic)) then
+    cluster:updated(topic, payload)
+  end
   if not revision then return sched.unix_ms() end
   self.on_changed()
   return revision
@@ -184,10 +193,31 @@ local function peers(self, req)
   for _, key in ipairs(page(self.sorted_keys(data.namespace), data)) do
     local peer = self.directory:get(key)
     if peer and peer.namespace == data.namespace then
-      list[#list + 1] = { key = key, host = peer.host, port = peer.port, ageMs = now_ms - peer.since_ms }
+      local row = { key = key, host = peer.host, port = peer.port, ageMs = now_ms - peer.since_ms }
+      if self.cluster then
+        local age_ms
+        row.registry, age_ms = self.cluster:holder(key)
+        row.ageMs = age_ms or row.ageMs
+      end
+      list[#list + 1] = row
     end
   end
   return json.array(list)
+end
+
+--- The registries of the cluster, as JSON peers are told.
+local function cluster_view(cluster)
+  if not cluster then return nil end
+  local list = {}
+  for index, one in ipairs(cluster:registries()) do
+    list[index] = {
+      id = one.id, label = one.label, state = one.state, registrations = one.registrations, silentMs = one.silent_ms,
+    }
+  end
+  return {
+    name = cluster.config.name, connected = cluster:is_connected(), registries = json.array(list),
+    counters = cluster:counters(),
+  }
 end
 
 local function status(self)
@@ -198,6 +228,7 @@ local function status(self)
     registrations = registrations, connections = self.registrations.count, topics = topics.topics,
     retained = topics.retained, publishers = topics.publishers, subscribers = topics.subscribers,
     topicBytes = topics.bytes, revision = topics.revision, counters = self.directory:counters(),
+    cluster = cluster_view(self.cluster),
   }
 end
 
@@ -240,6 +271,7 @@ local LOOKING = {
 ---@field config znl.ConfigFolder|nil
 ---@field env table<string, true>  variables that may be read
 ---@field on_changed fun()
+---@field cluster znl.RegistryCluster|nil
 
 --- The handlers by url. `parts` is read when they run: it may change.
 ---@param parts znl.RegistryParts

@@ -2,7 +2,8 @@
 --- holds (11).
 ---
 --- A topic has publishers, each with a payload and a revision, subscribers, and a value: the payload of the
---- publisher with the highest revision, the one that came first where two are equal. A retained topic has
+--- publisher with the highest revision, the one that came first where two are equal, or, `by_key`, the one with
+--- the higher key: registries of one cluster agree on that. A retained topic has
 --- the value that `retain` gave it, whatever is published.
 ---
 --- Who publishes and subscribes is a *member*: any value that names a connection. Payloads are JSON texts
@@ -25,6 +26,7 @@ local TOPIC_BYTES, ENTRY_BYTES = 512, 256
 ---@field max_topic_bytes integer  of a name
 ---@field max_payload_bytes integer  of one payload
 ---@field max_bytes integer  of all
+---@field by_key? boolean  where revisions are equal; members have a `key` then
 ---@field max_member_topics integer  that one member publishes or subscribes to
 
 ---@class znl.TopicStore
@@ -156,15 +158,24 @@ local function own(self, topic, payload)
   topic.own_bytes = bytes
 end
 
+--- The publisher whose payload is the value.
+local function best_of(self, topic)
+  local best, entry = topic.publishers.first, topic.publishers.first
+  while entry do
+    if entry.revision > best.revision
+        or self.opts.by_key and entry.revision == best.revision and entry.member.key > best.member.key then
+      best = entry
+    end
+    entry = entry.after
+  end
+  return best
+end
+
 --- The value follows from the publishers.
 local function recompute(self, topic)
   if topic.retained then return end
   own(self, topic, nil)
-  local best, entry = topic.publishers.first, topic.publishers.first
-  while entry do
-    if entry.revision > best.revision then best = entry end
-    entry = entry.after
-  end
+  local best = best_of(self, topic)
   if not best then
     topic.has_value, topic.payload, topic.signature = false, nil, nil
     return
@@ -334,11 +345,7 @@ end
 function Store:get(name)
   local topic = self.topics[name]
   if not topic then return nil end
-  local best, entry = nil, topic.publishers.first
-  while entry do
-    if not best or entry.revision > best.revision then best = entry end
-    entry = entry.after
-  end
+  local best = best_of(self, topic)
   return {
     topic = name, retained = topic.retained, has_data = topic.has_value, payload = topic.payload,
     revision = not topic.retained and best and best.revision or nil,

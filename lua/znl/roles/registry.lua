@@ -5,7 +5,8 @@
 ---
 --- Registering is connecting: the path of a connection says who it is. It is unlisted before its connection
 --- is closed, whatever the reason. `/-/find` is answered by the core, everything else by
---- znl.micro.registry_routes. Topics and registrations end with a stop, unless `persist` keeps them.
+--- znl.micro.registry_routes. Topics and registrations end with a stop, unless `persist` keeps them, or other
+--- registries of its `cluster` do.
 --- SPDX-License-Identifier: MIT
 
 local config_folder = require("znl.micro.config_folder")
@@ -17,6 +18,7 @@ local network = require("znl.security.network")
 local options = require("znl.options")
 local proof = require("znl.micro.proof")
 local registrations = require("znl.micro.registrations")
+local registry_cluster = require("znl.micro.registry_cluster")
 local registry_file = require("znl.micro.registry_file")
 local registry_routes = require("znl.micro.registry_routes")
 local role = require("znl.roles.role")
@@ -56,6 +58,7 @@ end
 ---@field allow? string[]|fun(host: string, port: integer, namespace: string, remote: string): boolean
 ---@field secret? string|znl.Secret|(string|znl.Secret)[]  connections must prove that they have it, or one of them
 ---@field persist? string  a file that keeps what is known over a new start
+---@field cluster? znl.RegistryClusterOptions  other registries answer for the same fleet
 ---@field max_registrations? integer
 ---@field max_topics? integer  without those of the configuration
 ---@field max_payload_bytes? integer  of one topic
@@ -79,6 +82,7 @@ M.SPEC = options.extend(server.SPEC, {
     allowed = 'a text that is not empty, znl.secret("env:NAME"), or a list of these',
   },
   persist = { type = "string", min = 1, max = 4096 },
+  cluster = { type = "table" },
   max_registrations = { type = "integer", min = 1, max = 1000000, default = 100000 },
   max_topics = { type = "integer", min = 1, max = 1000000, default = 10000 },
   max_payload_bytes = { type = "integer", min = 1, max = 64 * MIB, default = MIB },
@@ -157,12 +161,18 @@ function Registry:namespaces() return self.directory:namespaces() end
 
 --- The addresses that serve a namespace, by key.
 ---@param namespace string
----@return {key: string, host: string, port: integer, age_ms: number}[]
+---@return {key: string, host: string, port: integer, age_ms: number, registry: string|nil}[]
 function Registry:peers(namespace)
   if type(namespace) ~= "string" then error("znl.registry:peers: the namespace must be a text", 2) end
   local list, now_ms = {}, sched.now_ms()
   for _, peer in ipairs(self.directory:peers(namespace)) do
-    list[#list + 1] = { key = peer.key, host = peer.host, port = peer.port, age_ms = now_ms - peer.since_ms }
+    local one = { key = peer.key, host = peer.host, port = peer.port, age_ms = now_ms - peer.since_ms }
+    if self.cluster then
+      local age_ms
+      one.registry, age_ms = self.cluster:holder(peer.key)
+      one.age_ms = age_ms or one.age_ms
+    end
+    list[#list + 1] = one
   end
   table.sort(list, function(a, b) return a.key < b.key end)
   return list
@@ -186,6 +196,10 @@ function Registry:topics()
   return list
 end
 
+--- The registries of its cluster, this one first; nothing without `cluster`.
+---@return {id: string, label: string, state: "self"|"up"|"gone", registrations: integer, silent_ms: number}[]
+function Registry:registries() return self.cluster and self.cluster:registries() or {} end
+
 --- How much there is, and how often what happened.
 ---@return table<string, any>
 function Registry:status()
@@ -194,6 +208,9 @@ function Registry:status()
   for name, value in pairs(self.topic_store:counts()) do result[name] = value end
   result.registrations, result.namespaces, result.connections = count, namespaces, self.links.count
   result.refused_connections = self.refused
+  if self.cluster then
+    for name, value in pairs(self.cluster:counters()) do result["cluster_" .. name] = value end
+  end
   return result
 end
 
@@ -219,7 +236,9 @@ local function open_config(self)
   local folder = config_folder.new {
     path = path,
     on_value = function(namespace, key, text)
-      self.topic_store:retain(("registry:%s/%s"):format(namespace, key), text)
+      local topic = ("registry:%s/%s"):format(namespace, key)
+      if self.cluster then return self.cluster:configured(topic, text) end
+      self.topic_store:retain(topic, text)
     end,
     on_problem = function(text, file)
       self.log.warn("a configuration file is not read", { file = file, reason = text })
@@ -229,6 +248,17 @@ local function open_config(self)
   if not ok then return nil, "registry: " .. message, code end
   self.parts.config = folder
   return true
+end
+
+local function open_cluster(self)
+  if not self.cluster then return true end
+  local ok, message, code = self.cluster:start()
+  if not ok then return nil, "registry: cluster: " .. message, code end
+  return true
+end
+
+local function close_cluster(self)
+  if self.cluster then self.cluster:close() end
 end
 
 local function close_config(self)
@@ -258,6 +288,24 @@ local function open_file(self)
   return true
 end
 
+--- The part that speaks with other registries; nil when there are none.
+local function new_cluster(self)
+  local config = self.config
+  if not config.cluster then return nil end
+  return registry_cluster.new {
+    config = config.cluster, owner = self.owner, log = self.log, directory = self.directory,
+    topics = self.topic_store, registrations = self.links,
+    -- Here: a registry that is alone needs no NATS.
+    open_bus = function() return require("znl.bus").open(config.cluster.bus, "znl.registry: cluster") end,
+    limits = {
+      registrations = config.max_registrations, topics = config.max_topics,
+      payload_bytes = config.max_payload_bytes, topic_bytes = config.max_topic_bytes,
+    },
+    label = function() return config.cluster.label or registry_cluster.label(self.core:port() or config.port) end,
+    tell = function(event, ...) self.emitter:emit(event, ...) end,
+  }
+end
+
 --- What a registry holds, empty. Made anew by each start: nothing of an earlier life is left.
 local function renew(self)
   local config, directory = self.config, self.directory
@@ -274,7 +322,7 @@ local function renew(self)
     end,
     max_topics = config.max_topics, max_topic_bytes = TOPIC_NAME_BYTES_MAX,
     max_payload_bytes = config.max_payload_bytes, max_bytes = config.max_topic_bytes,
-    max_member_topics = config.max_connection_topics,
+    max_member_topics = config.max_connection_topics, by_key = config.cluster ~= nil,
   }
   local function changed()
     if self.kept then self.kept:touch() end
@@ -283,16 +331,22 @@ local function renew(self)
     directory = directory, topics = self.topic_store, on_changed = changed,
     on_connected = function(client)
       self.log.debug("registered", { peer = client.key, namespace = client.namespace })
+      if self.cluster then self.cluster:listed(client) end
       self.emitter:emit("connection", client)
     end,
     on_disconnected = function(client, reason)
       self.log.debug("unlisted", { peer = client.key, namespace = client.namespace, reason = reason })
       self.emitter:emit("disconnect", client, reason)
     end,
+    on_unlisted = function(client)
+      if self.cluster then self.cluster:unlisted(client) end
+    end,
     on_refused = function(reason, key) refuse(self, reason, key) end,
   }
+  self.cluster = new_cluster(self)
   local parts = self.parts
   parts.topics, parts.registrations, parts.on_changed = self.topic_store, self.links, changed
+  parts.cluster = self.cluster
 end
 
 --- Starts: reads what is kept and the configuration, then listens. Harmless when it runs. Yields.
@@ -305,8 +359,10 @@ function Registry:start()
   renew(self)
   local ok, message, code = open_file(self)
   if ok then ok, message, code = open_config(self) end
+  if ok then ok, message, code = open_cluster(self) end
   if ok then ok, message, code = role.Role.start(self) end
   if not ok then
+    close_cluster(self)
     close_config(self)
     self.kept = nil
     self.links:close()
@@ -315,9 +371,21 @@ function Registry:start()
   return true
 end
 
+--- Leaves its cluster, then as every server: refuses new requests until the next `start`, and waits until those
+--- that came before have their answers. Yields.
+---@param timeout_ms? integer  0..86400000, default 5000
+---@return true|nil ok
+---@return string? message
+---@return "TIMEOUT"? code  some are still at work
+function Registry:drain(timeout_ms)
+  if self.cluster then self.cluster:part() end
+  return role.Role.drain(self, timeout_ms)
+end
+
 --- Stops: everybody is unlisted, then all connections are closed. Harmless when it is stopped.
 function Registry:stop()
   self.epoch = self.epoch + 1
+  close_cluster(self) -- first: the others are to keep what is listed here
   close_config(self)
   if self.kept then self.kept:close() end
   self.kept = nil
@@ -375,14 +443,18 @@ local function complete(self, config)
   if self.allow or self.proofs or config.check_host then self.core:check_upgrades(true) end
 end
 
+local EVENTS = { "registry_up", "registry_down", unpack(server.EVENTS) }
+
 local DESCRIPTION = {
-  name = "registry", spec = M.SPEC, events = server.EVENTS, reactions = REACTIONS,
+  name = "registry", spec = M.SPEC, events = EVENTS, reactions = REACTIONS,
   connected = "connection", disconnected = "disconnect", prepare = prepare, complete = complete,
 }
 
 --- Makes a registry. It does not listen before `start`. Events, and what a listener gets:
 ---   connection(client)          a node has registered: client.key, client.namespace
 ---   disconnect(client, reason)  it is not listed any more
+---   registry_up(id, label)      another registry of the cluster is heard
+---   registry_down(id, label, reason)  it is not any more: "silent" or "stopped"
 ---   error(message, where, from)
 ---@param opts znl.RegistryOptions
 ---@return znl.Registry
