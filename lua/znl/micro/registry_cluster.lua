@@ -171,12 +171,13 @@ function M.new(parts)
     now = function() return now(), sched.unix_ms() end,
     on_stamp = function(stamp) self.stamp = math.max(self.stamp, stamp) end,
   }
+  self.wire = replica_wire.new {
+    name = config.name, origin = self.id, secrets = config.secrets, max_bytes = 2 * limits.payload_bytes + MIB,
+  }
   self.replica = replica.new {
     id = self.id, address = parts.label(), log = self.own, rows = self.rows,
     ttl_ms = config.ttl_ms, grace_ms = config.grace_ms, now = now, draw = balance.draw,
-    wire = replica_wire.new {
-      name = config.name, origin = self.id, secrets = config.secrets, max_bytes = 2 * limits.payload_bytes + MIB,
-    },
+    wire = self.wire,
     publish = function(to, packet) return self.bus:publish(self.subject .. to, packet) end,
     max_payload = function() return self.bus:max_payload() or MIB end,
     is_online = function() return self.is_on == true and self.bus:is_connected() end,
@@ -216,7 +217,7 @@ function Cluster:unlisted(client)
   for topic in pairs(client.published or {}) do self.own:remove("p\n" .. key_of(self, client) .. "\n" .. topic) end
   client.published = nil
   if not client.is_observer then
-    self.own:remove("r\n" .. client.key)
+    self.own:remove("r\n" .. client.key, client.stamp)
     self.rows:settle(client.key)
   end
   changed(self)
@@ -412,7 +413,7 @@ function Cluster:is_connected() return self.is_on == true and self.bus:is_connec
 
 ---@return table<string, number>
 function Cluster:counters()
-  local counters = { refused_rows = self.rows.refused, displaced = self.rows.displaced }
+  local counters = { refused_rows = self.rows.refused, displaced = self.rows.displaced, torn = self.wire.torn }
   for name, value in pairs(self.replica.counters) do counters[name] = value end
   return counters
 end

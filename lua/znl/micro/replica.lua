@@ -215,6 +215,7 @@ local function forget(self, peer)
   local owner = self.opts.rows:owner(peer.id)
   local count = owner.registrations
   self.opts.rows:forget(owner)
+  self:touch() -- it may have taken rows over
   self.peers[peer.id], self.count = nil, self.count - 1
   self.opts.on_event("forgotten", peer, count)
 end
@@ -274,7 +275,7 @@ function ON.sync(self, message, id)
   if not (is_number(message.k) and is_number(message.s) and is_number(message.a)) then return false end
   local after = message.a
   if not full and (message.s == 0 or not log:covers(math.min(message.s, after))) then full, after = true, 0 end
-  local texts, upto, is_all = log:since(after, PAGE_BYTES, full)
+  local texts, upto, is_all = log:since(after, PAGE_BYTES)
   send_to(self, id, ('{"t":"page","k":%d,"f":%s,"a":%d,"d":%s,"r":[%s]}'):format(
     message.k, tostring(full), upto, tostring(is_all), table.concat(texts, ",")))
 end

@@ -75,11 +75,12 @@ function Log:put(id, fields) return write(self, id, false, fields) end
 
 --- Removes a row.
 ---@param id string
+---@param stamp? number  of what is gone
 ---@return boolean was_there
-function Log:remove(id)
+function Log:remove(id, stamp)
   local row = self.rows[id]
   if not row or row.is_gone then return false end
-  return write(self, id, true, { "x", id })
+  return write(self, id, true, { "x", id, stamp })
 end
 
 ---@param id string
@@ -95,14 +96,13 @@ end
 function Log:covers(n) return n >= self.floor and n <= self.n end
 
 --- The rows after the change `n`, in their order: at least one if there is any, no more than `max_bytes` beyond
---- that. `is_full`: without those that are gone.
+--- that.
 ---@param n integer
 ---@param max_bytes integer
----@param is_full? boolean
 ---@return string[] texts
 ---@return integer upto  everything up to this change is in them
 ---@return boolean is_all
-function Log:since(n, max_bytes, is_full)
+function Log:since(n, max_bytes)
   local row = self.last
   if row and row.n > n then
     while row.before and row.before.n > n do row = row.before end
@@ -111,12 +111,9 @@ function Log:since(n, max_bytes, is_full)
   end
   local texts, bytes, upto = {}, 0, n
   while row do
-    if not (is_full and row.is_gone) then
-      bytes = bytes + #row.text
-      if #texts > 0 and bytes > max_bytes then return texts, upto, false end
-      texts[#texts + 1] = row.text
-    end
-    upto = row.n
+    bytes = bytes + #row.text
+    if #texts > 0 and bytes > max_bytes then return texts, upto, false end
+    texts[#texts + 1], upto = row.text, row.n
     row = row.after
   end
   return texts, self.n, true

@@ -9,7 +9,8 @@
 --- An address is listed once: as the client that is connected here, else as the row with the highest stamp. A newer
 --- registration elsewhere ends an older one here: the application has moved. When an owner is *gone* its rows
 --- stay, as *orphans*, until its applications have come back elsewhere or `forget` is called; a registration with
---- a registry that is there takes the place of an orphan for good.
+--- a registry that is there takes the place of an orphan for good. An older row of a registry that is there is
+--- *over*: that one will remove it, or is about to be gone.
 ---
 --- Never yields. What other registries send is checked here, row by row. SPDX-License-Identifier: MIT
 
@@ -90,7 +91,9 @@ local function settle(self, key)
   local id, best, best_owner = "r\n" .. key, nil, nil
   for _, owner in pairs(self.owners) do
     local row = owner.rows[id]
-    if row and (not best or is_better(row, owner, best, best_owner)) then best, best_owner = row, owner end
+    if row and not row.is_over and (not best or is_better(row, owner, best, best_owner)) then
+      best, best_owner = row, owner
+    end
   end
   local client = self.opts.registrations.clients[key]
   if client and best and not best_owner.is_gone and is_newer(best.stamp, best_owner.id, client.stamp, self.opts.id) then
@@ -101,9 +104,9 @@ local function settle(self, key)
   end
   for _, owner in pairs(self.owners) do
     local row = owner.rows[id]
-    if row and owner.is_gone and (client or row ~= best) then
-      drop(owner, row)
-      if row == best then best = nil end
+    if row and (client or best and row ~= best) then
+      row.is_over = true
+      if owner.is_gone then drop(owner, row) end
     end
   end
   if client then
@@ -125,6 +128,23 @@ local function settle(self, key)
       self.listed[key] = nil
     end
   end
+end
+
+--- A registration has ended that was newer than what is known of this address, perhaps: what is older is over.
+local function end_older(self, owner, key, stamp)
+  local client = self.opts.registrations.clients[key]
+  if client and is_newer(stamp, owner.id, client.stamp, self.opts.id) then
+    self.displaced = self.displaced + 1
+    self.opts.registrations:displace(client)
+  end
+  for _, other in pairs(self.owners) do
+    local row = other.rows["r\n" .. key]
+    if row and other ~= owner and is_newer(stamp, owner.id, row.stamp, other.id) then
+      row.is_over = true
+      if other.is_gone then drop(other, row) end
+    end
+  end
+  settle(self, key)
 end
 
 --- A client has been listed here, or is not any more.
@@ -255,7 +275,14 @@ function Rows:put(owner, fields)
   if not is_stamp(n) or n == 0 then return nil end
   if kind == "x" then
     if type(fields[3]) ~= "string" then return nil end
-    return self:remove(owner, fields[3], n)
+    local id, stamp = fields[3], fields[4]
+    self:remove(owner, id, n)
+    local key = id:match("^r\n(.+)$")
+    if key and is_stamp(stamp) then
+      self.opts.on_stamp(stamp)
+      end_older(self, owner, key, stamp)
+    end
+    return true
   end
   local read = READ[kind]
   local row = read and read(unpack(fields, 3, 8))
@@ -270,6 +297,7 @@ function Rows:put(owner, fields)
     owner.is_cut = true
     return false
   end
+  if before and before.is_over and row.stamp <= before.stamp then row.is_over = true end
   if not before then
     owner.count = owner.count + 1
     if kind == "r" then owner.registrations = owner.registrations + 1 end
@@ -282,15 +310,13 @@ end
 --- An owner has removed a row.
 ---@param owner znl.ReplicaOwner
 ---@param id string
----@param n number  nil: whatever its number
----@return boolean
+---@param n? number  nil: whatever its number
 function Rows:remove(owner, id, n)
   if owner.gone_rows and n then owner.gone_rows[id] = n end
   local row = owner.rows[id]
-  if not row or n and row.n > n then return true end
+  if not row or n and row.n > n then return end
   drop(owner, row)
   TAKE[row.kind](self, owner, row)
-  return true
 end
 
 --- Rows of an owner will come that are older than others which come meanwhile. `all`: those that are missing
@@ -319,7 +345,7 @@ function Rows:orphan(owner)
   owner.is_gone, owner.gone_rows, owner.seen = true, nil, nil
   local over = {}
   for id, row in pairs(owner.rows) do
-    if row.kind ~= "v" and is_held(self, id) then over[#over + 1] = row end
+    if row.is_over or row.kind ~= "v" and is_held(self, id) then over[#over + 1] = row end
   end
   for _, row in ipairs(over) do
     drop(owner, row)

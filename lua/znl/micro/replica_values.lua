@@ -67,8 +67,7 @@ end
 ---@param row table
 function Values:adopt(row)
   local known = self.known[row.topic]
-  if not known or known.stamp ~= row.stamp or known.writer ~= row.writer then return end
-  if not self.opts.log:has("v\n" .. row.topic) then publish(self, row.topic, known) end
+  if known and known.stamp == row.stamp and known.writer == row.writer then publish(self, row.topic, known) end
 end
 
 --- A file says so.

@@ -49,7 +49,7 @@ Wire.__index = Wire
 function M.new(opts)
   return setmetatable({
     opts = opts, sent = 0, unix_ms = opts.unix_ms or sched.unix_ms, key = crypto.random(32),
-    parts = {}, held_bytes = 0,
+    parts = {}, held_bytes = 0, torn = 0,
   }, Wire)
 end
 
@@ -94,7 +94,8 @@ local function collect(self, origin, number, part, parts, bytes)
     self.parts[origin] = held
   elseif not held or held.number ~= number or held.parts ~= parts or #held + 1 ~= part then
     self:forget(origin)
-    return nil, "a part is missing"
+    self.torn = self.torn + 1 -- the bus has lost some; what is missing will be asked for
+    return nil, ""
   end
   local cost = #bytes + LINE_BYTES
   held[part], held.bytes, self.held_bytes = bytes, held.bytes + cost, self.held_bytes + cost
