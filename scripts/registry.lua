@@ -25,6 +25,13 @@ parser:option("--secret", "What connections must prove to have: env:NAME or file
   :argname("<ref>"):count("*")
 parser:option("--allow", "Network that may connect, such as 10.0.0.0/8; may be repeated.")
   :argname("<network>"):count("*")
+parser:option("--cluster", "Name of a cluster of registries that answer for one fleet; needs --bus.")
+  :argname("<name>")
+parser:option("--bus", "NATS server they speak over, such as nats://127.0.0.1:4222; may be repeated.")
+  :argname("<url>"):count("*")
+parser:option("--cluster-secret", "What they sign with: env:NAME or file:PATH; may be repeated.")
+  :argname("<ref>"):count("*")
+parser:option("--label", "What this registry is called in lists (default: host name and port)."):argname("<text>")
 parser:flag("--check-host", "Refuse who claims an address that is not its own.")
 parser:option("--tls-certificate", "PEM file with the certificate; needs --tls-key."):argname("<path>")
 parser:option("--tls-key", "PEM file with its key."):argname("<path>")
@@ -33,12 +40,24 @@ parser:usage_max_width(98)
 parser:help_max_width(98)
 local args = parser:parse()
 
-local secrets = {}
-for index, reference in ipairs(args.secret) do
-  local ok, secret = pcall(znl.secret, reference)
-  if not ok then parser:error(("--secret is '%s'; it must be env:NAME or file:PATH"):format(reference)) end
-  secrets[index] = secret
+local function secrets_of(references, option)
+  local secrets = {}
+  for index, reference in ipairs(references) do
+    local ok, secret = pcall(znl.secret, reference)
+    if not ok then parser:error(("%s is '%s'; it must be env:NAME or file:PATH"):format(option, reference)) end
+    secrets[index] = secret
+  end
+  return #secrets > 0 and secrets or nil
 end
+
+if (args.cluster == nil) ~= (#args.bus == 0) then parser:error("--cluster and --bus go together") end
+if not args.cluster and (args.label or #args.cluster_secret > 0) then
+  parser:error("--label and --cluster-secret need --cluster")
+end
+local cluster = args.cluster and {
+  name = args.cluster, bus = { servers = args.bus, name = "znlrun registry" }, label = args.label,
+  secret = secrets_of(args.cluster_secret, "--cluster-secret"),
+}
 if (args.tls_certificate == nil) ~= (args.tls_key == nil) then
   parser:error("--tls-certificate and --tls-key go together")
 end
@@ -53,7 +72,8 @@ local ok, registry = pcall(znl.registry, {
   port = args.port or (not os.getenv("REGISTRY_PORT") and 9000 or nil),
   config_dir = config_dir,
   persist = args.persist,
-  secret = some(secrets),
+  secret = secrets_of(args.secret, "--secret"),
+  cluster = cluster,
   allow = some(args.allow),
   check_host = args.check_host or false,
   tls = args.tls_certificate and { certificate = args.tls_certificate, key = args.tls_key } or nil,

@@ -32,6 +32,7 @@ local function new(max)
     on_connected = function(client) news[#news + 1] = "+ " .. client.key .. " " .. client.namespace end,
     on_disconnected = function(client, reason) news[#news + 1] = ("- %s %s"):format(client.key, reason) end,
     on_refused = function(reason, key) news[#news + 1] = "! " .. key .. " " .. reason end,
+    on_unlisted = function() end,
     on_changed = function() if news.on_changed then news.on_changed() end end,
   }
   local function take()

@@ -106,13 +106,32 @@ local function list_peers(client, opts, out, namespace)
   if not all then return nil, message, code end
   for _, entry in ipairs(all) do
     local age_ms = tonumber(entry.ageMs) or 0
-    print_row(out, { namespace = namespace, key = entry.key, age_ms = age_ms },
-      ("%-32s since %d s"):format(entry.key, math.floor(age_ms / 1000)))
+    local registry = type(entry.registry) == "string" and entry.registry or nil
+    print_row(out, { namespace = namespace, key = entry.key, age_ms = age_ms, registry = registry },
+      ("%-32s since %d s%s"):format(entry.key, math.floor(age_ms / 1000), registry and " at " .. registry or ""))
   end
   if #all == 0 then return nil, ("nothing is registered as %s"):format(namespace), "NOT_FOUND" end
 end
 
 local ACTIONS = {}
+
+--- The registries of the cluster.
+function ACTIONS.cluster(client, opts, out)
+  local status, message, code = ask(client, opts, "/-/registry/status")
+  if code then return nil, message, code end
+  local cluster = type(status) == "table" and status.cluster
+  if type(cluster) ~= "table" or type(cluster.registries) ~= "table" then
+    return nil, opts.registry.text .. ": this registry is alone", "NOT_FOUND"
+  end
+  for _, one in ipairs(cluster.registries) do
+    if type(one) == "table" then
+      local count = tonumber(one.registrations) or 0
+      print_row(out, { id = one.id, label = one.label, state = one.state, registrations = count },
+        ("%-32s %-5s %s"):format(tostring(one.label), tostring(one.state), plural(count, "address")))
+    end
+  end
+  if cluster.connected ~= true then out:note("it cannot reach its bus, and goes on alone") end
+end
 
 function ACTIONS.ls(client, opts, out)
   if #opts.names == 0 then return list_namespaces(client, opts, out) end
@@ -220,15 +239,17 @@ return command.new {
   name = "registry",
   summary = "Shows what a registry of the micro protocol knows.",
   description = "ls lists the namespaces, or the addresses of those named; find asks for one address of each " ..
-      "NAME as an application does; watch prints what comes and goes, or the values of the topics named.",
+      "NAME as an application does; watch prints what comes and goes, or the values of the topics named; cluster " ..
+      "lists the registries that answer for the same fleet.",
   examples = {
     { "znlrun registry ls 127.0.0.1:9000", "the namespaces" },
     { "znlrun registry ls 127.0.0.1:9000 users", "who serves users" },
     { "znlrun registry find wss://registry.example:9000 users --secret env:REGISTRY_SECRET", "one of them" },
+    { "znlrun registry cluster 127.0.0.1:9000", "the registries that answer for one fleet" },
     { "znlrun registry watch 127.0.0.1:9000 registry:users/limits --json", "each value of a topic" },
   },
   configure = function(parser)
-    parser:argument("action", "ls, find or watch."):choices { "ls", "find", "watch" }
+    parser:argument("action", "ls, find, watch or cluster."):choices { "ls", "find", "watch", "cluster" }
     parser:argument("registry", "HOST:PORT, or ws:// or wss:// and that."):convert(to_address)
     parser:argument("names", "Namespaces; of watch: topics."):args("*")
     parser:option("--exclude", "With find: an address not to name; may be repeated."):argname("<key>"):count("*")
