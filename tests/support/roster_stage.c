@@ -31,8 +31,8 @@ typedef struct roster_user {
 } roster_user;
 
 /* The last is who injects. */
-static roster_way ways[STAGE_INSTANCES + 1][STAGE_INSTANCES];
-static roster_user users[STAGE_INSTANCES];
+static roster_way ways[HALL_INSTANCES + 1][HALL_INSTANCES];
+static roster_user users[HALL_INSTANCES];
 
 uint64_t hall_draw(roster_stage *stage, uint64_t below)
 {
@@ -100,9 +100,9 @@ static int publish(
         stage->subjects[stage->published] = copy_of(subject, strlen(subject));
     }
     stage->published++;
-    for (unsigned to = 0; to < STAGE_INSTANCES; to++)
+    for (unsigned to = 0; to < HALL_INSTANCES; to++)
         if (to != from->i && stage->rosters[to] != NULL && !stage->is_offline[to] &&
-                (strcmp(subject, STAGE_SUBJECT) == 0 ||
+                (strcmp(subject, HALL_SUBJECT) == 0 ||
                         strcmp(subject, znl_roster_inbox(stage->rosters[to])) == 0))
             post(from->i, to, subject, reply, data, size);
     return 0;
@@ -136,26 +136,26 @@ void hall_settle(roster_stage *stage)
     int is_more = 1;
     while (is_more) {
         is_more = 0;
-        for (unsigned from = 0; from <= STAGE_INSTANCES; from++)
-            for (unsigned to = 0; to < STAGE_INSTANCES; to++)
+        for (unsigned from = 0; from <= HALL_INSTANCES; from++)
+            for (unsigned to = 0; to < HALL_INSTANCES; to++)
                 is_more |= deliver(stage, from, to);
     }
 }
 
 void hall_turn(roster_stage *stage)
 {
-    unsigned start = (unsigned)hall_draw(stage, STAGE_INSTANCES + 1);
-    for (unsigned i = 0; i <= STAGE_INSTANCES; i++)
-        for (unsigned to = 0; to < STAGE_INSTANCES; to++)
+    unsigned start = (unsigned)hall_draw(stage, HALL_INSTANCES + 1);
+    for (unsigned i = 0; i <= HALL_INSTANCES; i++)
+        for (unsigned to = 0; to < HALL_INSTANCES; to++)
             if (hall_draw(stage, 100) >= stage->delay)
-                deliver(stage, (start + i) % (STAGE_INSTANCES + 1), to);
+                deliver(stage, (start + i) % (HALL_INSTANCES + 1), to);
 }
 
 void hall_inject(roster_stage *stage, const char *text, const char *reply)
 {
-    for (unsigned to = 0; to < STAGE_INSTANCES; to++)
+    for (unsigned to = 0; to < HALL_INSTANCES; to++)
         if (stage->rosters[to] != NULL && !stage->is_offline[to])
-            post(STAGE_INSTANCES, to, STAGE_SUBJECT, reply, text, strlen(text));
+            post(HALL_INSTANCES, to, HALL_SUBJECT, reply, text, strlen(text));
     hall_settle(stage);
 }
 
@@ -186,17 +186,17 @@ void hall_begin(roster_stage *stage)
     assert_int_equal(znl_random_start(), 0);
     znl_clock_freeze(1700000000000);
     assert_int_equal(znl_loop_new(&stage->loop), 0);
-    for (unsigned from = 0; from <= STAGE_INSTANCES; from++)
-        for (unsigned to = 0; to < STAGE_INSTANCES; to++)
+    for (unsigned from = 0; from <= HALL_INSTANCES; from++)
+        for (unsigned to = 0; to < HALL_INSTANCES; to++)
             ways[from][to] = (roster_way){NULL, &ways[from][to].first};
 }
 
 void hall_end(roster_stage *stage)
 {
-    for (unsigned i = 0; i < STAGE_INSTANCES; i++)
+    for (unsigned i = 0; i < HALL_INSTANCES; i++)
         hall_close(stage, i);
-    for (unsigned from = 0; from <= STAGE_INSTANCES; from++)
-        for (unsigned to = 0; to < STAGE_INSTANCES; to++)
+    for (unsigned from = 0; from <= HALL_INSTANCES; from++)
+        for (unsigned to = 0; to < HALL_INSTANCES; to++)
             clear_way(&ways[from][to]);
     hall_forget(stage);
     assert_int_equal(znl_loop_wheel(stage->loop)->count, 0);
@@ -209,7 +209,7 @@ znl_roster *hall_open(roster_stage *stage, unsigned i, uint32_t ttl_ms)
     char origin[] = "instA";
     origin[4] = (char)('A' + i);
     const znl_roster_options options = {
-            .subject = STAGE_SUBJECT, .origin = origin, .ttl_ms = ttl_ms, .random = draw_any};
+            .subject = HALL_SUBJECT, .origin = origin, .ttl_ms = ttl_ms, .random = draw_any};
     users[i] = (roster_user){stage, i};
     stage->events[i] = (hall_events){0};
     stage->is_offline[i] = 0;
@@ -223,14 +223,14 @@ void hall_close(roster_stage *stage, unsigned i)
 {
     znl_roster_free(stage->rosters[i]);
     stage->rosters[i] = NULL;
-    for (unsigned to = 0; to < STAGE_INSTANCES; to++)
+    for (unsigned to = 0; to < HALL_INSTANCES; to++)
         clear_way(&ways[to][i]);
 }
 
 void hall_connect(roster_stage *stage, unsigned i, int is_connected)
 {
     stage->is_offline[i] = !is_connected;
-    for (unsigned to = 0; to < STAGE_INSTANCES; to++) {
+    for (unsigned to = 0; to < HALL_INSTANCES; to++) {
         clear_way(&ways[to][i]);
         clear_way(&ways[i][to]);
     }

@@ -6,8 +6,8 @@
 
 #include "node/roster.h"
 
-#define STAGE_INSTANCES 8u
-#define STAGE_SUBJECT "mega.ws.main.roster"
+#define HALL_INSTANCES 8u
+#define HALL_SUBJECT "mega.ws.main.roster"
 
 typedef struct hall_events {
     unsigned added, updated, removed, displaced, partial;
@@ -17,11 +17,11 @@ typedef struct hall_events {
 
 typedef struct roster_stage {
     znl_loop *loop;
-    znl_roster *rosters[STAGE_INSTANCES]; /* NULL: none */
-    int is_offline[STAGE_INSTANCES];
+    znl_roster *rosters[HALL_INSTANCES]; /* NULL: none */
+    int is_offline[HALL_INSTANCES];
     size_t max_payload;
     int err; /* what publishing fails with; 0 */
-    hall_events events[STAGE_INSTANCES];
+    hall_events events[HALL_INSTANCES];
     unsigned loss;   /* of 100 messages, how many get lost */
     unsigned delay;  /* of 100 turns of hall_turn(), in how many a message stays where it is */
     uint64_t random; /* state of the generator */
