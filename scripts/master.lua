@@ -52,9 +52,9 @@ local master = znl.master {
 if args.handlers then master:handle(znl.handlers(args.handlers, { workers = args.workers })) end
 
 if args.log_events then
-  master:on("slave_connected", function(id) znl.log.info("slave connected", { slave = id }) end)
-  master:on("slave_disconnected", function(id, reason)
-    znl.log.info("slave disconnected", { slave = id, reason = reason })
+  master:on("slave_connected", function(id, at) znl.log.info("slave connected", { slave = id, master = at }) end)
+  master:on("slave_disconnected", function(id, reason, at)
+    znl.log.info("slave disconnected", { slave = id, reason = reason, master = at })
   end)
   master:on("push", function(from, topic, payload)
     local size = type(payload) == "table" and #table.concat(payload) or #payload

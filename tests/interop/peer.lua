@@ -103,7 +103,7 @@ function commands.start(cmd)
   config = cmd
   local opts = {
     id = cmd.id,
-    endpoint = cmd.endpoint,
+    endpoint = given(cmd.endpoint),
     encrypted = given(cmd.encrypted),
     auth_key = given(cmd.auth_key),
     kdf_salt = given(cmd.kdf_salt),
@@ -115,8 +115,10 @@ function commands.start(cmd)
   }
   if cmd.role == "master" then
     opts.auth_keys = given(cmd.auth_keys)
+    opts.cluster = given(cmd.cluster)
     node = check(znl.master(opts))
   else
+    opts.endpoints = given(cmd.endpoints)
     node = check(znl.slave(opts))
   end
   watch()
@@ -126,6 +128,11 @@ function commands.start(cmd)
 end
 
 function commands.stop() node:stop() end
+
+--- Which master of the cluster has a slave; false: none.
+function commands.master_of(cmd) return node:master_of(cmd.to) or false end
+
+function commands.endpoint() return node:endpoint() end
 
 function commands.restart() check(node:start()) end
 
