@@ -163,6 +163,36 @@ describe("requests through other masters", function()
     end
   end)
 
+  it("end with GONE when the slave leaves the master that was asked", function()
+    local fleet = fleet_of()
+    local asked = asks.new(fleet)
+    fleet.bus.request = function()
+      local ok, message, code = sched.sleep(60000)
+      if not ok then return nil, message, code end
+    end
+    local codes = {}
+    local tasks = {}
+    for index, owner in ipairs { "a", "a", "b" } do
+      places = { owner }
+      tasks[index] = znl.spawn(function()
+        codes[index] = select(4, asked:ask({
+          what = "request", kind = "request", payload = "x", ends_ms = sched.now_ms() + 60000,
+        }, "s"))
+      end)
+    end
+    asked:gone("t", "a")
+    asked:gone("s", "c")
+    asked:gone("s", "a")
+    tasks[1]:wait()
+    tasks[2]:wait()
+    assert.same({ "GONE", "GONE" }, codes)
+    assert.equal(1, asked.waiting)
+    asked:gone("s", "b")
+    tasks[3]:wait()
+    assert.same({ "GONE", "GONE", "GONE" }, codes)
+    assert.same({ 0, {} }, { asked.waiting, asked.places })
+  end)
+
   local function serve(fleet, served, question, reply)
     local answer
     local text = letters.new({ origin = "a" }):write("fleet.ask.me", question.kind, question)

@@ -24,7 +24,7 @@ Asks.__index = Asks
 ---@return znl.FleetAsks
 function M.new(fleet)
   return setmetatable({
-    fleet = fleet, waiting = 0, serving = 0, tokens = {},
+    fleet = fleet, waiting = 0, serving = 0, tokens = {}, places = {},
     counters = { asked = 0, served = 0, refused = 0, elsewhere = 0, cancelled = 0 },
   }, Asks)
 end
@@ -32,6 +32,38 @@ end
 --- Nil, message, code with what was in the way of `slave_id`.
 local function failure(what, slave_id, entry, message, code)
   return nil, ("%s: slave %s is with master %s: %s"):format(what, slave_id, entry.master, message), code
+end
+
+--- Waits for the answer, no longer than the slave stays with the master that was asked.
+local function exchange(self, entry, slave_id, subject, text, left_ms)
+  local own, no_memory, its_code = token.new(token.current())
+  if not own then return nil, no_memory, its_code end
+  local bus, place = self.fleet.bus, slave_id .. " " .. entry.owner
+  local others = self.places[place] or {}
+  self.places[place], others[own] = others, true
+  local before, was_shielded = token.enter(own)
+  local ok, reply, message, code = pcall(bus.request, bus, subject, text, { timeout_ms = left_ms })
+  token.enter(before, was_shielded)
+  local is_gone = others[own] == "gone"
+  others[own] = nil
+  if next(others) == nil and self.places[place] == others then self.places[place] = nil end
+  own:close()
+  if not ok then error(reply, 0) end
+  if not reply and is_gone then return nil, "it went while waiting", "GONE" end
+  return reply, message, code
+end
+
+--- A slave is not with that master any more: no answer will come.
+---@param slave_id string
+---@param owner string  the instance of the master
+function Asks:gone(slave_id, owner)
+  local place = slave_id .. " " .. owner
+  local waiting = self.places[place]
+  self.places[place] = nil
+  for own in pairs(waiting or {}) do
+    waiting[own] = "gone"
+    own:cancel("the slave is not there any more")
+  end
 end
 
 --- Sends a question to the master that has the slave, and reads its answer.
@@ -48,7 +80,7 @@ local function ask_there(self, entry, question, slave_id)
   local fits, message = fleet:fits(#text)
   if not fits then return true, failure(what, slave_id, entry, message, "TOO_BIG") end
   self.counters.asked = self.counters.asked + 1
-  local reply, why, code = bus:request(subject, text, { timeout_ms = left_ms })
+  local reply, why, code = exchange(self, entry, slave_id, subject, text, left_ms)
   if not reply then
     if code == "CANCELLED" or code == "DEADLINE" then
       bus:publish(subject, (fleet.letters:write(subject, "cancel", { name = ("%d"):format(number) })))

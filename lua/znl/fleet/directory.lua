@@ -38,6 +38,7 @@ end
 ---@field secret? string
 ---@field on_added fun(id: string, master: string)  a slave is with another master; none of these may yield
 ---@field on_removed fun(id: string, cause: string, master: string)
+---@field on_gone fun(id: string, owner: string)  a slave is not with that instance any more
 ---@field on_displaced fun(id: string, master: string|nil)  a slave of ours is with another master now
 ---@field on_partial fun(is_partial: boolean)
 
@@ -66,16 +67,23 @@ local function read(self, found)
   }
 end
 
+--- What changed with a slave of another master; `cause` when it is with none now.
+local function change(self, session_id, id, now, cause)
+  local before = self.remote[session_id]
+  self.remote[session_id] = now
+  if before and not (now and now.owner == before.owner) then self.opts.on_gone(id, before.owner) end
+  local was, is = before and before.master, now and now.master
+  if was == is then return end -- or the same master started again
+  if was then self.opts.on_removed(id, cause, was) end
+  if is then self.opts.on_added(id, is) end
+end
+
 --- Tells of a slave that is with another master than was known.
 local function notice(self, session_id)
-  local entry = read(self, self.roster:find(session_id))
-  local id = M.unescape(session_id)
+  local entry, id = read(self, self.roster:find(session_id)), M.unescape(session_id)
   if not id then return end
-  local before, now = self.remote[session_id], entry and not entry.is_own and entry.master or nil
-  if before == now then return end
-  self.remote[session_id] = now
-  if before then self.opts.on_removed(id, entry and "moved" or "left", before) end
-  if now then self.opts.on_added(id, now) end
+  local is_remote = entry ~= nil and not entry.is_own
+  change(self, session_id, id, is_remote and entry or nil, entry and "moved" or "left")
 end
 
 local EVENTS = {}
@@ -84,11 +92,9 @@ function EVENTS.added(self, _, session_id) notice(self, session_id) end
 
 EVENTS.updated = EVENTS.added
 
-function EVENTS.removed(self, _, session_id, _, _, cause)
+function EVENTS.removed(self, _, session_id, _, owner, cause)
   local before, id = self.remote[session_id], M.unescape(session_id)
-  if not before or not id then return end
-  self.remote[session_id] = nil
-  self.opts.on_removed(id, cause or "left", before)
+  if before and id and before.owner == owner then change(self, session_id, id, nil, cause or "left") end
 end
 
 function EVENTS.displaced(self, session_id)

@@ -110,6 +110,7 @@ local function open_directory(self)
     master_id = self.master.id, max_members = self.opts.max_members, secret = self.opts.secret,
     on_added = function(id, master) emit(self, "slave_connected", id, master) end,
     on_removed = function(id, cause, master) emit(self, "slave_disconnected", id, cause, master) end,
+    on_gone = function(id, owner) self.asks:gone(id, owner) end,
     on_displaced = function(id)
       self.counters_of_own.moved = self.counters_of_own.moved + 1
       self.log.info("a slave is with another master now", { slave = id })
