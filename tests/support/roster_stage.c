@@ -95,7 +95,7 @@ static int publish(
         return stage->err;
     if (size > stage->max_payload)
         return ZNL_E_TOO_BIG;
-    if (stage->published < sizeof stage->texts / sizeof stage->texts[0]) {
+    if (stage->published < HALL_TEXTS) {
         stage->texts[stage->published] = copy_of(data, size);
         stage->subjects[stage->published] = copy_of(subject, strlen(subject));
     }
@@ -204,19 +204,26 @@ void hall_end(roster_stage *stage)
     znl_clock_thaw();
 }
 
+znl_roster *hall_open_with(roster_stage *stage, unsigned i, const znl_roster_options *options)
+{
+    znl_roster_options own = *options;
+    own.random = draw_any;
+    users[i] = (roster_user){stage, i};
+    stage->events[i] = (hall_events){0};
+    stage->is_offline[i] = 0;
+    assert_int_equal(znl_roster_new(&stage->rosters[i], stage->loop, &own, &bus, &users[i],
+                             on_event, &users[i]),
+            0);
+    return stage->rosters[i];
+}
+
 znl_roster *hall_open(roster_stage *stage, unsigned i, uint32_t ttl_ms)
 {
     char origin[] = "instA";
     origin[4] = (char)('A' + i);
     const znl_roster_options options = {
-            .subject = HALL_SUBJECT, .origin = origin, .ttl_ms = ttl_ms, .random = draw_any};
-    users[i] = (roster_user){stage, i};
-    stage->events[i] = (hall_events){0};
-    stage->is_offline[i] = 0;
-    assert_int_equal(znl_roster_new(&stage->rosters[i], stage->loop, &options, &bus, &users[i],
-                             on_event, &users[i]),
-            0);
-    return stage->rosters[i];
+            .subject = HALL_SUBJECT, .origin = origin, .ttl_ms = ttl_ms};
+    return hall_open_with(stage, i, &options);
 }
 
 void hall_close(roster_stage *stage, unsigned i)
@@ -261,7 +268,7 @@ void hall_pass(roster_stage *stage, uint64_t ms, int is_random)
 
 void hall_forget(roster_stage *stage)
 {
-    for (size_t i = 0; i < sizeof stage->texts / sizeof stage->texts[0]; i++) {
+    for (size_t i = 0; i < HALL_TEXTS; i++) {
         free(stage->texts[i]);
         free(stage->subjects[i]);
         stage->texts[i] = stage->subjects[i] = NULL;
@@ -303,4 +310,13 @@ const char *hall_view(roster_stage *stage, unsigned i, const char *ns)
         size += (size_t)written;
     }
     return out;
+}
+
+int hall_view_contains(roster_stage *stage, unsigned i, const char *ns, const char *entry)
+{
+    size_t size = strlen(entry);
+    for (const char *at = hall_view(stage, i, ns); (at = strstr(at, entry)) != NULL; at += size)
+        if (at[size] == 0 || at[size] == ' ')
+            return 1;
+    return 0;
 }

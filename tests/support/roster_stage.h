@@ -7,6 +7,7 @@
 #include "node/roster.h"
 
 #define HALL_INSTANCES 8u
+#define HALL_TEXTS 256u
 #define HALL_SUBJECT "mega.ws.main.roster"
 
 typedef struct hall_events {
@@ -26,9 +27,9 @@ typedef struct roster_stage {
     unsigned delay;  /* of 100 turns of hall_turn(), in how many a message stays where it is */
     uint64_t random; /* state of the generator */
     /* Counted since hall_forget(). */
-    unsigned published, published_lists;
-    char *texts[256]; /* what was published, in order; owned */
-    char *subjects[256];
+    unsigned published;
+    char *texts[HALL_TEXTS]; /* the first of what was published, in order; owned */
+    char *subjects[HALL_TEXTS];
 } roster_stage;
 
 void hall_begin(roster_stage *stage);
@@ -36,6 +37,7 @@ void hall_end(roster_stage *stage);
 
 /* Instance `i`, named "instA" + i, which is not started yet. */
 znl_roster *hall_open(roster_stage *stage, unsigned i, uint32_t ttl_ms);
+znl_roster *hall_open_with(roster_stage *stage, unsigned i, const znl_roster_options *options);
 void hall_close(roster_stage *stage, unsigned i); /* as if it were killed */
 
 /* Delivers all that is on its way. */
@@ -56,6 +58,8 @@ int hall_join(roster_stage *stage, unsigned i, const char *ns, const char *sessi
 int hall_leave(roster_stage *stage, unsigned i, const char *session);
 /* "s1:u1:instA s2:…" of a namespace as instance `i` sees it, in its order; static. */
 const char *hall_view(roster_stage *stage, unsigned i, const char *ns);
+/* Whether such an entry is in it. */
+int hall_view_contains(roster_stage *stage, unsigned i, const char *ns, const char *entry);
 uint64_t hall_draw(roster_stage *stage, uint64_t below);
 
 #endif

@@ -1,5 +1,6 @@
 /* The roster of several instances: joins and leaves, heartbeats, who is believed, what is noticed when it is lost.
  * SPDX-License-Identifier: MIT */
+#include <limits.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -9,6 +10,8 @@
 
 #include <cmocka.h>
 
+#include "base/alloc.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/limits.h"
 #include "support/roster_stage.h"
@@ -114,6 +117,811 @@ static void a_killed_instance_is_gone_after_its_time(void **state)
     assert_int_equal(hall.events[1].cause, ZNL_ROSTER_EXPIRED);
 }
 
+static znl_roster_counters counters(unsigned i)
+{
+    return znl_roster_get_counters(hall.rosters[i]);
+}
+
+/* How many of what was published have that op. */
+static unsigned published(const char *op)
+{
+    char name[64];
+    unsigned count = 0;
+    snprintf(name, sizeof name, "\"op\":\"%s\"", op);
+    for (unsigned i = 0; i < hall.published && i < HALL_TEXTS; i++)
+        count += strstr(hall.texts[i], name) != NULL;
+    return count;
+}
+
+static void pass(uint64_t ms)
+{
+    hall_pass(&hall, ms, 0);
+}
+
+static void joining_again_is_an_update(void **state)
+{
+    (void)state;
+    start(0);
+    start(1);
+    join(0, "s1");
+    assert_int_equal(hall_join(&hall, 0, ROOM, "s1", "v", "{ \"a\" : 1 }"), 0);
+    hall_settle(&hall);
+    assert_view(1, "s1:v:instA");
+    const znl_member *member = znl_roster_find(hall.rosters[1], znl_frame_text("s1"));
+    assert_memory_equal(member->session.metadata.data, "{ \"a\" : 1 }", 11);
+    assert_int_equal(hall.events[1].updated, 1);
+    assert_int_equal(hall.events[1].added, 1);
+    /* In another namespace it is gone from the old one. */
+    assert_int_equal(hall_join(&hall, 0, "/ws/news", "s1", "v", NULL), 0);
+    hall_settle(&hall);
+    assert_view(1, "");
+    assert_string_equal(hall_view(&hall, 1, "/ws/news"), "s1:v:instA");
+    assert_string_equal(hall.events[1].last, "added /ws/news s1 v instA");
+    assert_int_equal(hall.events[1].removed, 1);
+}
+
+static void what_cannot_join_is_refused(void **state)
+{
+    (void)state;
+    static char big[ZNL_ROSTER_MEMBER_BYTES_DEFAULT + 3];
+    memset(big, 'x', sizeof big - 1);
+    start(0);
+    hall_forget(&hall);
+    assert_int_equal(hall_join(&hall, 0, ROOM, "\xff", NULL, NULL), ZNL_E_INVALID);
+    assert_int_equal(hall_join(&hall, 0, "\xff", "s", NULL, NULL), ZNL_E_INVALID);
+    assert_int_equal(hall_join(&hall, 0, ROOM, "s", "\xff", NULL), ZNL_E_INVALID);
+    assert_int_equal(hall_join(&hall, 0, ROOM, "s", NULL, "{"), ZNL_E_INVALID);
+    assert_int_equal(hall_join(&hall, 0, ROOM, "s", NULL, "{} 1"), ZNL_E_INVALID);
+    assert_int_equal(hall_join(&hall, 0, ROOM, big, NULL, NULL), ZNL_E_TOO_BIG);
+    assert_int_equal(hall.published, 0);
+    assert_int_equal(znl_roster_count(hall.rosters[0], (znl_frame){0}), 0);
+    assert_int_equal(hall_join(&hall, 0, ROOM, "s", NULL, "null"), 0);
+    assert_null(strstr(hall.texts[0], "metadata"));
+}
+
+static void times_and_names_have_bounds(void **state)
+{
+    (void)state;
+    static const znl_bus silent;
+    static const struct {
+        const char *subject, *origin;
+        uint32_t ttl_ms;
+    } bad[] = {{"s", "a", 1999}, {"s", "a", 3600001}, {"", "a", T}, {NULL, "a", T},
+            {"s", "", T}, {"s", "\xff", T}};
+    znl_roster *roster = NULL;
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        const znl_roster_options options = {
+                .subject = bad[i].subject, .origin = bad[i].origin, .ttl_ms = bad[i].ttl_ms};
+        assert_int_equal(
+                znl_roster_new(&roster, hall.loop, &options, &silent, NULL, NULL, NULL),
+                ZNL_E_INVALID);
+    }
+    const znl_roster_options options = {.subject = "s", .ttl_ms = 2000};
+    assert_int_equal(
+            znl_roster_new(&roster, hall.loop, &options, &silent, NULL, NULL, NULL), 0);
+    assert_int_equal(strlen(znl_roster_origin(roster)), 32);
+    assert_int_equal(strlen(znl_roster_inbox(roster)), 34);
+    znl_roster_free(roster);
+    znl_roster_free(NULL);
+}
+
+/* --- what is lost is noticed ----------------------------------------------------------------------- */
+
+static void a_lost_join_is_asked_for_when_the_next_message_comes(void **state)
+{
+    (void)state;
+    start(0);
+    start(1);
+    pass(2 * T);
+    hall.loss = 100;
+    join(0, "s1");
+    hall.loss = 0;
+    assert_view(1, "");
+    join(0, "s2");
+    assert_int_equal(counters(1).gaps, 1);
+    pass(ZNL_ROSTER_SYNC_DELAY_MS);
+    assert_view(1, "s2:u:instA s1:u:instA");
+    assert_int_equal(counters(1).asks, 1);
+}
+
+static void a_lost_leave_is_noticed_by_the_digest(void **state)
+{
+    (void)state;
+    start(0);
+    start(1);
+    join(0, "s1");
+    pass(2 * T);
+    hall.loss = 100;
+    leave(0, "s1");
+    hall.loss = 0;
+    assert_view(1, "s1:u:instA");
+    pass(T / 2 + ZNL_ROSTER_SYNC_DELAY_MS);
+    assert_view(1, "");
+    assert_int_equal(hall.events[1].cause, ZNL_ROSTER_MISSING);
+}
+
+static void a_digest_that_no_list_brings_about_is_asked_for_less_often(void **state)
+{
+    (void)state;
+    start(0);
+    for (unsigned i = 0; i < 40; i++) {
+        hall_inject(&hall,
+                "{\"o\":\"x\",\"op\":\"digest\",\"v\":2,\"count\":5,\"hash\":\"0000000000000001\"}",
+                NULL);
+        pass(T / 2);
+    }
+    assert_int_equal(counters(0).unmatched, 40);
+    assert_in_range(counters(0).asks, 4, 12);
+}
+
+static void a_part_that_is_lost_deletes_nothing(void **state)
+{
+    (void)state;
+    start(0);
+    hall_inject(&hall,
+            "{\"o\":\"x\",\"op\":\"heartbeat\",\"v\":2,\"n\":1,\"gen\":1,\"part\":1,\"parts\":1,"
+            "\"members\":[{\"ns\":\"/ws/chat\",\"sessionId\":\"a\"},{\"ns\":\"/ws/chat\","
+            "\"sessionId\":\"b\"}],\"since\":[1,1]}",
+            NULL);
+    assert_view(0, "a::x b::x");
+    hall_inject(&hall,
+            "{\"o\":\"x\",\"op\":\"heartbeat\",\"v\":2,\"n\":2,\"gen\":2,\"part\":1,"
+            "\"members\":[{\"ns\":\"/ws/chat\",\"sessionId\":\"a\"}],\"since\":[1]}",
+            NULL);
+    hall_inject(&hall,
+            "{\"o\":\"x\",\"op\":\"heartbeat\",\"v\":2,\"n\":4,\"gen\":2,\"part\":3,\"parts\":3,"
+            "\"members\":[],\"since\":[]}",
+            NULL);
+    assert_view(0, "a::x b::x");
+    /* Whole, it does. */
+    hall_inject(&hall,
+            "{\"o\":\"x\",\"op\":\"heartbeat\",\"v\":2,\"n\":5,\"gen\":3,\"part\":1,"
+            "\"members\":[{\"ns\":\"/ws/chat\",\"sessionId\":\"a\"}],\"since\":[1]}",
+            NULL);
+    hall_inject(&hall,
+            "{\"o\":\"x\",\"op\":\"heartbeat\",\"v\":2,\"n\":6,\"gen\":3,\"part\":2,\"parts\":2,"
+            "\"members\":[],\"since\":[]}",
+            NULL);
+    assert_view(0, "a::x");
+}
+
+static void an_answer_that_is_overtaken_takes_nothing_back(void **state)
+{
+    (void)state;
+    char text[512];
+    start(0);
+    hall_inject(&hall,
+            "{\"o\":\"x\",\"op\":\"add\",\"v\":2,\"n\":7,\"since\":5,\"member\":{\"ns\":\"/ws/chat\","
+            "\"sessionId\":\"a\",\"userId\":\"new\"}}",
+            NULL);
+    snprintf(text, sizeof text,
+            "{\"o\":\"x\",\"op\":\"heartbeat\",\"v\":2,\"n\":6,\"gen\":1,\"part\":1,\"parts\":1,"
+            "\"to\":\"instA\",\"members\":[{\"ns\":\"/ws/chat\",\"sessionId\":\"a\",\"userId\":\"old\"}],"
+            "\"since\":[5]}");
+    hall_inject(&hall, text, NULL);
+    assert_view(0, "a:new:x");
+    snprintf(text, sizeof text,
+            "{\"o\":\"x\",\"op\":\"heartbeat\",\"v\":2,\"n\":6,\"gen\":2,\"part\":1,\"parts\":1,"
+            "\"to\":\"instA\",\"members\":[],\"since\":[]}");
+    hall_inject(&hall, text, NULL);
+    assert_view(0, "a:new:x");
+    /* An answer to another is not for us. */
+    snprintf(text, sizeof text,
+            "{\"o\":\"x\",\"op\":\"heartbeat\",\"v\":2,\"n\":8,\"gen\":3,\"part\":1,\"parts\":1,"
+            "\"to\":\"instQ\",\"members\":[],\"since\":[]}");
+    hall_inject(&hall, text, NULL);
+    assert_view(0, "a:new:x");
+}
+
+/* --- originals and ours ---------------------------------------------------------------------------- */
+
+static void among_ours_digests_replace_lists_until_an_original_comes(void **state)
+{
+    (void)state;
+    start(0);
+    start(1);
+    join(0, "s1");
+    pass(3 * T);
+    hall_forget(&hall);
+    pass(5 * T);
+    assert_int_equal(published("heartbeat"), 0);
+    assert_in_range(published("digest"), 2 * 10, 2 * 12);
+    assert_view(1, "s1:u:instA");
+    /* An original is answered at once and goes on getting lists. */
+    hall_forget(&hall);
+    hall_inject(&hall, "{\"o\":\"orig\",\"op\":\"heartbeat\",\"members\":[]}", NULL);
+    pass(ZNL_ROSTER_SYNC_DELAY_MS);
+    assert_int_equal(published("heartbeat"), 2);
+    hall_forget(&hall);
+    pass(2 * T - ZNL_ROSTER_SYNC_DELAY_MS - 1);
+    assert_int_equal(published("digest"), 0);
+    assert_in_range(published("heartbeat"), 2 * 3, 2 * 5);
+    /* It is silent: it has expired everywhere, nobody needs lists any more. */
+    pass(T);
+    hall_forget(&hall);
+    pass(T);
+    assert_int_equal(published("heartbeat"), 0);
+    assert_true(published("digest") > 0);
+}
+
+static void alone_it_lists_as_originals_do(void **state)
+{
+    (void)state;
+    start(0);
+    hall_forget(&hall);
+    pass(5 * T);
+    assert_in_range(published("heartbeat"), 10, 12);
+    assert_int_equal(published("digest"), 0);
+}
+
+static void an_originals_list_is_whole(void **state)
+{
+    (void)state;
+    start(0);
+    hall_inject(&hall,
+            "{\"o\":\"orig\",\"op\":\"heartbeat\",\"members\":[{\"ns\":\"/ws/chat\",\"sessionId\":\"a\","
+            "\"userId\":\"u\"},{\"ns\":\"/ws/chat\",\"sessionId\":\"b\",\"userId\":\"u\"}]}",
+            NULL);
+    assert_view(0, "a:u:orig b:u:orig");
+    hall_inject(&hall,
+            "{\"o\":\"orig\",\"op\":\"heartbeat\",\"members\":[{\"ns\":\"/ws/chat\",\"sessionId\":\"b\","
+            "\"userId\":\"u\"}]}",
+            NULL);
+    assert_view(0, "b:u:orig");
+    assert_int_equal(hall.events[0].cause, ZNL_ROSTER_MISSING);
+}
+
+static void a_message_without_origin_is_no_echo(void **state)
+{
+    (void)state;
+    start(0);
+    hall_inject(&hall,
+            "{\"op\":\"add\",\"member\":{\"ns\":\"/ws/chat\",\"sessionId\":\"a\",\"userId\":\"u\"}}",
+            NULL);
+    assert_view(0, "a:u:");
+    hall_inject(&hall, "{\"op\":\"remove\",\"sessionId\":\"a\"}", NULL);
+    assert_view(0, "");
+}
+
+static void many_requests_get_one_answer_a_second(void **state)
+{
+    (void)state;
+    start(0);
+    join(0, "s1");
+    pass(2 * ZNL_ROSTER_SYNC_MS + 500);
+    hall_forget(&hall);
+    for (unsigned i = 0; i < 200; i++) {
+        char text[64];
+        snprintf(text, sizeof text, "{\"o\":\"o%u\",\"op\":\"sync_request\"}", i);
+        hall_inject(&hall, text, NULL);
+        pass(10);
+    }
+    assert_in_range(published("heartbeat"), 2, 3 + 1); /* in 2 s; one of them may be its own */
+}
+
+static void requests_of_ours_are_answered_to_them_alone(void **state)
+{
+    (void)state;
+    start(0);
+    join(0, "s1");
+    pass(2 * ZNL_ROSTER_SYNC_MS);
+    hall_forget(&hall);
+    start(1);
+    pass(ZNL_ROSTER_SYNC_DELAY_MS);
+    assert_view(1, "s1:u:instA");
+    unsigned answers = 0;
+    for (unsigned i = 0; i < hall.published; i++)
+        answers += strcmp(hall.subjects[i], znl_roster_inbox(hall.rosters[1])) == 0;
+    assert_int_equal(answers, 1);
+    /* Nobody makes it talk on other subjects. */
+    static const char *const replies[] = {"other", "mega.ws.main.roster.",
+            "mega.ws.main.roster.>", "mega.ws.main.roster.a.b", "mega.ws.main.rosters.a",
+            "$JS.API.STREAM.DELETE.x"};
+    for (size_t i = 0; i < sizeof replies / sizeof replies[0]; i++) {
+        pass(2 * ZNL_ROSTER_SYNC_MS);
+        hall_forget(&hall);
+        hall_inject(&hall, "{\"o\":\"x\",\"op\":\"sync_request\",\"v\":2}", replies[i]);
+        pass(ZNL_ROSTER_SYNC_MS + ZNL_ROSTER_SYNC_DELAY_MS);
+        assert_true(published("heartbeat") >= 1);
+        for (unsigned at = 0; at < hall.published; at++)
+            assert_true(strcmp(hall.subjects[at], HALL_SUBJECT) == 0);
+    }
+}
+
+/* --- one session on two instances ------------------------------------------------------------------ */
+
+static void the_newer_join_wins(void **state)
+{
+    (void)state;
+    start(0);
+    start(1);
+    start(2);
+    join(0, "dup");
+    pass(5);
+    join(1, "dup");
+    for (unsigned i = 0; i < 3; i++)
+        assert_view(i, "dup:u:instB");
+    assert_int_equal(hall.events[0].displaced, 1);
+    assert_int_equal(hall.events[1].displaced, 0);
+    assert_string_equal(hall.events[0].last, "displaced /ws/chat dup u instB");
+    /* It stays so, whoever speaks. */
+    pass(3 * T);
+    for (unsigned i = 0; i < 3; i++)
+        assert_view(i, "dup:u:instB");
+    assert_int_equal(hall.events[0].displaced, 1);
+    /* When the loser's connection closes nothing is said. */
+    hall_forget(&hall);
+    leave(0, "dup");
+    assert_int_equal(hall.published, 0);
+    for (unsigned i = 0; i < 3; i++)
+        assert_view(i, "dup:u:instB");
+}
+
+static void the_loser_has_it_again_when_the_winner_goes(void **state)
+{
+    (void)state;
+    start(0);
+    start(1);
+    join(0, "dup");
+    pass(5);
+    join(1, "dup");
+    leave(1, "dup");
+    assert_view(0, "dup:u:instA");
+    assert_view(1, "dup:u:instA");
+    /* The same when it is killed. */
+    pass(5);
+    join(1, "dup");
+    assert_view(0, "dup:u:instB");
+    hall_close(&hall, 1);
+    pass(T);
+    assert_view(0, "dup:u:instA");
+    start(2);
+    pass(ZNL_ROSTER_SYNC_DELAY_MS);
+    assert_view(2, "dup:u:instA");
+}
+
+static void a_session_that_moves_wins_against_a_clock_that_is_ahead(void **state)
+{
+    (void)state;
+    start(0);
+    hall_inject(&hall,
+            "{\"o\":\"x\",\"op\":\"add\",\"v\":2,\"n\":1,\"since\":9000000000000000,\"member\":{\"ns\":"
+            "\"/ws/chat\",\"sessionId\":\"a\",\"userId\":\"u\"}}",
+            NULL);
+    assert_view(0, "a:u:x");
+    hall_forget(&hall);
+    join(0, "a");
+    assert_view(0, "a:u:instA");
+    assert_non_null(strstr(hall.texts[0], "\"since\":9000000000000001"));
+    /* What x says of it later is older. */
+    hall_inject(&hall,
+            "{\"o\":\"x\",\"op\":\"heartbeat\",\"v\":2,\"n\":2,\"gen\":1,\"part\":1,\"parts\":1,\"since\":"
+            "[9000000000000000],\"members\":[{\"ns\":\"/ws/chat\",\"sessionId\":\"a\",\"userId\":\"u\"}]}",
+            NULL);
+    assert_view(0, "a:u:instA");
+    assert_int_equal(counters(0).repairs, 1);
+}
+
+static void at_the_same_time_the_greater_id_wins(void **state)
+{
+    (void)state;
+    start(0);
+    start(1);
+    assert_int_equal(hall_join(&hall, 0, ROOM, "dup", "u", NULL), 0);
+    assert_int_equal(hall_join(&hall, 1, ROOM, "dup", "u", NULL), 0);
+    hall_settle(&hall);
+    assert_view(0, "dup:u:instB");
+    assert_view(1, "dup:u:instB");
+    assert_int_equal(hall.events[0].displaced, 1);
+    assert_int_equal(hall.events[1].displaced, 0);
+}
+
+static void an_original_that_joins_displaces(void **state)
+{
+    (void)state;
+    start(0);
+    start(1);
+    join(0, "dup");
+    hall_inject(&hall,
+            "{\"o\":\"orig\",\"op\":\"add\",\"member\":{\"ns\":\"/ws/chat\",\"sessionId\":\"dup\",\"userId\":"
+            "\"u\"}}",
+            NULL);
+    assert_view(0, "dup:u:orig");
+    assert_view(1, "dup:u:orig");
+    assert_int_equal(hall.events[0].displaced, 1);
+    hall_forget(&hall);
+    pass(T / 2);
+    assert_view(0, "dup:u:orig");
+    hall_inject(&hall, "{\"o\":\"orig\",\"op\":\"remove\",\"sessionId\":\"dup\"}", NULL);
+    assert_view(0, "dup:u:instA");
+    assert_view(1, "dup:u:instA");
+}
+
+static void a_flood_of_removes_brings_few_answers(void **state)
+{
+    (void)state;
+    start(0);
+    for (unsigned i = 0; i < 10; i++) {
+        char session[8];
+        snprintf(session, sizeof session, "s%u", i);
+        join(0, session);
+    }
+    hall_forget(&hall);
+    for (unsigned i = 0; i < 1000; i++)
+        hall_inject(&hall, "{\"o\":\"x\",\"op\":\"remove\",\"sessionId\":\"s3\"}", NULL);
+    assert_int_equal(znl_roster_count(hall.rosters[0], znl_frame_text(ROOM)), 10);
+    assert_int_equal(counters(0).disowned, 1000);
+    assert_int_equal(hall.published, ZNL_ROSTER_REPAIRS);
+}
+
+/* --- the bus comes and goes ------------------------------------------------------------------------ */
+
+static void after_a_reconnect_all_is_there_again_at_once(void **state)
+{
+    (void)state;
+    start(0);
+    start(1);
+    join(0, "s1");
+    join(1, "s2");
+    pass(T);
+    hall_connect(&hall, 0, 0);
+    join(0, "s3");
+    leave(0, "s1");
+    join(1, "s4");
+    leave(1, "s2");
+    assert_view(0, "s2:u:instB s3:u:instA");
+    assert_true(counters(0).unsent >= 2);
+    pass(T / 4);
+    hall_forget(&hall);
+    hall_connect(&hall, 0, 1);
+    assert_int_equal(published("sync_request"), 1);
+    assert_int_equal(published("heartbeat"), 1);
+    pass(ZNL_ROSTER_SYNC_DELAY_MS);
+    assert_view(0, "s3:u:instA s4:u:instB");
+    assert_view(1, "s4:u:instB s3:u:instA");
+    assert_int_equal(hall.events[0].partial, 0);
+}
+
+static void away_for_long_it_is_partial(void **state)
+{
+    (void)state;
+    start(0);
+    start(1);
+    join(0, "s1");
+    join(1, "s2");
+    hall_connect(&hall, 0, 0);
+    pass(T - 1);
+    assert_false(znl_roster_is_partial(hall.rosters[0]));
+    pass(1);
+    assert_true(znl_roster_is_partial(hall.rosters[0]));
+    assert_int_equal(hall.events[0].partial, 1);
+    assert_view(0, "s1:u:instA");
+    hall_connect(&hall, 0, 1);
+    assert_true(znl_roster_is_partial(hall.rosters[0]));
+    pass(ZNL_ROSTER_SETTLE_MS);
+    assert_false(znl_roster_is_partial(hall.rosters[0]));
+    assert_string_equal(hall.events[0].last, "partial 0");
+    assert_view(0, "s1:u:instA s2:u:instB");
+    assert_view(1, "s2:u:instB s1:u:instA");
+}
+
+static void a_bus_without_room_gets_the_rest_later(void **state)
+{
+    (void)state;
+    start(0);
+    for (unsigned i = 0; i < 2000; i++) {
+        char session[16];
+        snprintf(session, sizeof session, "session%u", i);
+        join(0, session);
+    }
+    start(1);
+    hall.err = ZNL_E_BUSY;
+    pass(ZNL_ROSTER_SYNC_DELAY_MS + 10);
+    hall.err = 0;
+    pass(ZNL_ROSTER_BUSY_MS);
+    assert_int_equal(znl_roster_count(hall.rosters[1], znl_frame_text(ROOM)), 2000);
+}
+
+/* --- lists ----------------------------------------------------------------------------------------- */
+
+static void lists_are_split_and_spread(void **state)
+{
+    (void)state;
+    hall.max_payload = 4096;
+    start(0);
+    for (unsigned i = 0; i < 500; i++) {
+        char session[16];
+        snprintf(session, sizeof session, "session%u", i);
+        join(0, session);
+    }
+    pass(2 * T);
+    hall_forget(&hall);
+    /* Every member is listed at least once per heartbeat interval, in messages below the limit. */
+    unsigned at_once = 0, before = 0;
+    for (unsigned i = 0; i < 100; i++) {
+        pass(T / 2 / 100);
+        at_once = hall.published - before > at_once ? hall.published - before : at_once;
+        before = hall.published;
+    }
+    assert_true(at_once <= 2);
+    for (unsigned i = 0; i < 500; i++) {
+        char session[32];
+        unsigned seen = 0;
+        snprintf(session, sizeof session, "\"session%u\"", i);
+        for (unsigned at = 0; at < hall.published; at++)
+            seen += strstr(hall.texts[at], session) != NULL;
+        assert_true(seen >= 1);
+    }
+    for (unsigned at = 0; at < hall.published; at++)
+        assert_true(strlen(hall.texts[at]) <= 4096);
+    assert_int_equal(counters(0).too_big, 0);
+}
+
+static void a_member_that_no_message_can_hold_stays_here(void **state)
+{
+    (void)state;
+    char big[1500];
+    memset(big, 'x', sizeof big - 1);
+    big[sizeof big - 1] = 0;
+    hall.max_payload = 1024;
+    start(0);
+    start(1);
+    join(0, "small");
+    join(0, big);
+    assert_int_equal(znl_roster_count(hall.rosters[0], znl_frame_text(ROOM)), 2);
+    assert_int_equal(counters(0).too_big, 1);
+    hall_inject(&hall, "{\"o\":\"orig\",\"op\":\"sync_request\"}", NULL);
+    pass(2 * T);
+    assert_view(1, "small:u:instA");
+}
+
+static void ten_thousand_members(void **state)
+{
+    (void)state;
+    char session[64];
+    start(0);
+    start(1);
+    for (unsigned i = 0; i < 10000; i++) {
+        snprintf(session, sizeof session, "a-session-with-a-long-name-%u", i);
+        assert_int_equal(
+                hall_join(&hall, 0, ROOM, session, "user-name-10", "{\"nick\":\"Ann\"}"), 0);
+    }
+    hall_settle(&hall);
+    start(2);
+    pass(ZNL_ROSTER_SYNC_DELAY_MS + 10 * ZNL_ROSTER_BURST_MS);
+    assert_int_equal(znl_roster_count(hall.rosters[2], znl_frame_text(ROOM)), 10000);
+    pass(3 * T);
+    for (unsigned i = 1; i < 3; i++) {
+        assert_int_equal(znl_roster_count(hall.rosters[i], znl_frame_text(ROOM)), 10000);
+        assert_int_equal(hall.events[i].removed, 0);
+        assert_int_equal(counters(i).unmatched, 0);
+    }
+    hall_close(&hall, 0);
+    pass(T);
+    for (unsigned i = 1; i < 3; i++) {
+        assert_int_equal(znl_roster_count(hall.rosters[i], (znl_frame){0}), 0);
+        assert_int_equal(hall.events[i].removed, 10000);
+    }
+}
+
+static void what_is_expired_is_not_shown_before_the_timer_runs(void **state)
+{
+    (void)state;
+    start(0);
+    start(1);
+    join(0, "s1");
+    hall_close(&hall, 0);
+    znl_clock_advance(T);
+    znl_loop_clock_changed(hall.loop);
+    assert_view(1, "");
+    assert_int_equal(znl_roster_count(hall.rosters[1], (znl_frame){0}), 0);
+    assert_int_equal(znl_roster_count(hall.rosters[1], znl_frame_text(ROOM)), 0);
+    assert_null(znl_roster_find(hall.rosters[1], znl_frame_text("s1")));
+    assert_null(znl_roster_next_owner(hall.rosters[1], NULL));
+    assert_int_equal(hall.events[1].removed, 0);
+    pass(0);
+    assert_int_equal(hall.events[1].removed, 1);
+}
+
+/* --- limits ---------------------------------------------------------------------------------------- */
+
+static void one_owner_leaves_room_for_others(void **state)
+{
+    (void)state;
+    const znl_roster_options options = {
+            .subject = HALL_SUBJECT, .origin = "instA", .ttl_ms = T, .max_members = 8};
+    hall_open_with(&hall, 0, &options);
+    znl_roster_start(hall.rosters[0]);
+    for (unsigned i = 0; i < 100; i++) {
+        char text[160];
+        snprintf(text, sizeof text,
+                "{\"o\":\"x\",\"op\":\"add\",\"member\":{\"ns\":\"/ws/chat\",\"sessionId\":\"x%u\"}}",
+                i);
+        hall_inject(&hall, text, NULL);
+    }
+    assert_int_equal(znl_roster_count(hall.rosters[0], (znl_frame){0}), 6);
+    assert_int_equal(counters(0).refused, 94);
+    hall_inject(&hall,
+            "{\"o\":\"y\",\"op\":\"add\",\"member\":{\"ns\":\"/ws/chat\",\"sessionId\":\"y\"}}",
+            NULL);
+    assert_non_null(znl_roster_find(hall.rosters[0], znl_frame_text("y")));
+    /* And for our own. */
+    for (unsigned i = 0; i < 8; i++) {
+        char session[8];
+        snprintf(session, sizeof session, "s%u", i);
+        assert_int_equal(hall_join(&hall, 0, ROOM, session, NULL, NULL), 0);
+    }
+    assert_int_equal(hall_join(&hall, 0, ROOM, "s8", NULL, NULL), ZNL_E_LIMIT);
+    assert_int_equal(hall_join(&hall, 0, ROOM, "s7", "again", NULL), 0);
+}
+
+static void the_number_of_instances_is_bounded(void **state)
+{
+    (void)state;
+    start(0);
+    hall_inject(&hall,
+            "{\"o\":\"real\",\"op\":\"add\",\"member\":{\"ns\":\"/ws/chat\",\"sessionId\":\"a\"}}",
+            NULL);
+    for (unsigned i = 0; i < 2 * ZNL_ROSTER_OWNERS_MAX; i++) {
+        char text[64];
+        snprintf(
+                text, sizeof text, "{\"o\":\"fake%u\",\"op\":\"heartbeat\",\"members\":[]}", i);
+        hall_inject(&hall, text, NULL);
+    }
+    size_t count = 0;
+    const znl_owner *owner = NULL;
+    while ((owner = znl_roster_next_owner(hall.rosters[0], owner)) != NULL)
+        count++;
+    assert_int_equal(count, ZNL_ROSTER_OWNERS_MAX);
+    assert_non_null(znl_roster_find(hall.rosters[0], znl_frame_text("a")));
+}
+
+static void asks_are_bounded_too(void **state)
+{
+    (void)state;
+    start(0);
+    pass(2 * ZNL_ROSTER_SYNC_MS);
+    hall_forget(&hall);
+    for (unsigned i = 0; i < 1000; i++) {
+        char text[96];
+        snprintf(text, sizeof text,
+                "{\"o\":\"fake%u\",\"op\":\"remove\",\"sessionId\":\"a\",\"v\":2,\"n\":%u}",
+                i % 500, i * 7 + 1);
+        hall_inject(&hall, text, NULL);
+    }
+    assert_in_range(published("ask"), 1, ZNL_ROSTER_ASKS);
+    assert_int_equal(counters(0).gaps, 500);
+}
+
+/* --- the end --------------------------------------------------------------------------------------- */
+
+static void after_the_stop_nothing_is_said(void **state)
+{
+    (void)state;
+    start(0);
+    start(1);
+    join(0, "s1");
+    join(1, "s2");
+    hall_forget(&hall);
+    znl_roster_stop(hall.rosters[0]);
+    znl_roster_stop(hall.rosters[0]);
+    assert_int_equal(published("remove"), 1);
+    assert_int_equal(hall.published, 1);
+    assert_int_equal(hall.events[0].removed, 2);
+    assert_int_equal(hall.events[0].cause, ZNL_ROSTER_STOPPED);
+    hall_settle(&hall);
+    assert_view(1, "s2:u:instB");
+    assert_view(0, "");
+    assert_int_equal(hall_join(&hall, 0, ROOM, "s3", NULL, NULL), ZNL_E_STOPPED);
+    assert_int_equal(hall_leave(&hall, 0, "s1"), 0);
+    znl_roster_start(hall.rosters[0]);
+    znl_roster_connected(hall.rosters[0], 0);
+    znl_roster_connected(hall.rosters[0], 1);
+    znl_roster_sync(hall.rosters[0]);
+    hall_inject(&hall, "{\"o\":\"x\",\"op\":\"sync_request\"}", NULL);
+    assert_view(0, "");
+    pass(3 * T);
+    for (unsigned i = 0; i < hall.published && i < HALL_TEXTS; i++)
+        assert_true(i == 0 || strstr(hall.texts[i], "\"o\":\"instA\"") == NULL);
+}
+
+/* --- what callbacks may do ------------------------------------------------------------------------- */
+
+static znl_roster *lone;
+static unsigned called;
+static int what;
+
+static int swallow(
+        void *user, const char *subject, const char *reply, const void *data, size_t size)
+{
+    (void)user;
+    (void)subject;
+    (void)reply;
+    (void)data;
+    (void)size;
+    return 0;
+}
+
+static size_t no_limit(void *user)
+{
+    (void)user;
+    return 0;
+}
+
+static void interfere(void *user, const znl_roster_event *event)
+{
+    static const char empty[] = "{\"o\":\"x\",\"op\":\"heartbeat\",\"members\":[]}";
+    (void)user;
+    if (called++ > 0 && what != 'f')
+        return;
+    if (what == 'f')
+        znl_roster_free(lone);
+    else if (what == 's')
+        znl_roster_stop(lone);
+    else if (what == 'j')
+        znl_roster_join(lone, event->ns, event->session_id, event->user_id, (znl_frame){0});
+    else
+        znl_roster_receive(lone, empty, sizeof empty - 1, NULL);
+}
+
+static void callbacks_may_do_anything(void **state)
+{
+    (void)state;
+    static const znl_bus bus = {swallow, no_limit};
+    static const char list[] =
+            "{\"o\":\"x\",\"op\":\"heartbeat\",\"members\":[{\"ns\":\"a\",\"sessionId\":"
+            "\"1\"},{\"ns\":\"a\",\"sessionId\":\"2\"},{\"ns\":\"a\",\"sessionId\":\"3\"}]}";
+    static const struct {
+        int what;
+        unsigned called; /* once that is over */
+    } cases[] = {{'f', 1}, {'s', 6}, {'j', 4}, {'r', 6}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const znl_roster_options options = {.subject = "s", .ttl_ms = T};
+        called = 0;
+        what = cases[i].what;
+        assert_int_equal(
+                znl_roster_new(&lone, hall.loop, &options, &bus, NULL, interfere, NULL), 0);
+        znl_roster_start(lone);
+        znl_roster_receive(lone, list, sizeof list - 1, NULL);
+        assert_int_equal(called, cases[i].called);
+        what = 0;
+        if (cases[i].what != 'f')
+            znl_roster_free(lone);
+    }
+}
+
+/* --- memory ---------------------------------------------------------------------------------------- */
+
+static void memory_may_be_short_anywhere(void **state)
+{
+    (void)state;
+    long counted = LONG_MAX;
+    for (long n = 0; counted > n; n++) {
+        start(0);
+        start(1);
+        znl_alloc_fail_after(n);
+        hall_join(&hall, 0, ROOM, "s1", "u", "{}");
+        hall_join(&hall, 1, ROOM, "s1", "u", NULL);
+        hall_join(&hall, 1, "/ws/news", "s2", "u", NULL);
+        hall_settle(&hall);
+        hall_join(&hall, 1, ROOM, "s2", "w", NULL);
+        hall_leave(&hall, 1, "s1");
+        hall_settle(&hall);
+        counted = znl_alloc_count();
+        znl_alloc_fail_after(-1);
+        /* With memory again, all agree. */
+        hall_join(&hall, 0, ROOM, "s1", "u", NULL);
+        hall_join(&hall, 1, ROOM, "s2", "u", NULL);
+        pass(2 * T);
+        assert_true(hall_view_contains(&hall, 0, ROOM, "s1:u:instA"));
+        assert_true(hall_view_contains(&hall, 0, ROOM, "s2:u:instB"));
+        assert_true(hall_view_contains(&hall, 1, ROOM, "s1:u:instA"));
+        assert_true(hall_view_contains(&hall, 1, ROOM, "s2:u:instB"));
+        hall_close(&hall, 0);
+        hall_close(&hall, 1);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -123,6 +931,49 @@ int main(void)
                     what_joins_before_the_start_is_told_then, begin, end),
             cmocka_unit_test_setup_teardown(
                     a_killed_instance_is_gone_after_its_time, begin, end),
+            cmocka_unit_test_setup_teardown(joining_again_is_an_update, begin, end),
+            cmocka_unit_test_setup_teardown(what_cannot_join_is_refused, begin, end),
+            cmocka_unit_test_setup_teardown(times_and_names_have_bounds, begin, end),
+            cmocka_unit_test_setup_teardown(
+                    a_lost_join_is_asked_for_when_the_next_message_comes, begin, end),
+            cmocka_unit_test_setup_teardown(a_lost_leave_is_noticed_by_the_digest, begin, end),
+            cmocka_unit_test_setup_teardown(
+                    a_digest_that_no_list_brings_about_is_asked_for_less_often, begin, end),
+            cmocka_unit_test_setup_teardown(a_part_that_is_lost_deletes_nothing, begin, end),
+            cmocka_unit_test_setup_teardown(
+                    an_answer_that_is_overtaken_takes_nothing_back, begin, end),
+            cmocka_unit_test_setup_teardown(
+                    among_ours_digests_replace_lists_until_an_original_comes, begin, end),
+            cmocka_unit_test_setup_teardown(alone_it_lists_as_originals_do, begin, end),
+            cmocka_unit_test_setup_teardown(an_originals_list_is_whole, begin, end),
+            cmocka_unit_test_setup_teardown(a_message_without_origin_is_no_echo, begin, end),
+            cmocka_unit_test_setup_teardown(many_requests_get_one_answer_a_second, begin, end),
+            cmocka_unit_test_setup_teardown(
+                    requests_of_ours_are_answered_to_them_alone, begin, end),
+            cmocka_unit_test_setup_teardown(the_newer_join_wins, begin, end),
+            cmocka_unit_test_setup_teardown(
+                    the_loser_has_it_again_when_the_winner_goes, begin, end),
+            cmocka_unit_test_setup_teardown(
+                    a_session_that_moves_wins_against_a_clock_that_is_ahead, begin, end),
+            cmocka_unit_test_setup_teardown(at_the_same_time_the_greater_id_wins, begin, end),
+            cmocka_unit_test_setup_teardown(an_original_that_joins_displaces, begin, end),
+            cmocka_unit_test_setup_teardown(a_flood_of_removes_brings_few_answers, begin, end),
+            cmocka_unit_test_setup_teardown(
+                    after_a_reconnect_all_is_there_again_at_once, begin, end),
+            cmocka_unit_test_setup_teardown(away_for_long_it_is_partial, begin, end),
+            cmocka_unit_test_setup_teardown(a_bus_without_room_gets_the_rest_later, begin, end),
+            cmocka_unit_test_setup_teardown(lists_are_split_and_spread, begin, end),
+            cmocka_unit_test_setup_teardown(
+                    a_member_that_no_message_can_hold_stays_here, begin, end),
+            cmocka_unit_test_setup_teardown(ten_thousand_members, begin, end),
+            cmocka_unit_test_setup_teardown(
+                    what_is_expired_is_not_shown_before_the_timer_runs, begin, end),
+            cmocka_unit_test_setup_teardown(one_owner_leaves_room_for_others, begin, end),
+            cmocka_unit_test_setup_teardown(the_number_of_instances_is_bounded, begin, end),
+            cmocka_unit_test_setup_teardown(asks_are_bounded_too, begin, end),
+            cmocka_unit_test_setup_teardown(after_the_stop_nothing_is_said, begin, end),
+            cmocka_unit_test_setup_teardown(callbacks_may_do_anything, begin, end),
+            cmocka_unit_test_setup_teardown(memory_may_be_short_anywhere, begin, end),
     };
     return cmocka_run_group_tests_name("roster", tests, NULL, NULL);
 }
