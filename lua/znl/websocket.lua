@@ -56,7 +56,7 @@ local CONNECT_SPEC = options.extend(CONNECTION_SPEC, {
 })
 ---@class znl.WebSocketServeOptions: znl.WebSocketOptions
 ---@field listen string  "address:port"; port 0 lets the system choose, the address * is all of them
----@field handle fun(conn: znl.WebSocket)  in a coroutine of its own for each connection
+---@field handle fun(conn: znl.WebSocket, request: znl.WebSocketRequest)  in a coroutine of its own for each connection
 ---@field on_request? fun(request: znl.WebSocketRequest): integer?, string?, table<string, string>?
 ---@field protocols? string[]  subprotocols spoken here, the best first
 ---@field tls? znl.TlsOptions
@@ -341,10 +341,10 @@ local function is_answered(self, exchange, request)
   return true
 end
 
-local function run(self, conn)
+local function run(self, conn, request)
   self.open[conn] = true
   self.count = self.count + 1
-  local ok, message = xpcall(self.opts.handle, debug.traceback, conn)
+  local ok, message = xpcall(self.opts.handle, debug.traceback, conn, request)
   self.open[conn] = nil
   self.count = self.count - 1
   if ok then
@@ -372,7 +372,7 @@ local function serve(self, exchange, raw)
   end
   local protocol = choose_protocol(self.opts.protocols, raw.headers["sec-websocket-protocol"])
   local conn = exchange:accept(protocol and ("Sec-WebSocket-Protocol: %s\r\n"):format(protocol) or "")
-  if conn then run(self, wrap(conn, path, query, raw.headers, protocol)) end
+  if conn then run(self, wrap(conn, path, query, raw.headers, protocol), request) end
 end
 
 --- Serves WebSockets. `on_request`, if given, sees every request first: it returns nothing, and a

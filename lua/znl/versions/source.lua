@@ -3,6 +3,7 @@
 --- Used on the loop and inside workers: nothing here waits, and nothing needs the loop.
 --- SPDX-License-Identifier: MIT
 
+local hooks = require("znl.hub.hooks")
 local options = require("znl.options")
 local where = require("znl.where")
 
@@ -69,6 +70,7 @@ function M.compile(path, text, environment)
 end
 
 local NAMES = { "handle", "max_concurrency", "max_queue", "on_load", "on_unload" }
+for _, name in ipairs(hooks.NAMES) do NAMES[#NAMES + 1] = name end
 
 local FIELDS = {
   handle = { type = "function" },
@@ -77,9 +79,11 @@ local FIELDS = {
   max_concurrency = { type = "integer", min = 1, max = 1000000 },
   max_queue = { type = "integer", min = 0, max = 1000000 },
 }
+for _, name in ipairs(hooks.NAMES) do FIELDS[name] = { type = "function" } end
 
 ---@class znl.HandlerParts
 ---@field handle function
+---@field is_channel? boolean  it serves a channel of znl.hub: `handle` takes visits
 ---@field on_load? function
 ---@field on_unload? function
 ---@field max_concurrency? integer
@@ -110,7 +114,12 @@ function M.shape(path, product)
         or (" (fields: %s)"):format(table.concat(NAMES, ", ")))
     end
   end
-  if type(product.handle) ~= "function" then
+  local is_channel = hooks.has_any(product)
+  if is_channel and product.handle ~= nil then
+    return nil, ("%s: a handler with handle answers requests, one with %s serves a channel: it cannot be both"):format(
+      path, table.concat(hooks.NAMES, ", "))
+  end
+  if type(product.handle) ~= "function" and not is_channel then
     return nil, ("%s: handle must be a function, not %s"):format(
       path, product.handle == nil and "missing" or "a " .. type(product.handle))
   end
@@ -123,7 +132,12 @@ function M.shape(path, product)
         or ("%s: %s must be a whole number in %d..%d, not %s"):format(
           path, name, rule.min, rule.max, described(value))
     end
-    parts[name] = value
+    if not hooks.ARGUMENTS[name] then parts[name] = value end
+  end
+  if is_channel then
+    local given = {}
+    for _, name in ipairs(hooks.NAMES) do given[name] = product[name] end
+    parts.handle, parts.is_channel = hooks.handle(given), true
   end
   return parts
 end

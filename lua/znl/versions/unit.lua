@@ -142,7 +142,8 @@ end
 --- Where the handler in service was written, "handlers/echo.lua:3"; at least the file.
 ---@return string
 function Unit:origin()
-  local handle = self.current and self.current.code.parts.handle
+  local parts = self.current and self.current.code.parts
+  local handle = parts and not parts.is_channel and parts.handle
   if type(handle) == "function" then handle = where.of(handle) end -- a text when it is in workers
   return handle or self.path
 end
