@@ -83,6 +83,7 @@ end
 --- one; what has a namespace listens on a port, and without one wherever there is room. Clusters share theirs.
 local function need_one_place(a, b)
   if a.name ~= nil then return false end
+  if a.listen ~= nil then return a.listen == b.listen and not a.listen:find(":0$") end
   if a.namespace == nil then return a.endpoint == b.endpoint end
   return a.port ~= nil and a.port ~= 0 and a.port == b.port
 end

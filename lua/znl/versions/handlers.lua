@@ -265,6 +265,19 @@ function Handlers:attach(apply)
   return function() self.attached[attached] = nil end
 end
 
+--- Whether it can serve channels of znl.hub: what is in service has hooks, and runs here.
+---@return boolean
+---@return string? problem
+function Handlers:serves_channels()
+  if self.pool then return false, self.path .. ": channels are served on the loop: workers must be 0" end
+  for _, of in pairs(self.core.units) do
+    if of.current and not of.current.code.parts.is_channel then
+      return false, of.path .. ": it answers requests; a channel is a table with on_connect, on_message, on_disconnect"
+    end
+  end
+  return true
+end
+
 ---@class znl.HandlerRoute
 ---@field path string  "/users/:id"; "/" for a single file
 ---@field file string
