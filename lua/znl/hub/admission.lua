@@ -18,8 +18,8 @@ local PLAIN = { ["Content-Type"] = "text/plain; charset=utf-8" }
 ---@return string|nil ns
 function M.namespace(path)
   if #path > PATH_BYTES_MAX then return nil end
-  if #path > 1 and path:sub(-1) == "/" then path = path:sub(1, -2) end
   if path:find("//", 1, true) then return nil end
+  if #path > 1 and path:sub(-1) == "/" then path = path:sub(1, -2) end
   for segment in path:gmatch("[^/]+") do
     if segment == "." or segment == ".." then return nil end
   end
@@ -58,8 +58,8 @@ end
 
 --- A status that says no.
 local function status_of(status)
-  if type(status) == "number" and status >= 400 and status <= 599 and status == math.floor(status) then return status end
-  return 401
+  local is_one = type(status) == "number" and status >= 400 and status <= 599 and status == math.floor(status)
+  return is_one and status or 401
 end
 
 local function failed(self, request, message)

@@ -50,7 +50,7 @@ function Context:send(message, payload)
   end
   if type(message.type) ~= "string" then return nil, "ctx:send: the type must be a text", "INVALID" end
   if not self.id then return nil, "ctx:send: the connection is closed", "CLOSED" end
-  return self.hub.fanout:send(self.id, message)
+  return self.hub.instance.fanout:send(self.id, message)
 end
 
 --- Closes the connection.
@@ -59,7 +59,7 @@ end
 function Context:close(code, reason)
   self.ending = self.ending or "CLOSED"
   local ok, message = pcall(self.conn.close, self.conn, code, reason)
-  if not ok then error("ctx:close: " .. tostring(message):gsub("^[^\n:]-:%d+: ", ""):gsub("^websocket:close: ", ""), 2) end
+  if not ok then error("ctx:close: " .. tostring(message):gsub("^.-websocket:close: ", ""), 2) end
 end
 
 --- The hub closes without waiting for the handler of this connection any longer.
@@ -175,7 +175,7 @@ function M.run(hub, conn, request)
   }, Context)
   if hub.config.rate then self.bucket = bucket.new(hub.config.rate, self.heard_ms) end
   self.presence = presence.new(hub, self)
-  local id, message = hub.fanout:attach(conn.core, self.ns)
+  local id, message = hub.instance.fanout:attach(conn.core, self.ns)
   if not id then
     hub:report("connect", message, request.peer, self.ns)
     conn:close(LATER, "no room")

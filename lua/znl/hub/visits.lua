@@ -23,8 +23,9 @@ local function outcome(handle, visit, path, ok, ...)
   end
   if ok == false then return false, (...) end
   local message, code = ...
-  if code == "TIMEOUT" then handle:cancel("hub: nobody waits any more") end
-  return false, message
+  if code ~= "TIMEOUT" then return false, message end
+  handle:cancel("hub: nobody waits any more")
+  return false, visit.hook .. " took too long"
 end
 
 --- Calls the hook of a visit. Yields when it does.

@@ -8,16 +8,13 @@
 --- SPDX-License-Identifier: MIT
 
 local admission = require("znl.hub.admission")
-local bus = require("znl.bus")
 local connection = require("znl.hub.connection")
-local core_hub = require("znl.core.hub")
-local core_roster = require("znl.core.roster")
 local crypto = require("znl.core.crypto")
 local estate = require("znl.versions.estate")
 local handlers = require("znl.versions.handlers")
 local hooks = require("znl.hub.hooks")
 local hub_options = require("znl.hub.options")
-local local_roster = require("znl.hub.local_roster")
+local instance = require("znl.hub.instance")
 local options = require("znl.options")
 local role = require("znl.roles.role")
 local route_path = require("znl.routing.route_path")
@@ -49,8 +46,7 @@ local ORIGIN_BYTES = 18
 ---@class znl.Hub
 ---@field app string
 ---@field instance_id string  what other instances know this one by
----@field private fanout any  znl.core.hub, while it runs
----@field private members any  the roster, while it runs
+---@field private instance? znl.HubInstance  while it runs, and its last handlers end
 local Hub = {}
 Hub.__index = Hub
 
@@ -180,7 +176,7 @@ function Hub:broadcast(entry)
     return invalid("hub:broadcast", "except_session_ids must be an array of texts")
   end
   if not self.is_running then return stopped(self) end
-  return self.fanout:broadcast(entry.ns, entry.channel, entry.message, except)
+  return self.instance.fanout:broadcast(entry.ns, entry.channel, entry.message, except)
 end
 
 --- Sends to all sessions of a user, in any namespace, on all instances.
@@ -197,7 +193,7 @@ function Hub:direct_to_user(user_id, message)
     return invalid("hub:direct_to_user", "the message must be a table with a text as type")
   end
   if not self.is_running then return stopped(self) end
-  return self.fanout:direct(user_id, message)
+  return self.instance.fanout:direct(user_id, message)
 end
 
 -- --- sessions and roster -------------------------------------------------------------------------
@@ -219,7 +215,7 @@ function Hub:join_session(ctx, session)
   check_context(self, ctx, "join_session", 2)
   if type(session) ~= "table" then error("hub:join_session: needs a table, not a " .. type(session), 2) end
   if not self.is_running then return stopped(self) end
-  return self.sessions:join(ctx, session)
+  return self.instance.sessions:join(ctx, session)
 end
 
 --- Takes the session from a connection; a connection that ends does that by itself.
@@ -227,7 +223,7 @@ end
 ---@return boolean  false: it had none
 function Hub:leave_session(ctx)
   check_context(self, ctx, "leave_session", 2)
-  return self.is_running and self.sessions:leave(ctx)
+  return self.is_running and self.instance.sessions:leave(ctx)
 end
 
 --- The sessions in a namespace, on all instances that are known; in no order.
@@ -235,12 +231,12 @@ end
 ---@return znl.HubMember[]
 function Hub:roster(ns)
   if type(ns) ~= "string" then error("hub:roster: the namespace must be a text, not a " .. type(ns), 2) end
-  return self.is_running and self.members:list(ns) or {}
+  return self.is_running and self.instance.roster:list(ns) or {}
 end
 
 --- Whether members of others may be missing: the bus was away for longer than they are kept.
 ---@return boolean
-function Hub:is_partial() return self.is_running and self.members:is_partial() end
+function Hub:is_partial() return self.is_running and self.instance.roster:is_partial() end
 
 -- --- life ----------------------------------------------------------------------------------------
 
@@ -257,8 +253,8 @@ end
 ---@private
 function Hub:leave(ctx)
   local session_id = ctx.session_id
-  self.sessions:leave(ctx)
-  self.fanout:detach(ctx.id)
+  self.instance.sessions:leave(ctx)
+  self.instance.fanout:detach(ctx.id)
   self.contexts[ctx.id] = nil
   self.connections = self.connections - 1
   ctx.id, ctx.session_id = nil, session_id
@@ -283,7 +279,7 @@ local ROSTER_EVENTS = {
   updated = function(self, ...) tell(self, "member_updated", ...) end,
   removed = function(self, ...) tell(self, "member_removed", ...) end,
   displaced = function(self, session_id, by)
-    local ctx = self.sessions:lose(session_id)
+    local ctx = self.instance.sessions:lose(session_id)
     if ctx then tell(self, "displaced", session_id, ctx, by) end
   end,
   partial = function(self, is_partial)
@@ -299,42 +295,18 @@ local function listener(self, reactions)
   end)
 end
 
-local function open_roster(self)
-  local config = self.config
-  local parts = {
-    origin = self.instance_id, max_members = config.max_members, max_member_bytes = config.max_member_bytes,
-    on_event = listener(self, ROSTER_EVENTS),
-  }
-  if not self.bus or config.roster.driver == "none" then return local_roster.new(parts) end
-  parts.bus, parts.ttl_ms = self.bus.core, config.roster.ttl_ms
-  parts.subject = ("%s.%s.roster"):format(config.subject_prefix, config.app)
-  return core_roster.new(parts)
-end
-
-local function watch_bus(self)
-  local function told(event, state)
-    return self.bus:on(event, function()
+--- What the instance of this hub tells.
+local function instance_parts(self)
+  local function on_displaced(session_id, ctx, by) tell(self, "displaced", session_id, ctx, by) end
+  return {
+    what = self.what, config = self.config, id = self.instance_id, on_displaced = on_displaced,
+    on_fanout = listener(self, FANOUT_EVENTS), on_roster = listener(self, ROSTER_EVENTS),
+    on_bus = function(state)
       if not self.is_running then return end
       self.log[state == "online" and "info" or "warn"]("the bus is " .. state)
       tell(self, "bus", state)
-    end)
-  end
-  local offs = { told("connected", "online"), told("disconnected", "offline") }
-  return function()
-    for _, off in ipairs(offs) do off() end
-  end
-end
-
---- Gives back what start has taken so far.
-local function release(self)
-  if self.unwatch_bus then self.unwatch_bus() end
-  if self.fanout then self.fanout:stop() end
-  if self.members then self.members:stop() end
-  if self.bus then
-    self.bus:flush(LEAVE_MS)
-    if self.owns_bus then self.bus:close() end
-  end
-  self.unwatch_bus, self.fanout, self.members, self.bus, self.owns_bus, self.sessions = nil, nil, nil, nil, nil, nil
+    end,
+  }
 end
 
 local function open(self)
@@ -348,26 +320,8 @@ local function open(self)
     handle = function(conn, request) connection.run(self, conn, request) end,
   }
   if not self.server then return nil, message, code end
-  if config.bus ~= nil then
-    self.bus, self.owns_bus = bus.open(config.bus, self.what)
-    self.unwatch_bus = watch_bus(self)
-  end
-  self.fanout, message, code = core_hub.new {
-    bus = self.bus and self.bus.core, prefix = config.subject_prefix, app = config.app, origin = self.instance_id,
-    on_slow = config.on_slow, on_event = listener(self, FANOUT_EVENTS),
-  }
-  if not self.fanout then return nil, message, code end
-  self.members, message, code = open_roster(self)
-  if not self.members then return nil, message, code end
-  self.sessions = sessions.new {
-    fanout = self.fanout, roster = self.members,
-    on_displaced = function(session_id, ctx) tell(self, "displaced", session_id, ctx, self.instance_id) end,
-  }
-  local ok
-  ok, message, code = self.fanout:start()
-  if not ok then return nil, message, code end
-  ok, message, code = self.members:start()
-  if not ok then return nil, message, code end
+  self.instance, message, code = instance.open(instance_parts(self))
+  if not self.instance then return nil, message, code end
   return true
 end
 
@@ -380,7 +334,6 @@ local function start(self)
   end
   if self.server then self.server:close() end
   self.server = nil
-  release(self)
   return nil, message, code
 end
 
@@ -418,7 +371,8 @@ local function close(self, drain_ms)
   local ok, message, code = wait_for_handlers(self, drain_ms)
   for _, ctx in pairs(self.contexts) do ctx:abandon() end
   self.contexts, self.connections = {}, 0
-  release(self)
+  self.instance:close()
+  self.instance = nil
   self.busy:set(true)
   self.busy = nil
   return ok, message, code
@@ -444,7 +398,7 @@ function Hub:close(drain_ms)
   self.forget_stop = nil
   self.server:close()
   self.server = nil
-  for _, ctx in pairs(self.contexts) do self.sessions:leave(ctx) end
+  for _, ctx in pairs(self.contexts) do self.instance.sessions:leave(ctx) end
   local run, problem, its_code = task.background(self.owner, close, self, drain_ms)
   if not run then return nil, problem, its_code end
   return run:wait()
@@ -456,9 +410,7 @@ function Hub:running() return self.is_running end
 --- local: without a bus; online, offline: with one that is connected, or not.
 ---@return "stopped"|"local"|"online"|"offline"
 function Hub:state()
-  if not self.is_running then return "stopped" end
-  if not self.bus then return "local" end
-  return self.bus:is_connected() and "online" or "offline"
+  return self.is_running and self.instance:state() or "stopped"
 end
 
 --- The port it listens on; nil while it does not.
@@ -470,10 +422,7 @@ function Hub:port() return self.server and self.server.port or nil end
 function Hub:counters()
   local result = { connections = self.connections, running = self.is_running and 1 or 0 }
   for name, value in pairs(self.counts) do result[name] = value end
-  if not self.is_running then return result end
-  result.online = self:state() == "online" and 1 or 0
-  for name, value in pairs(self.fanout:counters()) do result[name] = value end
-  for name, value in pairs(self.members:counters()) do result["roster_" .. name] = value end
+  for name, value in pairs(self.is_running and self.instance:counters() or {}) do result[name] = value end
   return result
 end
 
