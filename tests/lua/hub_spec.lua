@@ -274,7 +274,7 @@ describe("a hub", function()
       local function code(session) return code_of(hub:join_session(ctx, session)) end
       assert.equal("INVALID", code {})
       assert.equal("INVALID", code { user_id = 7 })
-      assert.equal("INVALID", code { user_id = ("x"):rep(257) })
+      assert.equal("INVALID", code { user_id = ("x"):rep(1025) })
       assert.equal("INVALID", code { user_id = "u", session_id = "" })
       assert.equal("INVALID", code { user_id = "u", channels = "x" })
       assert.equal("INVALID", code { user_id = "u", channels = { 1 } })

@@ -8,7 +8,7 @@ local visits = require("znl.hub.visits")
 local M = {}
 
 --- A namespace goes over the wire in each message.
-local PATH_BYTES_MAX = 512
+local PATH_BYTES_MAX = 1024
 
 local PLAIN = { ["Content-Type"] = "text/plain; charset=utf-8" }
 

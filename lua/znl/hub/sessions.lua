@@ -8,7 +8,7 @@ local crypto = require("znl.core.crypto")
 
 local M = {}
 
-local ID_BYTES_MAX = 256
+local ID_BYTES_MAX = 1024
 local CHANNELS_MAX = 256
 local SESSION_ID_BYTES = 16
 
@@ -60,12 +60,12 @@ local function problem_of(given)
   for name in pairs(given) do
     if not KNOWN[name] then return ("there is no %s in a session"):format(tostring(name)) end
   end
-  if not is_id(given.user_id) then return "user_id must be a text of 1 to 256 bytes" end
+  if not is_id(given.user_id) then return "user_id must be a text of 1 to 1024 bytes" end
   if given.session_id ~= nil and not is_id(given.session_id) then
-    return "session_id must be a text of 1 to 256 bytes"
+    return "session_id must be a text of 1 to 1024 bytes"
   end
   if given.channels ~= nil and not are_names(given.channels, CHANNELS_MAX) then
-    return "channels must be an array of at most 256 texts of 1 to 256 bytes"
+    return "channels must be an array of at most 256 texts of 1 to 1024 bytes"
   end
   if given.metadata ~= nil and type(given.metadata) ~= "table" then return "metadata must be a table" end
 end

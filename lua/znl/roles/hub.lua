@@ -40,7 +40,7 @@ local LEAVE_MS = 300
 local LOOK_MS = 5
 --- Connections that are refused, and pages, need sockets beside those of the clients.
 local SPARE_SOCKETS = 256
-local EXCEPT_MAX = 10000
+local EXCEPT_MAX = 100000
 local ORIGIN_BYTES = 18
 
 ---@class znl.Hub
@@ -68,7 +68,7 @@ end
 --- Connections whose channel is gone.
 local function close_orphans(self)
   local orphans = {}
-  for _, ctx in pairs(self.contexts) do
+  for _, ctx in pairs(self.open) do
     if not self.find(ctx.ns) then orphans[#orphans + 1] = ctx end
   end
   for _, ctx in ipairs(orphans) do ctx:close(1001, "the channel is closed") end
@@ -166,7 +166,7 @@ function Hub:broadcast(entry)
   end
   if type(entry.ns) ~= "string" or entry.ns == "" then return invalid("hub:broadcast", "ns must be a text") end
   if entry.channel ~= nil and not sessions.is_id(entry.channel) then
-    return invalid("hub:broadcast", "channel must be a text of 1 to 256 bytes")
+    return invalid("hub:broadcast", "channel must be a text of 1 to 1024 bytes")
   end
   if not is_message(entry.message) then
     return invalid("hub:broadcast", "message must be a table with a text as type")
@@ -187,7 +187,7 @@ end
 ---@return "INVALID"|"STOPPED"|"NO_MEMORY"|string? code
 function Hub:direct_to_user(user_id, message)
   if not sessions.is_id(user_id) then
-    return invalid("hub:direct_to_user", "the user must be a text of 1 to 256 bytes")
+    return invalid("hub:direct_to_user", "the user must be a text of 1 to 1024 bytes")
   end
   if not is_message(message) then
     return invalid("hub:direct_to_user", "the message must be a table with a text as type")
@@ -234,6 +234,20 @@ function Hub:roster(ns)
   return self.is_running and self.instance.roster:list(ns) or {}
 end
 
+--- The connections of this instance, of one namespace or of all.
+---@param ns? string
+---@return znl.HubContext[]
+function Hub:contexts(ns)
+  if ns ~= nil and type(ns) ~= "string" then
+    error("hub:contexts: the namespace must be a text, not a " .. type(ns), 2)
+  end
+  local list = {}
+  for _, ctx in pairs(self.open) do
+    if ns == nil or ctx.ns == ns then list[#list + 1] = ctx end
+  end
+  return list
+end
+
 --- Whether members of others may be missing: the bus was away for longer than they are kept.
 ---@return boolean
 function Hub:is_partial() return self.is_running and self.instance.roster:is_partial() end
@@ -243,7 +257,7 @@ function Hub:is_partial() return self.is_running and self.instance.roster:is_par
 --- A connection begins.
 ---@private
 function Hub:enter(ctx)
-  self.contexts[ctx.id] = ctx
+  self.open[ctx.id] = ctx
   self.connections = self.connections + 1
   self.counts.connected = self.counts.connected + 1
   if not self.is_running then ctx:close(1001) end
@@ -255,7 +269,7 @@ function Hub:leave(ctx)
   local session_id = ctx.session_id
   self.instance.sessions:leave(ctx)
   self.instance.fanout:detach(ctx.id)
-  self.contexts[ctx.id] = nil
+  self.open[ctx.id] = nil
   self.connections = self.connections - 1
   ctx.id, ctx.session_id = nil, session_id
 end
@@ -263,7 +277,7 @@ end
 --- Without yielding: from callbacks of the core.
 local FANOUT_EVENTS = {
   slow = function(self, id)
-    local ctx = self.contexts[id]
+    local ctx = self.open[id]
     if not ctx then return end
     if self.config.on_slow == "close" then ctx.ending = ctx.ending or "SLOW" end
     tell(self, "slow", ctx)
@@ -369,8 +383,8 @@ end
 
 local function close(self, drain_ms)
   local ok, message, code = wait_for_handlers(self, drain_ms)
-  for _, ctx in pairs(self.contexts) do ctx:abandon() end
-  self.contexts, self.connections = {}, 0
+  for _, ctx in pairs(self.open) do ctx:abandon() end
+  self.open, self.connections = {}, 0
   self.instance:close()
   self.instance = nil
   self.busy:set(true)
@@ -398,7 +412,7 @@ function Hub:close(drain_ms)
   self.forget_stop = nil
   self.server:close()
   self.server = nil
-  for _, ctx in pairs(self.contexts) do self.instance.sessions:leave(ctx) end
+  for _, ctx in pairs(self.open) do self.instance.sessions:leave(ctx) end
   local run, problem, its_code = task.background(self.owner, close, self, drain_ms)
   if not run then return nil, problem, its_code end
   return run:wait()
@@ -471,7 +485,7 @@ local function build(config)
   if refusal then return nil, refusal end
   local self = setmetatable({
     app = config.app, config = config, owner = owner, tls = tls_context, router = router.new(), removals = {},
-    functions = {}, contexts = {}, connections = 0, counts = {}, is_running = false,
+    functions = {}, open = {}, connections = 0, counts = {}, is_running = false,
     instance_id = (crypto.random(ORIGIN_BYTES):gsub(".", function(byte) return ("%02x"):format(byte:byte()) end)),
   }, Hub)
   for _, name in ipairs(COUNTS) do self.counts[name] = 0 end
