@@ -23,7 +23,7 @@ for _, page in pairs(PAGES) do
   file:close()
   page.headers = {
     ["Content-Type"] = page[2], ["Cache-Control"] = "no-cache", ["X-Content-Type-Options"] = "nosniff",
-    ["Content-Security-Policy"] = "default-src 'self'",
+    ["Content-Security-Policy"] = "default-src 'self'; img-src data:",
   }
 end
 
