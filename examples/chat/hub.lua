@@ -58,7 +58,7 @@ end
 for _, event in ipairs { "member_added", "member_updated", "member_removed" } do
   hub:on(event, function(ns)
     if is_due[ns] then return end
-    is_due[ns] = znl.timer(30, tell, ns)
+    is_due[ns] = znl.timer(30, function() tell(ns) end)
   end)
 end
 
