@@ -3,10 +3,11 @@
 
 local eventually = require("tests.lua.support.eventually")
 local folder = require("tests.lua.support.folder")
+local scene = require("tests.lua.support.hub_scene")
 local znl = require("znl")
 
 describe("a hub", function()
-  local hubs, clients, folders = {}, {}, {}
+  local stage, demo, folders = scene.new(), scene.demo, {}
 
   local function failure(fn, ...)
     local ok, message = pcall(fn, ...)
@@ -16,41 +17,10 @@ describe("a hub", function()
 
   local function code_of(...) return (select(3, ...)) end
 
-  local function make(opts)
-    opts.app, opts.listen = opts.app or "spec", opts.listen or "127.0.0.1:0"
-    local hub = znl.hub(opts)
-    hubs[#hubs + 1] = hub
-    return hub
-  end
-
-  local function started(opts)
-    local hub = make(opts)
-    assert(hub:start())
-    return hub
-  end
-
-  local function url(hub, path) return ("ws://127.0.0.1:%d%s"):format(hub:port(), path or "/ws/chat") end
-
-  --- A client: what it receives is decoded.
-  local Client = {}
-  Client.__index = Client
-  local function connect(hub, path, opts)
-    local conn, message, code, status = znl.websocket.connect(url(hub, path), opts)
-    if not conn then return nil, message, code, status end
-    local client = setmetatable({ conn = conn }, Client)
-    clients[#clients + 1] = client
-    return client
-  end
-  function Client:say(kind, payload) assert(self.conn:send(assert(znl.json.encode { type = kind, payload = payload }))) end
-  function Client:hear()
-    local data, message, code = self.conn:recv(20000)
-    if not data then return nil, message, code end
-    return select(2, znl.json.decode(data))
-  end
-  function Client:await_end()
-    while self.conn:recv(20000) do end
-    return self.conn:ending()
-  end
+  local function make(opts) return stage:make(opts) end
+  local function started(opts) return stage:started(opts) end
+  local function connect(...) return stage:connect(...) end
+  local function joined(...) return stage:joined(...) end
 
   local function folder_of(files)
     local made = folder.new()
@@ -59,46 +29,11 @@ describe("a hub", function()
     return made
   end
 
-  --- The vocabulary of the recordings (vectors of ws-cluster).
-  local function demo()
-    return {
-      on_message = function(ctx, message)
-        local p = message.payload
-        if message.type == "join" then
-          local ok, problem, code = ctx.presence:join {
-            user_id = p.userId, session_id = p.sessionId, channels = p.channels, metadata = p.metadata,
-          }
-          ctx:send(ok and "joined" or "refused", { sessionId = ctx.session_id, code = code, problem = problem })
-        elseif message.type == "say" then
-          ctx.presence:broadcast {
-            channel = p.channel, message = { type = "said", payload = { from = ctx.user_id, text = p.text } },
-            except_session_ids = p.notMe and { ctx.session_id } or nil,
-          }
-        elseif message.type == "dm" then
-          ctx.presence:direct_to_user(p.to, { type = "dm", payload = { from = ctx.user_id, text = p.text } })
-        elseif message.type == "list" then
-          local list = ctx.presence:list()
-          table.sort(list, function(a, b) return a.session_id < b.session_id end)
-          ctx:send("roster", znl.json.array(list))
-        end
-      end,
-    }
-  end
-
-  local function joined(hub, user, session, more, path)
-    local client = assert(connect(hub, path))
-    local payload = { userId = user, sessionId = session }
-    for name, value in pairs(more or {}) do payload[name] = value end
-    client:say("join", payload)
-    assert.equal("joined", client:hear().type)
-    return client
-  end
-
+  before_each(function() stage:hush() end)
   after_each(function()
-    for _, client in ipairs(clients) do client.conn:close() end
-    for _, hub in ipairs(hubs) do hub:close(0) end
+    stage:close()
     for _, each in ipairs(folders) do each:remove() end
-    hubs, clients, folders = {}, {}, {}
+    folders = {}
   end)
 
   describe("serves channels", function()
@@ -143,7 +78,8 @@ describe("a hub", function()
         authenticate = function(request) return { name = request.headers["x-name"] } end,
         on_connect = function(ctx)
           znl.sleep(1)
-          seen.ns, seen.id, seen.identity, seen.path = ctx.ns, ctx.request.params.id, ctx.identity.name, ctx.request.path
+          seen.ns, seen.id, seen.identity = ctx.ns, ctx.request.params.id, ctx.identity.name
+          seen.path = ctx.request.path
           seen.query, seen.peer, seen.open = ctx.request.query, ctx.request.peer, ctx:is_open()
           ctx.state.count = 0
           assert(ctx.presence:join { user_id = "u" })
@@ -358,7 +294,7 @@ describe("a hub", function()
       assert.equal(101, status_of(hub))
       assert.equal(101, status_of(hub, "/ws/chat/"))
       assert.equal(503, status_of(hub))
-      clients[1].conn:close()
+      stage.clients[1].conn:close()
       eventually(function() return hub:counters().connections < 2 end)
       assert.equal(101, status_of(hub))
     end)
@@ -401,7 +337,9 @@ describe("a hub", function()
       local hub = started {}
       hub:channel("/ws/chat", function(ctx) ctx:send("got") end)
       local client = assert(connect(hub))
-      for _, text in ipairs { "", "{", "[]", "7", '{"type":7}', "null", '"type"', ("["):rep(5000) } do client.conn:send(text) end
+      for _, text in ipairs { "", "{", "[]", "7", '{"type":7}', "null", '"type"', ("["):rep(5000) } do
+        client.conn:send(text)
+      end
       client.conn:send("\255", { binary = true })
       client:say("x")
       assert.equal("got", client:hear().type)
@@ -420,7 +358,7 @@ describe("a hub", function()
       local hub, slow, ended = started { max_queue_bytes = 65536 }, znl.event(), znl.event()
       hub:on("slow", function(ctx) slow:set(ctx.ns) end)
       hub:channel("/ws/chat", { on_disconnect = function(_, reason) ended:set(reason) end })
-      local client = assert(znl.websocket.connect(url(hub), { max_inbox_bytes = 1 }))
+      local client = assert(znl.websocket.connect(("ws://127.0.0.1:%d/ws/chat"):format(hub:port()), { max_inbox_bytes = 1 }))
       eventually(function() return hub:counters().connections == 1 end)
       local message = { type = "big", payload = ("x"):rep(60000) }
       eventually(function()
@@ -495,7 +433,8 @@ describe("a hub", function()
     it("of folders, each file at its path", function()
       local files = folder_of {
         ["chat.msg.lua"] = "return { on_message = function(ctx) ctx:send('chat') end }",
-        ["rooms/[id].msg.lua"] = "return { on_message = function(ctx) ctx:send(ctx.request.params.id) end }",
+        ["rooms/[id].msg.lua"] =
+          "return { on_message = function(ctx) ctx:send(ctx.request.params.id) end }",
       }
       local hub = started {}
       local source = znl.handlers(files.path)
@@ -623,7 +562,8 @@ describe("a hub", function()
     assert.matches("unknown option \"oringins\"; did you mean origins", message { oringins = "*" })
     assert.matches("hub_spec%.lua:%d+:", message { roster = { ttl = 1 } })
     local hub = make {}
-    assert.matches("unknown handler \"on_mesage\"; did you mean on_message", failure(hub.channel, hub, "/x", { on_mesage = print }))
+    assert.matches("unknown handler \"on_mesage\"; did you mean on_message",
+      failure(hub.channel, hub, "/x", { on_mesage = print }))
     assert.matches("must be a function", failure(hub.channel, hub, "/x", { on_message = 7 }))
     assert.matches("no handler", failure(hub.channel, hub, "/x", {}))
     assert.matches("not a nil", failure(hub.channel, hub, "/x"))
