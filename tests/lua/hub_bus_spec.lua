@@ -15,7 +15,7 @@ describe("hubs on a bus", function()
   setup(function() server = nats_server.start {} end)
   teardown(function() server:remove() end)
 
-  before_each(function() stage:hush() end)
+  before_each(function() stage.hush() end)
   after_each(function()
     stage:close()
     for _, child in ipairs(children) do child:finish() end

@@ -29,7 +29,7 @@ describe("a hub", function()
     return made
   end
 
-  before_each(function() stage:hush() end)
+  before_each(function() stage.hush() end)
   after_each(function()
     stage:close()
     for _, each in ipairs(folders) do each:remove() end

@@ -17,7 +17,7 @@ function M.new()
 end
 
 --- No log until `close`.
-function Scene:hush() log.set_level("off") end
+function Scene.hush() log.set_level("off") end
 
 --- Closes all clients and hubs.
 function Scene:close()
