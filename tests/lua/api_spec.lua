@@ -21,8 +21,8 @@ end
 
 local WORDS = words_of(REFERENCE, {})
 
---- Methods of tasks and timers for the library itself.
-local INTERNAL = { ended = true, on_end = true, undo = true }
+--- Methods of tasks, timers and hubs for the library itself.
+local INTERNAL = { ended = true, on_end = true, undo = true, enter = true, report = true }
 
 --- What is in the tables but not among the words.
 local function missing(words, ...)
@@ -100,7 +100,7 @@ describe("docs/LUA_API.md", function()
     assert.equal("", missing(WORDS, internal, getmetatable(conn).__index, server:counters()))
     server:close()
     for _, object in ipairs {
-      znl.cluster_client { name = "api", client = {} },
+      znl.cluster_client { name = "api", client = {} }, znl.hub { app = "api", listen = "127.0.0.1:0" },
       znl.router(), znl.channel(), znl.wait_group(), znl.semaphore(1), znl.token(), znl.event(),
       znl.spawn(function() end), znl.timer(0, function() end), znl.shared("api"),
     } do

@@ -141,7 +141,7 @@ local function serve(self)
     if data then
       self.heard_ms = sched.now_ms()
       handle(self, data, is_binary)
-    elseif code ~= "TIMEOUT" then
+    elseif code ~= "TIMEOUT" or not raw:is_open() then -- it may have ended with that code
       return
     elseif is_idle then
       counts.idle = counts.idle + 1

@@ -2,9 +2,7 @@
 --- connections, the roster and its sessions.
 --- SPDX-License-Identifier: MIT
 
-local bus = require("znl.bus")
 local core_hub = require("znl.core.hub")
-local core_roster = require("znl.core.roster")
 local local_roster = require("znl.hub.local_roster")
 local sessions = require("znl.hub.sessions")
 
@@ -39,13 +37,13 @@ local function open_roster(self, parts)
   if not self.bus or config.roster.driver == "none" then return local_roster.new(opts) end
   opts.bus, opts.ttl_ms = self.bus.core, config.roster.ttl_ms
   opts.subject = ("%s.%s.roster"):format(config.subject_prefix, config.app)
-  return core_roster.new(opts)
+  return require("znl.core.roster").new(opts)
 end
 
 local function open(self, parts)
   local config = parts.config
   if config.bus ~= nil then
-    self.bus, self.owns_bus = bus.open(config.bus, parts.what)
+    self.bus, self.owns_bus = require("znl.bus").open(config.bus, parts.what)
     self.offs = {
       self.bus:on("connected", function() parts.on_bus("online") end),
       self.bus:on("disconnected", function() parts.on_bus("offline") end),
