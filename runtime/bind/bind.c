@@ -302,6 +302,7 @@ void znl_bind_open_all(lua_State *L)
             {"znl.core.micro", luaopen_znl_core_micro},
             {"znl.core.cluster", luaopen_znl_core_cluster},
             {"znl.core.hub", luaopen_znl_core_hub},
+            {"znl.core.roster", luaopen_znl_core_roster},
             {"znl.core.json", luaopen_znl_core_json},
             {"znl.core.transcode", luaopen_znl_core_transcode},
             {"znl.core.shared", luaopen_znl_core_shared},

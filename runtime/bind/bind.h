@@ -107,6 +107,7 @@ int luaopen_znl_core_node(lua_State *L);
 int luaopen_znl_core_micro(lua_State *L);
 int luaopen_znl_core_cluster(lua_State *L);
 int luaopen_znl_core_hub(lua_State *L);
+int luaopen_znl_core_roster(lua_State *L);
 int luaopen_znl_core_json(lua_State *L);
 int luaopen_znl_core_transcode(lua_State *L);
 int luaopen_znl_core_shared(lua_State *L);

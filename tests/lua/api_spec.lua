@@ -156,7 +156,7 @@ describe("docs/CORE_API.md", function()
       core.sched.owner(), core.sched.event(), core.token.new(), core.heartbeat.new {}, core.crypto.derive("a key"),
       socket, core.watch.watch("docs", function() end), core.node.master { id = "m", endpoint = "sim://*" },
       core.node.slave { id = "s", endpoint = "sim://s" }, core.shared.open("core"), core.micro.new {},
-      core.hub.new { prefix = "p", app = "a", origin = "o" },
+      core.hub.new { prefix = "p", app = "a", origin = "o" }, core.roster.new { subject = "s" },
     } do
       local methods = debug.getmetatable(object).__index
       assert.is_table(methods)

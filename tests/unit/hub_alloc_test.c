@@ -40,16 +40,39 @@ static const char hub_scenario[] =
         "far:close()\n"
         "server:close()\n";
 
+static const char roster_scenario[] =
+        "local core, sched = require('znl.core.roster'), require('znl.core.sched')\n"
+        "local names = {}\n"
+        "local roster = assert(core.new{ subject = 's', on_event = function(name) names[#names + 1] = name end })\n"
+        "assert(roster:start())\n"
+        "assert(roster:join{ ns = '/c', session_id = 's', user_id = 'u', metadata = { a = { 1 } } })\n"
+        "assert(roster:join{ ns = '/c', session_id = 't' })\n"
+        "assert(#roster:list('/c') == 2 and roster:find('s').metadata.a[1] == 1)\n"
+        "assert(roster:metadata_text('s') == '{\"a\":[1]}' and #roster:owners() == 0)\n"
+        "sched.sleep(1)\n"
+        "assert(#names == 2)\n"
+        "assert(roster:leave('s') and roster:counters().untold == 0)\n"
+        "roster:stop()\n"
+        "sched.sleep(1)\n"
+        "assert(#names == 4)\n";
+
+static void whatever_fails_under_a_roster(void **state)
+{
+    (void)state;
+    scenario_fail_each(roster_scenario, 100);
+}
+
 static void whatever_fails_under_a_hub(void **state)
 {
     (void)state;
-    scenario_fail_each(hub_scenario, 250);
+    scenario_fail_each(hub_scenario, 100);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
             cmocka_unit_test(whatever_fails_under_a_hub),
+            cmocka_unit_test(whatever_fails_under_a_roster),
     };
     if (znl_random_start() != 0)
         return 1;

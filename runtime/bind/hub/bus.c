@@ -28,6 +28,11 @@ void znl_hub_bus_open(lua_State *L, int index, znl_hub_bus *bus,
     lua_pop(L, 1);
 }
 
+int znl_hub_bus_is_connected(const znl_hub_bus *bus)
+{
+    return bus->nats != NULL;
+}
+
 int znl_hub_bus_subscribe(znl_hub_bus *bus, const char *subject,
         void (*on_message)(void *user, const znl_nats_message *message), void *user)
 {
