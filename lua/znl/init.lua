@@ -22,6 +22,7 @@ local hub = require("znl.roles.hub")
 local json = require("znl.json")
 local log = require("znl.log")
 local master = require("znl.roles.master")
+local nats = require("znl.nats")
 local node = require("znl.roles.node")
 local middleware = require("znl.routing.middleware")
 local options = require("znl.options")
@@ -82,6 +83,7 @@ M.process = process
 M.dns = dns
 M.tcp = tcp
 M.websocket = websocket
+M.nats = nats
 
 --- The node of this process with that id, the one made last when there are several; nil without.
 ---@type fun(id: string): znl.Master|znl.Slave|nil

@@ -310,6 +310,7 @@ void znl_bind_open_all(lua_State *L)
             {"znl.core.testing", luaopen_znl_core_testing},
             {"znl.core.tls", luaopen_znl_core_tls},
             {"znl.core.websocket", luaopen_znl_core_websocket},
+            {"znl.core.nats", luaopen_znl_core_nats},
             {NULL, NULL},
     };
     lua_getglobal(L, "package");

@@ -115,6 +115,7 @@ int luaopen_znl_core_workers(lua_State *L);
 int luaopen_znl_core_testing(lua_State *L);
 int luaopen_znl_core_tls(lua_State *L);
 int luaopen_znl_core_websocket(lua_State *L);
+int luaopen_znl_core_nats(lua_State *L);
 
 /* Adds owners to the module table of znl.core.sched, at the top of the stack (bind/tasks/owner.c). */
 void znl_bind_add_owners(lua_State *L);

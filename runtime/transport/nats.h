@@ -113,6 +113,11 @@ void znl_nats_pause(znl_nats_subscription *subscription, int on);
 void znl_nats_stop(znl_nats_subscription *subscription);
 /* Messages that wait in it. */
 size_t znl_nats_waiting(const znl_nats_subscription *subscription, size_t *bytes);
+/* For who takes messages one by one, out of a paused subscription: the oldest, borrowed until the pop; NULL: none. */
+const znl_nats_message *znl_nats_peek(const znl_nats_subscription *subscription);
+void znl_nats_pop(znl_nats_subscription *subscription);
+/* Called after a message began to wait, while it is paused. NULL: not wanted. */
+void znl_nats_on_waiting(znl_nats_subscription *subscription, void (*on_waiting)(void *user));
 
 /* Copies. `reply` or NULL, `headers` or NULL. 0; ZNL_E_INVALID (the subject, the reply), ZNL_E_TOO_BIG (past
  * max_payload), ZNL_E_BUSY (the outbox is full), ZNL_E_OFFLINE (not connected: nothing is kept for later),

@@ -137,6 +137,7 @@ struct znl_nats_subscription {
     char *subject, *queue;
     size_t max_messages, max_bytes;
     void (*on_message)(void *user, const znl_nats_message *message);
+    void (*on_waiting)(void *user); /* or NULL */
     void *user;
     uint8_t is_paused;
     uint8_t is_full; /* said so */

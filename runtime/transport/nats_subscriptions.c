@@ -50,7 +50,8 @@ static struct znl_nats_kept *copy_message(const znl_nats_message *message)
     return kept;
 }
 
-static void keep(znl_nats_subscription *subscription, const znl_nats_message *message)
+/* True: it waits now; else it is lost. */
+static int keep(znl_nats_subscription *subscription, const znl_nats_message *message)
 {
     znl_nats *nats = subscription->nats;
     struct znl_nats_kept *kept = NULL;
@@ -65,12 +66,23 @@ static void keep(znl_nats_subscription *subscription, const znl_nats_message *me
             nats->events->on_error(nats->user, ZNL_E_BUSY, subscription->subject,
                     "a subscription is full: messages are lost");
         }
-        return;
+        return 0;
     }
     *subscription->last = kept;
     subscription->last = &kept->next;
     subscription->waiting++;
     subscription->waiting_bytes += kept->bytes;
+    return 1;
+}
+
+const znl_nats_message *znl_nats_peek(const znl_nats_subscription *subscription)
+{
+    return subscription->first != NULL ? &subscription->first->message : NULL;
+}
+
+void znl_nats_on_waiting(znl_nats_subscription *subscription, void (*on_waiting)(void *user))
+{
+    subscription->on_waiting = on_waiting;
 }
 
 static struct znl_nats_kept *take_kept(znl_nats_subscription *subscription)
@@ -84,6 +96,11 @@ static struct znl_nats_kept *take_kept(znl_nats_subscription *subscription)
     if (subscription->waiting <= subscription->max_messages / 2)
         subscription->is_full = 0;
     return kept;
+}
+
+void znl_nats_pop(znl_nats_subscription *subscription)
+{
+    znl_free(take_kept(subscription));
 }
 
 /* --- life -------------------------------------------------------------------------------------------- */
@@ -251,10 +268,11 @@ void znl_nats_deliver(znl_nats *nats, const znl_nats_op *op)
             .headers = {op->lines, op->lines_size},
             .status = op->status,
             .status_text = op->status_text};
-    if (subscription->is_paused || subscription->first != NULL)
-        keep(subscription, &message);
-    else
+    if (!subscription->is_paused && subscription->first == NULL)
         hand_over(subscription, &message);
+    else if (keep(subscription, &message) && subscription->is_paused &&
+            subscription->on_waiting != NULL)
+        subscription->on_waiting(subscription->user); /* nothing may follow */
 }
 
 /* Puts it at the end of those whose messages are to be handed over. */
