@@ -99,6 +99,11 @@ describe("docs/LUA_API.md", function()
     for name, value in pairs(getmetatable(server).__index) do internal[name] = not internal[name] and value or nil end
     assert.equal("", missing(WORDS, internal, getmetatable(conn).__index, server:counters()))
     server:close()
+    local nats = znl.nats.connect { servers = "127.0.0.1:1", wait_ms = 0 }
+    local scoped = { is_closing = true, get_type = true, is_active = true }
+    for name in pairs(getmetatable(nats).__index) do assert.is_true(scoped[name] or WORDS[name], name) end
+    assert.equal("", missing(WORDS, nats:counters()))
+    nats:close()
     for _, object in ipairs {
       znl.cluster_client { name = "api", client = {} }, znl.hub { app = "api", listen = "127.0.0.1:0" },
       znl.router(), znl.channel(), znl.wait_group(), znl.semaphore(1), znl.token(), znl.event(),
