@@ -101,7 +101,9 @@ describe("docs/LUA_API.md", function()
     server:close()
     local nats = znl.nats.connect { servers = "127.0.0.1:1", wait_ms = 0 }
     local scoped = { is_closing = true, get_type = true, is_active = true }
-    for name in pairs(getmetatable(nats).__index) do assert.is_true(scoped[name] or WORDS[name] or name:find("^__") ~= nil, name) end
+    for name in pairs(getmetatable(nats).__index) do
+      assert.is_true(scoped[name] or WORDS[name] or name:find("^__") ~= nil, name)
+    end
     assert.equal("", missing(WORDS, nats:counters()))
     nats:close()
     for _, object in ipairs {
