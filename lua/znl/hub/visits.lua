@@ -1,5 +1,5 @@
---- znl.hub.visits: calls the hooks of channels, each in a task of its own: the version of code it belongs to may be
---- replaced and its work cut, the connection stays.
+--- znl.hub.visits: calls the hooks of channels. What belongs to a version of code runs in a task of its own: the
+--- version may be replaced and its work cut, the connection stays.
 --- SPDX-License-Identifier: MIT
 
 local task = require("znl.tasks.task")
@@ -7,21 +7,27 @@ local where = require("znl.where")
 
 local M = {}
 
----@alias znl.HubFind fun(path: string): (fun(visit: znl.HubVisit): ...)|nil, table<string, string>|nil
+--- What serves a path, the parameters of the route, and whether it belongs to no version.
+---@alias znl.HubFind fun(path: string): (fun(visit: znl.HubVisit): ...)|nil, table<string, string>|nil, boolean|nil
 
 local function answer(run, visit)
   return xpcall(run, where.locate, visit)
 end
 
-local function outcome(handle, visit, path, ok, ...)
-  if ok then
-    if visit.is_taken then return true, ... end
-    local message, code = select(2, ...)
-    -- Not in service, or too much work: what is between the route and the hooks refused it.
-    if (...) == nil and code ~= nil then return true, nil, message, code end
-    return false, path .. ": what serves it is no channel: it must return a table with on_connect, on_message, …"
-  end
-  if ok == false then return false, (...) end
+--- Of a visit that returned, or raised.
+--- Of a visit that returned, or raised.
+local function judge(visit, ok, ...)
+  if not ok then return false, (...) end
+  if visit.is_taken then return true, ... end
+  local message, code = select(2, ...)
+  -- Not in service, or too much work: what is between the route and the hooks refused it.
+  if (...) == nil and code ~= nil then return true, nil, message, code end
+  return false, visit.route .. ": what serves it is no channel: it must return a table with on_connect, on_message, …"
+end
+
+--- The same of a task; it may also have been cut, or take too long.
+local function outcome(handle, visit, ok, ...)
+  if ok ~= nil then return judge(visit, ok, ...) end
   local message, code = ...
   if code ~= "TIMEOUT" then return false, message end
   handle:cancel("hub: nobody waits any more")
@@ -37,14 +43,14 @@ end
 ---@return any second  as the hook returned it
 ---@return any third  the same; a code when it was not called: "NOT_FOUND", "OVERLOADED", …
 function M.call(find, visit, timeout_ms)
-  local path = visit.route
   visit.is_taken, visit.is_found = false, false
-  local run, params = find(path)
-  if not run then return true, nil, "nothing serves " .. path, "NOT_FOUND" end
+  local run, params, is_free = find(visit.route)
+  if not run then return true, nil, "nothing serves " .. visit.route, "NOT_FOUND" end
   if params then visit.params = params end
+  if is_free and not timeout_ms then return judge(visit, answer(run, visit)) end
   local handle, message, code = task.spawn(answer, run, visit)
   if not handle then return true, nil, message, code end
-  return outcome(handle, visit, path, handle:wait(timeout_ms))
+  return outcome(handle, visit, handle:wait(timeout_ms))
 end
 
 return M

@@ -75,12 +75,14 @@ local function close_orphans(self)
 end
 
 --- What the router is given for hooks of the script.
-local function answer_of(given)
+local function answer_of(self, given)
   local owner = role.current_owner()
-  return function(visit)
+  local function run(visit)
     if owner then sched.become(owner) end
     return hooks.answer(given, visit)
   end
+  self.free[run] = owner == nil
+  return run
 end
 
 local function put_channel(self, path, register)
@@ -128,7 +130,7 @@ function Hub:channel(path, given)
   else
     local read, problem = hooks.read(given)
     if not read then error(("%s:channel: %s"):format(self.what, problem), 2) end
-    local answer = answer_of(read)
+    local answer = answer_of(self, read)
     register = function() return self.router:route(path, answer) end
   end
   return put_channel(self, path, register)
@@ -486,12 +488,16 @@ local function build(config)
   local self = setmetatable({
     app = config.app, config = config, owner = owner, tls = tls_context, router = router.new(), removals = {},
     functions = {}, open = {}, connections = 0, counts = {}, is_running = false,
+    free = setmetatable({}, { __mode = "k" }), -- functions that belong to no version of code
     instance_id = (crypto.random(ORIGIN_BYTES):gsub(".", function(byte) return ("%02x"):format(byte:byte()) end)),
   }, Hub)
   for _, name in ipairs(COUNTS) do self.counts[name] = 0 end
   role.init(self, { what = "znl.hub", name = config.app, events = EVENTS })
   self.slots = slots.new()
-  self.find = function(path) return self.router:find(path) end
+  self.find = function(path)
+    local run, params = self.router:find(path)
+    return run, params, self.free[run or false]
+  end
   self.admission = {
     config = config, counts = self.counts, find = self.find,
     pages = function() return pages_of(self) end,
