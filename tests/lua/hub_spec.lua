@@ -3,7 +3,9 @@
 
 local eventually = require("tests.lua.support.eventually")
 local folder = require("tests.lua.support.folder")
+local estate = require("znl.versions.estate")
 local scene = require("tests.lua.support.hub_scene")
+local scope = require("znl.versions.scope")
 local znl = require("znl")
 
 describe("a hub", function()
@@ -475,6 +477,85 @@ describe("a hub", function()
       node:stop()
       plain:close()
       chat:close()
+    end)
+  end)
+
+  describe("under a reload of the script", function()
+    local previous, count
+
+    before_each(function() previous, count = nil, 0 end)
+    after_each(function()
+      if previous then previous:finish() end
+    end)
+
+    --- Runs `body` as a version of the script and puts it into service in the place of the one before.
+    local function version(body)
+      count = count + 1
+      local own = assert(scope.new { name = "version " .. count })
+      own.estate = estate.new(previous and previous.estate)
+      assert(own:run(body))
+      assert(own:commit())
+      own.estate:commit()
+      if previous then previous:finish() end
+      previous = own
+    end
+
+    it("keeps its connections and gets new handlers, and ends when it is not declared again", function()
+      local made = {}
+      local function script(name, more)
+        return function()
+          local opts = {
+            app = "reload", listen = "127.0.0.1:0", authenticate = function() return name end,
+            on_request = function(request) if request.path == "/" then return 418, name end end,
+          }
+          for option, value in pairs(more or {}) do opts[option] = value end
+          local hub = znl.hub(opts)
+          hub:channel("/ws/chat", {
+            on_connect = function(ctx) ctx:send("welcome", ctx.identity) end,
+            on_message = function(ctx, message)
+              if message.type == "wait" then znl.sleep(message.payload) end
+              ctx:send(name)
+            end,
+          })
+          if name == "first" then hub:channel("/ws/old", demo()) end
+          made[#made + 1] = hub
+          stage:add(hub)
+          assert(hub:start())
+        end
+      end
+      version(script("first"))
+      local client, old = assert(connect(made[1])), assert(connect(made[1], "/ws/old"))
+      assert.same({ type = "welcome", payload = "first" }, client:hear())
+      client:say("x")
+      assert.equal("first", client:hear().type)
+
+      version(script("second"))
+      assert.equal(made[1], made[2])
+      client:say("x")
+      assert.equal("second", client:hear().type)
+      assert.equal("second", assert(connect(made[2])):hear().payload)
+      assert.equal(1001, old:await_end().close_code)
+      assert.equal(404, (select(4, connect(made[2], "/ws/old"))))
+      assert.equal(418, (select(4, connect(made[2], "/"))))
+
+      -- Work of a version that is cut does not take the connection with it.
+      client:say("wait", 60000)
+      eventually(function() return made[2]:counters().messages == 3 end)
+      local before = previous
+      version(script("third"))
+      before.owner:cut("over")
+      client:say("x")
+      assert.equal("third", client:hear().type)
+
+      -- Other options: another hub in its place.
+      version(script("fourth", { max_connections = 7 }))
+      assert.are_not.equal(made[3], made[4])
+      assert.equal(1001, client:await_end().close_code)
+      assert.is_false(made[3]:running())
+      assert.is_true(made[4]:running())
+
+      version(function() end)
+      assert.is_false(made[4]:running())
     end)
   end)
 

@@ -2,8 +2,9 @@
 --- connections, the roster and its sessions.
 --- SPDX-License-Identifier: MIT
 
+local bus = require("znl.bus")
 local core_hub = require("znl.core.hub")
-local local_roster = require("znl.hub.local_roster")
+local core_roster = require("znl.core.roster")
 local sessions = require("znl.hub.sessions")
 
 local M = {}
@@ -14,7 +15,7 @@ local FLUSH_MS = 300
 ---@class znl.HubInstance
 ---@field bus? znl.Nats
 ---@field fanout any  znl.core.hub
----@field roster any  znl.core.roster, or znl.hub.local_roster
+---@field roster any  znl.core.roster
 ---@field sessions znl.HubSessions
 local Instance = {}
 Instance.__index = Instance
@@ -30,20 +31,18 @@ Instance.__index = Instance
 
 local function open_roster(self, parts)
   local config = parts.config
-  local opts = {
-    origin = parts.id, max_members = config.max_members, max_member_bytes = config.max_member_bytes,
-    on_event = parts.on_roster,
+  local is_shared = self.bus ~= nil and config.roster.driver == "nats"
+  return core_roster.new {
+    bus = is_shared and self.bus.core or nil, subject = ("%s.%s.roster"):format(config.subject_prefix, config.app),
+    origin = parts.id, ttl_ms = config.roster.ttl_ms, max_members = config.max_members,
+    max_member_bytes = config.max_member_bytes, on_event = parts.on_roster,
   }
-  if not self.bus or config.roster.driver == "none" then return local_roster.new(opts) end
-  opts.bus, opts.ttl_ms = self.bus.core, config.roster.ttl_ms
-  opts.subject = ("%s.%s.roster"):format(config.subject_prefix, config.app)
-  return require("znl.core.roster").new(opts)
 end
 
 local function open(self, parts)
   local config = parts.config
   if config.bus ~= nil then
-    self.bus, self.owns_bus = require("znl.bus").open(config.bus, parts.what)
+    self.bus, self.owns_bus = bus.open(config.bus, parts.what)
     self.offs = {
       self.bus:on("connected", function() parts.on_bus("online") end),
       self.bus:on("disconnected", function() parts.on_bus("offline") end),
@@ -77,10 +76,11 @@ end
 ---@return string? code
 function M.open(parts)
   local self = setmetatable({ offs = {} }, Instance)
-  local made, message, code = open(self, parts)
-  if made then return made end
+  local ok, made, message, code = pcall(open, self, parts)
+  if ok and made then return made end
   self:close()
-  return nil, message, code
+  if ok then return nil, message, code end
+  return nil, made, "INVALID" -- options of the bus that cannot be
 end
 
 --- local: without a bus; online, offline: with one that is connected, or not.

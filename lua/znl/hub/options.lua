@@ -1,6 +1,7 @@
 --- znl.hub.options: what a hub can be told.
 --- SPDX-License-Identifier: MIT
 
+local bus = require("znl.bus")
 local options = require("znl.options")
 
 local M = {}
@@ -98,10 +99,7 @@ M.SPEC = {
     type = "string", required = true, min = 1, max = 100, pattern = TOKEN,
     allowed = "a text of 1 to 100 bytes without dots, asterisks, > and white space",
   },
-  bus = {
-    type = "any", allowed = "a url, a table of options of znl.nats.connect, or what that returns",
-    check = function(value) return type(value) == "string" or type(value) == "table" end,
-  },
+  bus = bus.RULE,
   subject_prefix = {
     type = "any", default = "mega.ws", check = is_prefix,
     allowed = "words with dots between them, without asterisks, > and white space",

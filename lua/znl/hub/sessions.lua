@@ -25,7 +25,7 @@ Sessions.__index = Sessions
 
 ---@class znl.HubSessionsParts
 ---@field fanout any  znl.core.hub
----@field roster any  znl.core.roster, or znl.hub.local_roster
+---@field roster any  znl.core.roster
 ---@field on_displaced fun(session_id: string, ctx: znl.HubContext)
 
 ---@param parts znl.HubSessionsParts

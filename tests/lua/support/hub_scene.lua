@@ -27,11 +27,14 @@ function Scene:close()
   log.set_level(self.level)
 end
 
+--- It is closed with the scene.
+function Scene:add(hub) table.insert(self.hubs, hub) end
+
 --- A hub that is closed with the scene.
 function Scene:make(opts)
   opts.app, opts.listen = opts.app or "spec", opts.listen or "127.0.0.1:0"
   local hub = znl.hub(opts)
-  table.insert(self.hubs, hub)
+  self:add(hub)
   return hub
 end
 
