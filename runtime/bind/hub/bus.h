@@ -5,15 +5,17 @@
 #define ZNL_BIND_HUB_BUS_H
 
 #include "bind/bind.h"
+#include "bind/net/nats.h"
 #include "node/bus.h"
-#include "transport/nats.h"
 
 #define ZNL_HUB_SUBJECTS 2u
 
 /* Part of a userdata, which does not move. Its own fields. */
 typedef struct znl_hub_bus {
-    int has_nats;   /* it was given one */
+    int has_nats; /* it was given one */
+    int is_connected;
     znl_nats *nats; /* NULL: none, or closed */
+    znl_nats_user link;
     znl_nats_subscription *subscriptions[ZNL_HUB_SUBJECTS];
     size_t count;
     void (*on_state)(void *user, int is_connected);
@@ -28,8 +30,6 @@ extern const znl_bus znl_hub_bus_calls;
  * is connected and when not, from the loop. */
 void znl_hub_bus_open(lua_State *L, int index, znl_hub_bus *bus,
         void (*on_state)(void *user, int is_connected), void *user);
-
-int znl_hub_bus_is_connected(const znl_hub_bus *bus);
 
 /* Errors as of znl_nats_subscribe(), and ZNL_E_CLOSED. */
 int znl_hub_bus_subscribe(znl_hub_bus *bus, const char *subject,

@@ -332,7 +332,8 @@ static int roster_start(lua_State *L)
         box->is_started = 1;
         box->changes++;
         if (box->bus.has_nats) {
-            znl_roster_connected(box->roster, znl_hub_bus_is_connected(&box->bus));
+            if (!box->bus.is_connected)
+                znl_roster_connected(box->roster, 0);
             znl_roster_start(box->roster);
         }
     }
