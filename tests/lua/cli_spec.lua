@@ -137,6 +137,44 @@ describe("znlrun", function()
     end
   end)
 
+  it("runs a stock hub", function()
+    local handler = file("return { on_message = function(ctx, message) ctx:send('stock', message.payload) end }")
+    local log = os.tmpname()
+    local code, text = shell(await_up .. ([[
+      znlrun=%s log=%s
+      trap 'cat $log' EXIT
+      export ZNL_LEAK_CHECK=1
+      $znlrun scripts/hub.lua --app stock --handlers %s --listen 127.0.0.1:0 >$log 2>&1 & hub=$!
+      await_up $log $hub
+      port=$(sed -n 's/.*hub is up.* port=\([0-9]*\).*/\1/p' $log)
+      $znlrun -e '
+        local znl = require("znl")
+        local conn = assert(znl.websocket.connect("ws://127.0.0.1:'$port'/ws"))
+        conn:send([=[{"type":"say","payload":"hello"}]=])
+        print(assert(conn:recv(30000)))
+        conn:close()'
+      kill -TERM $hub; wait $hub || exit 11]]):format(znlrun, log, handler))
+    os.remove(handler)
+    os.remove(log)
+    assert.equal(0, code, text)
+    assert.truthy(text:find('{"type":"stock","payload":"hello"}', 1, true)
+      or text:find('{"payload":"hello","type":"stock"}', 1, true), text)
+  end)
+
+  it("explains scripts/hub.lua", function()
+    local code, text = run("scripts/hub.lua --help")
+    assert.equal(0, code)
+    assert.truthy(text:find("--handlers", 1, true))
+    for wrong, said in pairs {
+      ["--app a.b --handlers /none"] = "option app", ["--app a --handlers /none"] = "/none", ["--app a"] = "--handlers",
+      ["--app a --handlers / --ttl-ms x"] = "--ttl-ms", ["--app a --handlers / --tls-key k"] = "go together",
+    } do
+      code, text = run("scripts/hub.lua " .. wrong)
+      assert.are_not.equal(0, code)
+      assert.truthy(text:find(said, 1, true), text)
+    end
+  end)
+
   it("runs the stock roles", function()
     local handler = file("return function(req) return 'stock: ' .. req.payload end")
     local socket = os.tmpname()
@@ -176,6 +214,7 @@ describe("znlrun", function()
   for _, example in ipairs {
     "hello.lua", "concurrency.lua", "workers.lua", "router.lua", "websocket.lua",
     "quickstart/run.lua", "handlers/run.lua", "micro/run.lua", "shared_config/run.lua",
+    "chat/run.lua",
   } do
     it("runs examples/" .. example .. " and leaves nothing open", function()
       local code, text = shell("ZNL_LEAK_CHECK=1 timeout 60 " .. znlrun .. " examples/" .. example)
