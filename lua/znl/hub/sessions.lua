@@ -118,15 +118,6 @@ function Sessions:leave(ctx)
   return true
 end
 
---- The session went to another instance: leaving says nothing about it any more.
----@param session_id string
----@return znl.HubContext|nil ctx  that held it
-function Sessions:lose(session_id)
-  local holder = self.holders[session_id]
-  self.holders[session_id] = nil
-  return holder
-end
-
 --- The connection that holds a session here.
 ---@param session_id string
 ---@return znl.HubContext|nil

@@ -295,7 +295,7 @@ local ROSTER_EVENTS = {
   updated = function(self, ...) tell(self, "member_updated", ...) end,
   removed = function(self, ...) tell(self, "member_removed", ...) end,
   displaced = function(self, session_id, by)
-    local ctx = self.instance.sessions:lose(session_id)
+    local ctx = self.instance.sessions:holder(session_id)
     if ctx then tell(self, "displaced", session_id, ctx, by) end
   end,
   partial = function(self, is_partial)

@@ -1,4 +1,4 @@
---- A process of hub_bus_spec.lua: an instance of the demo application. Says its port.
+--- A process of hub_cluster_spec.lua: an instance of the demo application. Says its port.
 ---     arguments: bus, ttl_ms
 --- SPDX-License-Identifier: MIT
 
