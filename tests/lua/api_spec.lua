@@ -140,6 +140,15 @@ describe("docs/LUA_API.md", function()
     assert.equal("", missing(counters, first_column("## Counters")))
   end)
 
+  it("names every counter of a hub, and no other", function()
+    local hub = znl.hub { app = "api", listen = "127.0.0.1:0" }
+    assert(hub:start())
+    local counters = hub:counters()
+    hub:close(0)
+    assert.equal("", missing(first_column("## Counters of hubs"), counters))
+    assert.equal("", missing(counters, first_column("## Counters of hubs")))
+  end)
+
   it("names no function of znl that is not there", function()
     for name in REFERENCE:gmatch("`znl%.([%l_]+)[({`]") do
       assert.is_true(pcall(function() return znl[name] end) or name == "test" or name == "scope", name)

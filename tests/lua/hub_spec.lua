@@ -1,6 +1,7 @@
 --- Hubs without a bus: channels, sessions, limits, handlers that change. Runs inside znlrun only.
 --- SPDX-License-Identifier: MIT
 
+local certificate = require("tests.lua.support.certificate")
 local eventually = require("tests.lua.support.eventually")
 local folder = require("tests.lua.support.folder")
 local estate = require("znl.versions.estate")
@@ -583,6 +584,31 @@ describe("a hub", function()
     local taken = make { listen = "127.0.0.1:" .. other:port() }
     assert.equal("ADDRESS_IN_USE", code_of(taken:start()))
     assert.equal("stopped", taken:state())
+  end)
+
+  it("says why it cannot start, and takes nothing then", function()
+    local hub = make { bus = "http://127.0.0.1" }
+    local ok, message, code = hub:start()
+    assert.is_nil(ok)
+    assert.matches("^znl%.hub: bus: server 1: not an address", message)
+    assert.equal("INVALID", code)
+    assert.is_nil(hub:port())
+    assert.equal("stopped", hub:state())
+    assert.is_nil((hub:start()))
+  end)
+
+  it("serves with TLS", function()
+    local files = folder_of {}
+    local file, key = certificate(files)
+    assert(file, "openssl is missing")
+    local hub = started { tls = { certificate = file, key = key } }
+    hub:channel("/ws/chat", demo())
+    local url = ("wss://127.0.0.1:%d/ws/chat"):format(hub:port())
+    local conn = assert(znl.websocket.connect(url, { tls = { authorities = file } }))
+    conn:send('{"type":"list"}')
+    assert.same({ type = "roster", payload = {} }, select(2, znl.json.decode(conn:recv(20000))))
+    conn:close()
+    assert.matches("tls: ", failure(make, { tls = { certificate = "/none", key = key } }))
   end)
 
   it("does not wait longer for handlers than it is told", function()

@@ -80,7 +80,7 @@ function M.open(parts)
   if ok and made then return made end
   self:close()
   if ok then return nil, message, code end
-  return nil, made, "INVALID" -- options of the bus that cannot be
+  return nil, (tostring(made):gsub("^[^\n:]-:%d+: ", "")), "INVALID" -- options of the bus that cannot be
 end
 
 --- local: without a bus; online, offline: with one that is connected, or not.
@@ -92,7 +92,7 @@ end
 
 ---@return table<string, number>
 function Instance:counters()
-  local result = { online = self:state() == "online" and 1 or 0 }
+  local result = { online = self:state() == "online" and 1 or 0, roster_members = self.roster:count() }
   for name, value in pairs(self.fanout:counters()) do result[name] = value end
   for name, value in pairs(self.roster:counters()) do result["roster_" .. name] = value end
   return result
