@@ -81,6 +81,13 @@ static int is_believed(
             is_newer(since, id, member->session.since, shown->map.key);
 }
 
+/* Whether a later message of its owner spoke of the member. A number past the owner's last is of a row that has begun
+ * anew since. */
+static int is_newer_than(const znl_owner *owner, const znl_member *member, uint64_t number)
+{
+    return number > 0 && member->number > number && member->number <= owner->number;
+}
+
 /* 0; or the member could not be taken: ZNL_E_LIMIT, ZNL_E_TOO_BIG, ZNL_E_NOMEM. */
 static int receive_claim(znl_roster *roster, const struct claim *claim)
 {
@@ -97,7 +104,7 @@ static int receive_claim(znl_roster *roster, const struct claim *claim)
         return 0;
     }
     if (claim->is_answer && member != NULL && member->owner == claim->owner &&
-            member->number > claim->number) {
+            is_newer_than(claim->owner, member, claim->number)) {
         member->touch = roster->touches;
         return 0;
     }
@@ -165,7 +172,7 @@ static void tidy(znl_roster *roster, znl_owner *owner, const znl_owner_list *lis
     znl_member *next;
     for (znl_member *member = owner->members.first; member != NULL; member = next) {
         next = member->in_owner.next;
-        if (member->touch >= list->began || (list->number > 0 && member->number > list->number))
+        if (member->touch >= list->began || is_newer_than(owner, member, list->number))
             continue;
         roster->counters.missing++;
         lose(roster, member, ZNL_ROSTER_MISSING);
@@ -208,8 +215,9 @@ static int receive_list(znl_roster *roster, znl_owner *owner, const znl_hub_rost
     while ((more = znl_hub_next_member(&list, &member, &since, &roster->member_scratch)) > 0) {
         znl_session session = session_of(&member, since, owner);
         const struct claim claim = {owner, &session, number_of(message), 0, is_answer};
-        if (receive_claim(roster, &claim) == ZNL_E_NOMEM)
-            state->is_broken = 1;
+        int err = receive_claim(roster, &claim);
+        state->is_broken |= err == ZNL_E_NOMEM;
+        state->is_refused |= err == ZNL_E_LIMIT || err == ZNL_E_TOO_BIG;
     }
     roster->counters.skipped += list.skipped;
     if (more != 0)
@@ -222,6 +230,7 @@ static int receive_list(znl_roster *roster, znl_owner *owner, const znl_hub_rost
     tidy(roster, owner, state);
     owner->is_complete = 1;
     owner->needs_ask = 0;
+    owner->is_refused = state->is_refused;
     return 1;
 }
 
@@ -251,18 +260,14 @@ static int receive_digest(znl_roster *roster, znl_owner *owner, const znl_hub_ro
         return 0;
     }
     if (message->count == owner->members.count && hash == owner->digest) {
-        owner->unmatched_times = 0;
+        owner->unmatched = 0;
         owner->is_complete = 1;
         owner->needs_ask = 0;
         return 1;
     }
     roster->counters.unmatched++;
-    if (owner->unmatched_times == 0 || owner->unmatched != hash) {
-        owner->unmatched = hash;
-        owner->unmatched_times = 0;
-    }
-    /* Its list may not bring it about: when we refused some of it, for example. Then not each time. */
-    if (owner->unmatched_times++ % ZNL_ROSTER_PATIENCE <= 1)
+    /* When we refused some of its list the next one will not bring it about either: not each time then. */
+    if (!owner->is_refused || ++owner->unmatched % ZNL_ROSTER_PATIENCE == 0)
         znl_roster_ask(roster, owner);
     return 1;
 }

@@ -58,7 +58,8 @@ typedef struct znl_owner_list {
     uint64_t gen, next_part; /* next_part 0: none is under way */
     uint64_t began;          /* `touch` of what it has listed is at least this */
     uint64_t number;         /* of its first message */
-    int is_broken;           /* a member of it could not be taken */
+    int is_broken;           /* a member of it was lost here */
+    int is_refused;          /* a member of it is past a limit */
 } znl_owner_list;
 
 /* One other instance. */
@@ -71,13 +72,13 @@ struct znl_owner {
     size_t bytes;
     uint64_t digest; /* sum of the hashes of its members */
     /* Free: what the protocol knows of it. */
-    int is_ours;               /* speaks our extensions */
-    int is_complete;           /* its whole list has been here once */
-    int needs_ask;             /* something of it was lost */
-    int has_number;            /* `number` counts: of its last message */
-    uint64_t number, asked_ms; /* asked_ms: when we asked for its list; 0: never */
-    uint64_t unmatched;        /* the digest that its list did not bring about */
-    unsigned unmatched_times;
+    int is_ours;                 /* speaks our extensions */
+    int is_complete;             /* its whole list has been here once */
+    int needs_ask;               /* something of it was lost */
+    int has_number;              /* `number` counts: of its last message */
+    uint64_t number, asked_ms;   /* asked_ms: when we asked for its list; 0: never */
+    int is_refused;              /* of its last list not all could be taken */
+    unsigned unmatched;          /* digests since that were not what is known here */
     znl_owner_list list, answer; /* what it lists now: to all; to us alone */
     uint8_t id[];
 };

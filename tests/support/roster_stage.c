@@ -84,6 +84,15 @@ static char *copy_of(const void *data, size_t size)
     return copy;
 }
 
+static int hears(const roster_stage *stage, unsigned i, const char *subject)
+{
+    if (stage->rosters[i] == NULL && stage->originals[i] == NULL)
+        return 0;
+    return strcmp(subject, HALL_SUBJECT) == 0 ||
+            (stage->rosters[i] != NULL &&
+                    strcmp(subject, znl_roster_inbox(stage->rosters[i])) == 0);
+}
+
 static int publish(
         void *user_of, const char *subject, const char *reply, const void *data, size_t size)
 {
@@ -101,9 +110,7 @@ static int publish(
     }
     stage->published++;
     for (unsigned to = 0; to < HALL_INSTANCES; to++)
-        if (to != from->i && stage->rosters[to] != NULL && !stage->is_offline[to] &&
-                (strcmp(subject, HALL_SUBJECT) == 0 ||
-                        strcmp(subject, znl_roster_inbox(stage->rosters[to])) == 0))
+        if (to != from->i && !stage->is_offline[to] && hears(stage, to, subject))
             post(from->i, to, subject, reply, data, size);
     return 0;
 }
@@ -124,9 +131,12 @@ static int deliver(roster_stage *stage, unsigned from, unsigned to)
     way->first = parcel->next;
     if (way->first == NULL)
         way->last = &way->first;
-    if (stage->rosters[to] != NULL && hall_draw(stage, 100) >= stage->loss)
+    int is_lost = hall_draw(stage, 100) < stage->loss;
+    if (stage->rosters[to] != NULL && !is_lost)
         znl_roster_receive(stage->rosters[to], parcel->data, parcel->size,
                 parcel->reply[0] != 0 ? parcel->reply : NULL);
+    else if (stage->originals[to] != NULL && !is_lost)
+        original_receive(stage->originals[to], parcel->data, parcel->size, znl_clock_mono_ms());
     free(parcel);
     return 1;
 }
@@ -154,7 +164,7 @@ void hall_turn(roster_stage *stage)
 void hall_inject(roster_stage *stage, const char *text, const char *reply)
 {
     for (unsigned to = 0; to < HALL_INSTANCES; to++)
-        if (stage->rosters[to] != NULL && !stage->is_offline[to])
+        if (!stage->is_offline[to] && hears(stage, to, HALL_SUBJECT))
             post(HALL_INSTANCES, to, HALL_SUBJECT, reply, text, strlen(text));
     hall_settle(stage);
 }
@@ -226,10 +236,28 @@ znl_roster *hall_open(roster_stage *stage, unsigned i, uint32_t ttl_ms)
     return hall_open_with(stage, i, &options);
 }
 
+static void publish_text(void *user_of, const char *text)
+{
+    publish(user_of, HALL_SUBJECT, NULL, text, strlen(text));
+}
+
+roster_original *hall_open_original(roster_stage *stage, unsigned i, uint32_t ttl_ms)
+{
+    char origin[] = "origA";
+    origin[4] = (char)('A' + i);
+    users[i] = (roster_user){stage, i};
+    stage->is_offline[i] = 0;
+    stage->originals[i] = original_new(origin, ttl_ms, publish_text, &users[i]);
+    original_start(stage->originals[i], znl_clock_mono_ms());
+    return stage->originals[i];
+}
+
 void hall_close(roster_stage *stage, unsigned i)
 {
     znl_roster_free(stage->rosters[i]);
     stage->rosters[i] = NULL;
+    original_free(stage->originals[i]);
+    stage->originals[i] = NULL;
     for (unsigned to = 0; to < HALL_INSTANCES; to++)
         clear_way(&ways[to][i]);
 }
@@ -263,6 +291,9 @@ void hall_pass(roster_stage *stage, uint64_t ms, int is_random)
         znl_clock_advance(step_ms);
         znl_loop_clock_changed(stage->loop);
         znl_wheel_advance(wheel, now_ms + step_ms);
+        for (unsigned i = 0; i < HALL_INSTANCES; i++)
+            if (stage->originals[i] != NULL)
+                original_tick(stage->originals[i], now_ms + step_ms);
     }
 }
 

@@ -5,6 +5,7 @@
 #define ZNL_TESTS_ROSTER_STAGE_H
 
 #include "node/roster.h"
+#include "support/roster_original.h"
 
 #define HALL_INSTANCES 8u
 #define HALL_TEXTS 256u
@@ -19,6 +20,8 @@ typedef struct hall_events {
 typedef struct roster_stage {
     znl_loop *loop;
     znl_roster *rosters[HALL_INSTANCES]; /* NULL: none */
+    roster_original
+            *originals[HALL_INSTANCES]; /* in places where no roster of ours is; NULL: none */
     int is_offline[HALL_INSTANCES];
     size_t max_payload;
     int err; /* what publishing fails with; 0 */
@@ -38,6 +41,8 @@ void hall_end(roster_stage *stage);
 /* Instance `i`, named "instA" + i, which is not started yet. */
 znl_roster *hall_open(roster_stage *stage, unsigned i, uint32_t ttl_ms);
 znl_roster *hall_open_with(roster_stage *stage, unsigned i, const znl_roster_options *options);
+/* An original in its place, started. */
+roster_original *hall_open_original(roster_stage *stage, unsigned i, uint32_t ttl_ms);
 void hall_close(roster_stage *stage, unsigned i); /* as if it were killed */
 
 /* Delivers all that is on its way. */
