@@ -20,7 +20,7 @@ local SHARED = { "host", "port", "heartbeat_ms", "heartbeat_timeout_ms", "heartb
   "handshake_ms" }
 local OPTIONS = {
   registry = { "config_dir", "allow", "secret", "check_host", "max_topics", "max_payload_bytes",
-    "max_topic_bytes", "max_connection_topics" },
+    "max_topic_bytes", "max_connection_topics", "cluster" },
   server = { "namespace", "advertise_host" },
   application = { "namespace", "advertise_host", "registry", "request_timeout_ms",
     "registry_lookup_timeout_ms", "reconnect_ms", "retries", "retry", "balance", "connections",
@@ -47,9 +47,7 @@ local function watch(node, as, role)
     write { ev = "disconnected", as = as, key = client.key }
   end)
   if role ~= "application" then return end
-  node:on("registry", function(is_up)
-    local registry = objects[as].config.registry
-    local key = ("%s:%d"):format(registry.host, registry.port)
+  node:on("registry", function(is_up, _, key)
     write { ev = is_up and "connected" or "disconnected", as = as, key = key }
   end)
 end

@@ -55,6 +55,13 @@ describe("znlrun registry", function()
 
   local function secret() return "--secret", "file:" .. files:at("secret") end
 
+  it("says that a registry is alone", function()
+    local code, out, err = run("cluster", where, secret())
+    assert.equal(1, code)
+    assert.equal("", out)
+    assert.matches("this registry is alone", err)
+  end)
+
   it("lists namespaces and addresses, and finds one", function()
     join("users", 1)
     join("users", 2)
@@ -125,7 +132,7 @@ describe("znlrun registry", function()
     local values = begin { "registry", "watch", "127.0.0.1:" .. port, "registry:svc/limit", secret() }
     eventually(function() return values() == "registry:svc/limit 5\n" end)
     assert.same({ 0, "", "nothing is registered\n" }, { run("ls", "127.0.0.1:" .. port, secret()) })
-    for _, arguments in ipairs { "--port x", "--secret x", "--allow 1.2.3", "--tls-key x" } do
+    for _, arguments in ipairs { "--cluster x", "--label x", "--cluster x --bus y --cluster-secret z", "--port x", "--secret x", "--allow 1.2.3", "--tls-key x" } do
       local result = assert(znl.process.run { "/bin/sh", "-c", znlrun .. " scripts/registry.lua " .. arguments })
       assert.is_true(result.code ~= 0, arguments)
       assert.matches("Error: ", result.stderr)

@@ -355,11 +355,13 @@ end
 ---@return string? code  "ADDRESS_IN_USE", "ADDRESS", "NOT_FOUND" (of config_dir), …
 function Registry:start()
   if self:running() then return true end
-  self.epoch = self.epoch + 1
+  local epoch = self.epoch + 1
+  self.epoch = epoch
   renew(self)
   local ok, message, code = open_file(self)
   if ok then ok, message, code = open_config(self) end
   if ok then ok, message, code = open_cluster(self) end
+  if ok and self.epoch ~= epoch then ok, message, code = nil, "registry: stopped while it started", "STOPPED" end
   if ok then ok, message, code = role.Role.start(self) end
   if not ok then
     close_cluster(self)
