@@ -453,15 +453,18 @@ describe("registries of one cluster", function()
   it("ask for everything when too much is missing", function()
     local net, nodes = cluster(2)
     local clients = {}
-    for port = 1, 12000 do clients[port] = nodes[1]:connect("users", port) end
+    for port = 1, 20000 do clients[port] = nodes[1]:connect("users", port) end
     net:settle()
     nodes[2]:offline()
-    for port = 1, 11000 do nodes[1]:disconnect(clients[port]) end
-    nodes[1]:connect("users", 20000)
+    for port = 8001, 20000 do nodes[1]:disconnect(clients[port]) end
+    nodes[1]:connect("users", 30000)
     net:settle()
     nodes[2]:online()
     net:pass(1100)
-    assert.equal(1001, #nodes[2]:listed())
+    assert.equal(8001, #nodes[2]:listed())
+    assert.is_true(nodes[2].cluster.replica:is_settled())
+    assert.is_true(nodes[2].cluster.replica.counters.pages > 2)
+    assert.equal(0, nodes[2].cluster.replica.counters.bad)
   end)
 
   it("send later what the bus has no room for", function()

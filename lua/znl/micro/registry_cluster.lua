@@ -385,7 +385,7 @@ function Cluster:registries()
     local owner = self.rows.owners[id]
     list[#list + 1] = {
       id = id, label = peer.address, state = peer.gone_ms and "gone" or "up",
-      registrations = owner and owner.registrations or 0, silent_ms = now_ms - peer.seen_ms,
+      registrations = owner and owner.registrations or 0, silent_ms = math.max(0, now_ms - peer.seen_ms),
     }
   end
   table.sort(list, function(a, b) return a.label < b.label or a.label == b.label and a.id < b.id end)

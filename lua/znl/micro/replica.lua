@@ -95,6 +95,7 @@ local function send_to(self, id, message) return send(self, "to." .. id, message
 
 local function beat(self, asks)
   local opts = self.opts
+  if not self.is_stuck then self:flush() end
   self.beat_ms, self.answer_ms = opts.now(), nil
   -- Earlier than due by chance: registries that were started together do not stay in step.
   self.next_ms = self.beat_ms + opts.ttl_ms / 3 * (0.9 + 0.1 * opts.draw(1000) / 1000)
@@ -235,10 +236,8 @@ function ON.hb(self, message, id)
   local now = self.opts.now()
   if message.q and not self.answer_ms then self.answer_ms = now + self.opts.draw(ANSWER_MS) end
   if peer.sync then return end
-  if n ~= peer.n then
-    ask(self, peer, n > peer.n and peer.n or 0)
-    return
-  end
+  if n > peer.n then return ask(self, peer, peer.n) end
+  if n < peer.n then return end -- a page was quicker than what it tells everybody
   local owner = self.opts.rows:owner(id)
   if count ~= owner.count and not owner.is_cut and now - peer.counted_ms >= RECOUNT_MS then
     peer.counted_ms = now
@@ -289,12 +288,12 @@ function ON.page(self, message, id)
   self.counters.pages = self.counters.pages + 1
   local owner = self.opts.rows:owner(id)
   if message.f == true and not sync.is_full then
-    sync.is_full = true
+    sync.is_full, sync.after = true, 0
     self.opts.rows:begin(owner, true)
   end
   apply(self, owner, message.r)
   if message.d ~= true then
-    if message.a <= sync.after and #(message.r or {}) == 0 then return false end
+    if message.a <= sync.after then return false end -- no end in sight
     sync.after = message.a
     return ask_page(self, peer)
   end
@@ -318,7 +317,7 @@ function ON.orphans(self, message, id)
   local after = best.id == message.o and message.a or 0
   local texts, upto, is_all = self.opts.rows:since(self.opts.rows:owner(best.id), after, PAGE_BYTES)
   send_to(self, id, ('{"t":"orphan","k":%d,"o":"%s","g":%d,"m":%s,"a":%d,"d":%s,"r":[%s]}'):format(
-    message.k, best.id, self.opts.now() - best.gone_ms, json.encode(best.address), upto, tostring(is_all),
+    message.k, best.id, math.max(0, self.opts.now() - best.gone_ms), json.encode(best.address), upto, tostring(is_all),
     table.concat(texts, ",")))
 end
 

@@ -157,6 +157,9 @@ local function is_stamp(value)
   return type(value) == "number" and value >= 0 and value <= STAMP_MAX and value == math.floor(value)
 end
 
+--- What a publisher gave: any number that a registry keeps.
+local function is_revision(value) return type(value) == "number" and value >= 0 and value <= STAMP_MAX end
+
 local READ = {}
 
 function READ.r(key, namespace, host, port, stamp, since_ms)
@@ -175,7 +178,7 @@ end
 
 function READ.p(key, topic, revision, payload)
   if not (is_name(key) and not key:find("%c") and type(topic) == "string" and #topic <= NAME_BYTES_MAX
-      and is_stamp(revision)) then
+      and is_revision(revision)) then
     return nil
   end
   if type(payload) ~= "string" then payload = nil end
