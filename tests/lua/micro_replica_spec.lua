@@ -342,6 +342,22 @@ describe("registries of one cluster", function()
     assert.is_nil(late:value("rate"))
   end)
 
+  it("tell a newcomer what one held whose death nobody has noticed yet", function()
+    local net, nodes = cluster(2)
+    for port = 1, 5 do nodes[1]:connect("users", port) end
+    net:settle()
+    nodes[1]:die()
+    local again = net:node { label = "again" }:join()
+    assert.equal(5, #again:listed())
+    again:connect("users", 1)
+    net:settle()
+    net:pass(4000)
+    assert.equal(5, #again:listed())
+    net:pass(9000)
+    assert.same({ "users 10.0.0.1:1" }, again:listed())
+    assert.same({ "users 10.0.0.1:1" }, nodes[2]:listed())
+  end)
+
   it("keep for a while what one that stops held", function()
     local net, nodes = cluster(2)
     nodes[1]:connect("users", 1)
@@ -505,7 +521,7 @@ describe("registries of one cluster", function()
     for _, message in ipairs {
       { t = "hb" }, { t = "hb", n = -1, c = 0, l = 1 }, { t = "hb", n = 1e300, c = 0, l = 1 },
       { t = "ops", b = 5, u = 4 }, { t = "ops", b = "x" }, { t = "page", k = replica.tokens, a = {} },
-      { t = "sync" }, { t = "orphans", k = 1, o = 7 }, { t = "val" }, { t = "val", p = "t", v = {} },
+      { t = "sync" }, { t = "orphans", k = 1, o = 7 }, { t = "orphans", k = 1, o = "", a = 0 }, { t = "val" }, { t = "val", p = "t", v = {} },
     } do
       local before = replica.counters.bad
       say(message)

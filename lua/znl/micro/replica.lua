@@ -156,10 +156,17 @@ local function ask(self, peer, since)
   ask_page(self, peer)
 end
 
+--- Asks for what is left of those who cannot be heard here.
 local function ask_orphans(self, peer)
   local orphans = peer.orphans
   orphans.asked_ms = self.opts.now()
-  send_to(self, peer.id, { t = "orphans", k = orphans.token, o = orphans.owner, a = orphans.after })
+  local heard_ids = { self.opts.id }
+  for id, other in pairs(self.peers) do
+    if not other.gone_ms then heard_ids[#heard_ids + 1] = id end
+  end
+  send_to(self, peer.id, {
+    t = "orphans", k = orphans.token, o = orphans.owner, a = orphans.after, x = heard_ids,
+  })
 end
 
 local function in_step(self, peer)
@@ -306,18 +313,22 @@ function ON.page(self, message, id)
   in_step(self, peer)
 end
 
---- What is left of registries that are gone, for a newcomer.
+--- What is left of registries that a newcomer has not heard: they may be gone, known here or not yet.
 function ON.orphans(self, message, id)
-  if not is_number(message.k) or type(message.o) ~= "string" or not is_number(message.a) then return false end
-  local best
+  if not is_number(message.k) or type(message.o) ~= "string" or not is_number(message.a)
+      or type(message.x) ~= "table" then
+    return false
+  end
+  local is_heard, best = { [id] = true }, nil
+  for _, other_id in ipairs(message.x) do is_heard[other_id] = true end
   for other_id, peer in pairs(self.peers) do
-    if peer.gone_ms and other_id >= message.o and (not best or other_id < best.id) then best = peer end
+    if not is_heard[other_id] and other_id >= message.o and (not best or other_id < best.id) then best = peer end
   end
   if not best then return send_to(self, id, { t = "orphan", k = message.k }) end
   local after = best.id == message.o and message.a or 0
   local texts, upto, is_all = self.opts.rows:since(self.opts.rows:owner(best.id), after, PAGE_BYTES)
   send_to(self, id, ('{"t":"orphan","k":%d,"o":"%s","g":%d,"m":%s,"a":%d,"d":%s,"r":[%s]}'):format(
-    message.k, best.id, math.max(0, self.opts.now() - best.gone_ms), json.encode(best.address), upto, tostring(is_all),
+    message.k, best.id, math.max(0, self.opts.now() - (best.gone_ms or self.opts.now())), json.encode(best.address), upto, tostring(is_all),
     table.concat(texts, ",")))
 end
 

@@ -428,6 +428,7 @@ local function prepare(config, what, level)
     config.networks, config.secrets = networks_of(config.allow), secret.texts(config.secret)
   end)
   if not ok then error(("%s: %s"):format(what, (problem:gsub("^[^\n:]-:%d+: ", ""))), level + 1) end
+  if config.cluster then config.cluster = registry_cluster.read(config.cluster, what, level + 1) end
 end
 
 local function complete(self, config)
