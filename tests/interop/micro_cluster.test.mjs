@@ -60,10 +60,14 @@ describe("two registries for one fleet", { skip: NO_LUA, concurrency: 1 }, () =>
         await object.start("application", port, { namespace, reconnect_ms: 200, ...config });
         return object;
     };
-    const ask = (consumer, namespace, url, data) =>
-        consumer.call("call", { namespace, url, data, timeout_ms: 5000 });
+    /** A call that is answered by an instance of the namespace. */
+    const ask = async (consumer, namespace) => {
+        const { data } = await consumer.call("call", { namespace, url: "/name", timeout_ms: 5000 });
+        assert.equal(data.name, namespace);
+        return true;
+    };
     const answers = (consumer, namespace) =>
-        until(`${namespace} to be found`, () => ask(consumer, namespace, "/echo", 7).catch(() => 0));
+        until(`${namespace} to be found`, () => ask(consumer, namespace).catch(() => false));
 
     before(async () => {
         nats = await startNats({});
@@ -88,10 +92,7 @@ describe("two registries for one fleet", { skip: NO_LUA, concurrency: 1 }, () =>
                 const namespace = `svc.${provider}.${consumer}`;
                 const p = await application(provider, namespace, first.port);
                 const c = await application(consumer, `for.${namespace}`, second.port);
-                assert.deepEqual(await answers(c, namespace), { data: 7 });
-                assert.deepEqual(await ask(c, namespace, "/users/a"), {
-                    data: { params: { id: "a" }, url: "/users/a" },
-                });
+                await answers(c, namespace);
                 if (provider === "v1" || consumer === "v1") return await Promise.all([p.stop(), c.stop()]);
                 const topic = `topic ${namespace}`;
                 await c.call("subscribe", { topic, label: "s" });
@@ -101,7 +102,7 @@ describe("two registries for one fleet", { skip: NO_LUA, concurrency: 1 }, () =>
                 await c.event("topic", ({ data }) => data?.n === 2);
                 await p.stop();
                 await until("it is gone", () =>
-                    ask(c, namespace, "/echo", 7).then(
+                    ask(c, namespace).then(
                         () => false,
                         () => true,
                     ),
@@ -113,9 +114,9 @@ describe("two registries for one fleet", { skip: NO_LUA, concurrency: 1 }, () =>
         const c = await application("v2", "nats.c", second.port);
         await nats.kill();
         const p = await application("v2", "nats.p", first.port);
-        await assert.rejects(ask(c, "nats.p", "/echo", 7));
+        await assert.rejects(ask(c, "nats.p"));
         await nats.restart();
-        assert.deepEqual(await answers(c, "nats.p"), { data: 7 });
+        await answers(c, "nats.p");
         await Promise.all([p.stop(), c.stop()]);
     });
 
@@ -138,7 +139,7 @@ describe("two registries for one fleet", { skip: NO_LUA, concurrency: 1 }, () =>
             consumers.map(async (c) => {
                 while (!over) {
                     for (const name of namespaces)
-                        await ask(c, name, "/echo", rounds).catch((error) =>
+                        await ask(c, name).catch((error) =>
                             failures.push(`${c.kind} calls ${name}: ${error.message}`),
                         );
                     rounds++;
@@ -156,7 +157,7 @@ describe("two registries for one fleet", { skip: NO_LUA, concurrency: 1 }, () =>
         // Newcomers at the one that is left: nothing is in their hands yet but its answers.
         const fresh = await application("v1", "live.fresh", second.port);
         for (const name of namespaces)
-            assert.deepEqual(await ask(fresh, name, "/echo", "now"), { data: "now" }, name);
+            await ask(fresh, name);
         // Longer than ttl_ms and grace_ms: who is found then has come back.
         const late = peer("lua").object("late", "lua");
         await late.start("registry", undefined, {
@@ -164,15 +165,13 @@ describe("two registries for one fleet", { skip: NO_LUA, concurrency: 1 }, () =>
             cluster: { bus: nats.url, name: "interop", label: "late", ttl_ms: 1000, grace_ms: 6000 },
         });
         const looker = await application("lua", "live.looker", late.port);
-        const list = () => looker.call("call", { namespace: "live.looker", url: "/key" });
-        await list();
         await until("the first one is forgotten", () => registriesOf(late.port).then((n) => n === 2), 30000);
         await someMore(20);
         over = true;
         await load;
         assert.deepEqual(failures, []);
         for (const name of namespaces)
-            assert.deepEqual(await ask(looker, name, "/echo", 1), { data: 1 }, name);
+            await ask(looker, name);
         if (KINDS.includes("v2")) {
             await looker.call("subscribe", { topic, label: "s" });
             await looker.event("topic", ({ data }) => data === "kept");
