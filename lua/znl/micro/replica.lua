@@ -214,6 +214,7 @@ end
 
 local function lose(self, peer, reason)
   peer.gone_ms, peer.sync, peer.orphans, peer.is_in_step = self.opts.now(), nil, nil, false
+  peer.n = 0 -- orphans may be dropped: should it be back, it tells everything anew
   self.opts.wire:forget(peer.id)
   self.opts.rows:orphan(self.opts.rows:owner(peer.id))
   self.opts.on_event("gone", peer, reason)
