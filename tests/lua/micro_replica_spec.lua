@@ -521,7 +521,8 @@ describe("registries of one cluster", function()
     for _, message in ipairs {
       { t = "hb" }, { t = "hb", n = -1, c = 0, l = 1 }, { t = "hb", n = 1e300, c = 0, l = 1 },
       { t = "ops", b = 5, u = 4 }, { t = "ops", b = "x" }, { t = "page", k = replica.tokens, a = {} },
-      { t = "sync" }, { t = "orphans", k = 1, o = 7 }, { t = "orphans", k = 1, o = "", a = 0 }, { t = "val" }, { t = "val", p = "t", v = {} },
+      { t = "sync" }, { t = "orphans", k = 1, o = 7 }, { t = "orphans", k = 1, o = "", a = 0 },
+      { t = "val" }, { t = "val", p = "t", v = {} },
     } do
       local before = replica.counters.bad
       say(message)

@@ -132,7 +132,10 @@ describe("znlrun registry", function()
     local values = begin { "registry", "watch", "127.0.0.1:" .. port, "registry:svc/limit", secret() }
     eventually(function() return values() == "registry:svc/limit 5\n" end)
     assert.same({ 0, "", "nothing is registered\n" }, { run("ls", "127.0.0.1:" .. port, secret()) })
-    for _, arguments in ipairs { "--cluster x", "--label x", "--cluster x --bus y --cluster-secret z", "--port x", "--secret x", "--allow 1.2.3", "--tls-key x" } do
+    for _, arguments in ipairs {
+      "--cluster x", "--label x", "--cluster x --bus y --cluster-secret z", "--port x", "--secret x",
+      "--allow 1.2.3", "--tls-key x",
+    } do
       local result = assert(znl.process.run { "/bin/sh", "-c", znlrun .. " scripts/registry.lua " .. arguments })
       assert.is_true(result.code ~= 0, arguments)
       assert.matches("Error: ", result.stderr)

@@ -328,8 +328,9 @@ function ON.orphans(self, message, id)
   if not best then return send_to(self, id, { t = "orphan", k = message.k }) end
   local after = best.id == message.o and message.a or 0
   local texts, upto, is_all = self.opts.rows:since(self.opts.rows:owner(best.id), after, PAGE_BYTES)
+  local now = self.opts.now()
   send_to(self, id, ('{"t":"orphan","k":%d,"o":"%s","g":%d,"m":%s,"a":%d,"d":%s,"r":[%s]}'):format(
-    message.k, best.id, math.max(0, self.opts.now() - (best.gone_ms or self.opts.now())), json.encode(best.address), upto, tostring(is_all),
+    message.k, best.id, math.max(0, now - (best.gone_ms or now)), json.encode(best.address), upto, tostring(is_all),
     table.concat(texts, ",")))
 end
 
