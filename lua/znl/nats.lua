@@ -248,7 +248,9 @@ end
 ---@param subject string  "*" stands for one token, ">" at the end for the rest
 ---@param fn? fun(message: znl.NatsMessage)
 ---@param opts? znl.NatsSubscribeOptions
----@return znl.NatsSubscription
+---@return znl.NatsSubscription|nil
+---@return string? message
+---@return "CLOSED"|"LIMIT"|"NO_MEMORY"? code
 function Nats:subscribe(subject, fn, opts)
   if type(subject) ~= "string" then
     error(("nats.subscribe: the subject must be a text, not a %s"):format(type(subject)), 2)
@@ -256,7 +258,8 @@ function Nats:subscribe(subject, fn, opts)
   if fn ~= nil and type(fn) ~= "function" then
     error(("nats.subscribe: the handler must be a function, not a %s"):format(type(fn)), 2)
   end
-  return subscription.new(self, subject, fn, opts, 2)
+  local sub, message, code = subscription.new(self, subject, fn, opts, 2) -- no tail call: errors blame the caller
+  return sub, message, code
 end
 
 --- A subject that nobody else has, for answers.
@@ -331,12 +334,18 @@ function Nats:counters() return self.core:counters() end
 ---@param event "connected"|"disconnected"|"closed"|"error"
 ---@param fn fun(...)
 ---@return fun() off
-function Nats:on(event, fn) return self.emitter:on(event, fn, 3) end
+function Nats:on(event, fn)
+  local off = self.emitter:on(event, fn, 3) -- no tail call: errors blame the caller
+  return off
+end
 
 ---@param event "connected"|"disconnected"|"closed"|"error"
 ---@param fn fun(...)
 ---@return fun() off
-function Nats:once(event, fn) return self.emitter:once(event, fn, 3) end
+function Nats:once(event, fn)
+  local off = self.emitter:once(event, fn, 3)
+  return off
+end
 
 -- What a scope asks of a handle it owns.
 function Nats:is_closing() return self.is_closed end

@@ -127,7 +127,7 @@ static int read_message(uint8_t *bytes, size_t size, znl_frame line, size_t head
     size_t count = split(line.data, line.data + line.size, tokens, TOKENS);
     size_t fewest = has_headers ? 5
                                 : 4; /* with its name; one more with a subject to reply to */
-    if (count != fewest && count != fewest + 1)
+    if ((count != fewest && count != fewest + 1) || memchr(line.data, 0, line.size) != NULL)
         return ZNL_E_PROTO;
     if (tokens[1].size > ZNL_NATS_SUBJECT_BYTES_MAX * 2 || number(tokens[2], &sid) != 0 ||
             number(tokens[count - 1], &total) != 0 ||
