@@ -20,7 +20,6 @@ znl_need(zmq "libzmq>=4.3" libzmq3-dev)
 znl_need(sodium "libsodium>=1.0.18" libsodium-dev)
 znl_need(crypto "libcrypto>=3.0" libssl-dev)
 znl_need(ssl "libssl>=3.0" libssl-dev)
-znl_need(nats "libnats>=3.4" libnats-dev)
 
 find_program(LUAJIT_EXECUTABLE luajit)
 if(NOT LUAJIT_EXECUTABLE)
