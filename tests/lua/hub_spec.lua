@@ -220,12 +220,18 @@ describe("a hub", function()
       assert.equal("INVALID", code { user_id = "u", channels = { 1 } })
       assert.equal("INVALID", code { user_id = "u", channels = { a = "b" } })
       assert.equal("INVALID", code { user_id = "u", metadata = "x" })
+      assert.equal("INVALID", code { user_id = "u", metadata = { "x" } })
       assert.equal("INVALID", code { user_id = "u", metadata = { fn = print } })
+      assert.equal("INVALID", code { user_id = "u", channels = { "\255" } })
       assert.equal("INVALID", code { user_id = "u\255" })
       assert.equal("INVALID", code { user_id = "u", colour = "red" })
       assert.equal("TOO_BIG", code { user_id = "u", metadata = { text = ("x"):rep(200) } })
       assert.same({}, hub:roster("/ws/chat"))
-      assert(hub:join_session(ctx, { user_id = "u" }))
+      assert.equal(0, hub:direct_to_user("u", { type = "x" }))
+      assert(hub:join_session(ctx, { user_id = "u", session_id = "one" }))
+      assert.equal("TOO_BIG", code { user_id = "v", metadata = { text = ("x"):rep(200) } })
+      assert.same({ { session_id = "one", user_id = "u" } }, hub:roster("/ws/chat"))
+      assert.same({ 1, 0 }, { hub:direct_to_user("u", { type = "x" }), hub:direct_to_user("v", { type = "x" }) })
       local before = ctx
       assert(connect(hub))
       eventually(function() return ctx ~= before end)
@@ -301,6 +307,21 @@ describe("a hub", function()
       stage.clients[1].conn:close()
       eventually(function() return hub:counters().connections < 2 end)
       assert.equal(101, status_of(hub))
+      -- Those who are looked at do not count yet; they do when they are let in.
+      local gate, at_gate = znl.event(), 0
+      local narrow = started { max_connections = 1, authenticate = function()
+        at_gate = at_gate + 1
+        gate:wait()
+        return true
+      end }
+      narrow:channel("/ws/chat", demo())
+      local answers = {}
+      for _ = 1, 3 do znl.spawn(function() table.insert(answers, status_of(narrow)) end) end
+      eventually(function() return at_gate == 3 end)
+      gate:set(true)
+      eventually(function() return #answers == 3 end)
+      table.sort(answers)
+      assert.same({ 101, 503, 503 }, answers)
     end)
 
     it("and answers other requests with pages", function()

@@ -56,6 +56,11 @@ local function refuse(self, counter, status, text)
   return status, text .. "\n", PLAIN
 end
 
+local function check_room(self)
+  if not self.is_open() then return refuse(self, "refused_full", 503, "closing") end
+  if self.is_full() then return refuse(self, "refused_full", 503, "too many connections") end
+end
+
 --- A status that says no.
 local function status_of(status)
   local is_one = type(status) == "number" and status >= 400 and status <= 599 and status == math.floor(status)
@@ -124,12 +129,13 @@ function M.look(self, request)
   if not M.is_origin_allowed(self.config.origins, request.headers) then
     return refuse(self, "refused_origin", 403, "this web page may not connect")
   end
-  if not self.is_open() then return refuse(self, "refused_full", 503, "closing") end
-  if self.is_full() then return refuse(self, "refused_full", 503, "too many connections") end
-  local visit = { route = ns }
-  local status, text, headers = authenticate(self, request, visit)
+  local status, text, headers = check_room(self)
   if status then return status, text, headers end
-  if not self.is_open() then return refuse(self, "refused_full", 503, "closing") end
+  local visit = { route = ns }
+  status, text, headers = authenticate(self, request, visit)
+  if status then return status, text, headers end
+  status, text, headers = check_room(self) -- others may have come while it waited
+  if status then return status, text, headers end
   request.ns, request.params = ns, visit.params or {}
 end
 

@@ -5,6 +5,7 @@
 --- SPDX-License-Identifier: MIT
 
 local crypto = require("znl.core.crypto")
+local json = require("znl.json")
 
 local M = {}
 
@@ -67,11 +68,21 @@ local function problem_of(given)
   if given.channels ~= nil and not are_names(given.channels, CHANNELS_MAX) then
     return "channels must be an array of at most 256 texts of 1 to 1024 bytes"
   end
-  if given.metadata ~= nil and type(given.metadata) ~= "table" then return "metadata must be a table" end
+  local metadata = given.metadata
+  if metadata ~= nil and (type(metadata) ~= "table" or metadata[1] ~= nil or json.is_array(metadata)) then
+    return "metadata must be a table with names"
+  end
 end
 
 local function new_id()
   return (crypto.random(SESSION_ID_BYTES):gsub(".", function(byte) return ("%02x"):format(byte:byte()) end))
+end
+
+--- A connection gives up a session; it leaves the roster if the connection holds it.
+local function release(self, ctx, session_id)
+  if self.holders[session_id] ~= ctx then return end
+  self.holders[session_id] = nil
+  self.parts.roster:leave(session_id)
 end
 
 --- Maps a connection to a session; again: with what is new.
@@ -85,18 +96,19 @@ function Sessions:join(ctx, given)
   if problem then return nil, "hub: " .. problem, "INVALID" end
   if not ctx.id then return nil, "hub: the connection is closed", "CLOSED" end
   local session_id = given.session_id or ctx.session_id or new_id()
-  local roster, fanout = self.parts.roster, self.parts.fanout
-  if ctx.session_id and ctx.session_id ~= session_id then self:leave(ctx) end
-  local holder = self.holders[session_id]
-  local ok, message, code = roster:join {
+  local roster, fanout, before_id = self.parts.roster, self.parts.fanout, ctx.session_id
+  local ok, message, code = fanout:join(ctx.id, session_id, given.user_id, given.channels)
+  if not ok then return nil, message, code end
+  ok, message, code = roster:join {
     ns = ctx.ns, session_id = session_id, user_id = given.user_id, metadata = given.metadata,
   }
-  if not ok then return nil, message, code end
-  ok, message, code = fanout:join(ctx.id, session_id, given.user_id, given.channels)
   if not ok then
-    if not holder then roster:leave(session_id) end
+    -- As it was.
+    if before_id then fanout:join(ctx.id, before_id, ctx.user_id, ctx.channels) else fanout:leave(ctx.id) end
     return nil, message, code
   end
+  if before_id and before_id ~= session_id then release(self, ctx, before_id) end
+  local holder = self.holders[session_id]
   self.holders[session_id] = ctx
   ctx.session_id, ctx.user_id, ctx.channels, ctx.metadata = session_id, given.user_id, given.channels, given.metadata
   if holder and holder ~= ctx then self.parts.on_displaced(session_id, holder) end
@@ -111,10 +123,7 @@ function Sessions:leave(ctx)
   if not session_id or not ctx.id then return false end
   self.parts.fanout:leave(ctx.id)
   ctx.session_id, ctx.channels = nil, nil
-  if self.holders[session_id] == ctx then
-    self.holders[session_id] = nil
-    self.parts.roster:leave(session_id)
-  end
+  release(self, ctx, session_id)
   return true
 end
 
