@@ -48,10 +48,7 @@ export class HubInstance {
                 timer.unref();
                 this.#timers.push(timer);
             };
-            every(this.heartbeatMs, () => {
-                for (const member of this.#local.values()) this.#upsert(member, this.id);
-                this.#heartbeat();
-            });
+            every(this.heartbeatMs, () => this.#heartbeat());
             every(this.ttlMs, () => this.#sweep());
             this.#publish("roster", { op: "sync_request" });
             this.#heartbeat();
@@ -131,6 +128,7 @@ export class HubInstance {
     }
 
     #heartbeat() {
+        for (const member of this.#local.values()) this.#upsert(member, this.id);
         this.#publish("roster", { op: "heartbeat", members: [...this.#local.values()] });
     }
 
