@@ -251,7 +251,7 @@ let apps = 0;
 /** A name for an application that nobody else has. */
 export const freshApp = () => `app${++apps}`;
 
-/** Runs `body(s)`: s.nats, s.peer(kind), s.instance(kind, config), s.tap(), s.later(fn). */
+/** Runs `body(s)`, and ends all it made: s.nats, s.peer(kind), s.instance(kind, config), s.tap(), s.later(fn). */
 export async function stage(body, { nats = {}, server } = {}) {
     const peers = [];
     const cleanup = [];
@@ -263,9 +263,9 @@ export async function stage(body, { nats = {}, server } = {}) {
             return peer;
         },
         /** An instance in a process of its own, started. */
-        instance: (kind, { as, env, ...config } = {}) =>
+        instance: (kind, { as, env, network, ...config } = {}) =>
             s
-                .peer(kind, { env })
+                .peer(kind, { env, network })
                 .instance(as)
                 .start({ app: s.app, bus: s.nats.url, ...config }),
         async tap(subject) {

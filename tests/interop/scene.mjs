@@ -98,8 +98,9 @@ export async function until(what, probe, ms = 8000) {
 }
 
 export class Peer {
-    /** `script`: the driven program without its ending; `env`: on top of ours. */
-    constructor(kind, { script = "peer", env: more = {} } = {}) {
+    /** `script`: the driven program without its ending; `env`: on top of ours; `network`: the name of
+     * the network namespace it lives in. */
+    constructor(kind, { script = "peer", env: more = {}, network } = {}) {
         this.kind = kind;
         this.traits = TRAITS[kind];
         this.events = [];
@@ -113,7 +114,8 @@ export class Peer {
             kind === "lua"
                 ? [ZNLRUN, [join(here, `${script}.lua`)]]
                 : [process.execPath, [join(here, `${script}.mjs`)]];
-        this.process = spawn(file, args, { env, stdio: ["pipe", "pipe", "pipe"] });
+        const command = network ? ["ip", "netns", "exec", network, file, ...args] : [file, ...args];
+        this.process = spawn(command[0], command.slice(1), { env, stdio: ["pipe", "pipe", "pipe"] });
         this.process.stdin.on("error", () => {});
         this.process.stderr.on("data", (data) => {
             this.stderr += data;
