@@ -84,7 +84,7 @@ for (const pair of PAIRS)
                 const ann = await joined(a, "ann s1", { metadata: { nick: "Ann", level: 3 } });
                 await joined(b, "bob s2");
                 await joined(a, "ann s3", { ns: NEWS });
-                const nick = "한글 😀 \" \\ \u0001 \u2028";
+                const nick = '한글 😀 " \\ \u0001 \u2028';
                 const kim = await joined(b, "사용자 s4", { metadata: { nick } });
                 await joined(b, "bob s5", { metadata: {} });
                 const wanted = [
@@ -153,7 +153,7 @@ for (const pair of PAIRS)
                     }
                 };
                 const all = ["wa1", "wb1", "wb2", "none"];
-                await says("wa1", { text: "hi 한글 \u0000 \" \\" }, all);
+                await says("wa1", { text: 'hi 한글 \u0000 " \\' }, all);
                 await says("wb2", { text: "from b" }, all);
                 await says("wa1", { text: "room1", channel: "room1" }, ["wa1", "wb1"]);
                 await says("wb2", { text: "from outside", channel: "room1" }, ["wa1", "wb1"]);
@@ -205,8 +205,14 @@ for (const pair of PAIRS)
                         heard.filter((n) => n < COUNT),
                         heard.filter((n) => n >= COUNT),
                     ];
-                    assert.deepEqual(low, Array.from({ length: COUNT }, (_, i) => i));
-                    assert.deepEqual(high, Array.from({ length: COUNT }, (_, i) => COUNT + i));
+                    assert.deepEqual(
+                        low,
+                        Array.from({ length: COUNT }, (_, i) => i),
+                    );
+                    assert.deepEqual(
+                        high,
+                        Array.from({ length: COUNT }, (_, i) => COUNT + i),
+                    );
                 }
             });
 
@@ -228,7 +234,7 @@ for (const pair of PAIRS)
                     {},
                     [[], {}, [{ "": "" }]],
                     { type: "x", payload: "y", o: "z", ns: "/" },
-                    { "key \" \\ \u0001": 1 },
+                    { 'key " \\ \u0001': 1 },
                     deep,
                 ];
                 const long = "x".repeat(100000);
@@ -275,26 +281,30 @@ for (const pair of PAIRS)
                 for (const instance of [a, b]) await instance.sees([]);
             });
 
-            on("driver none: heard, not seen", {}, async ({ instances: [a, b], peers, start, tap, app }) => {
-                const quiet = await start(peers[0], { driver: "none" });
-                const other = await start(peers[1], { driver: "none" });
-                const hidden = await joined(quiet, "ann q1");
-                const bob = await joined(b, "bob s2");
-                await joined(other, "cid q2");
-                hidden.send("say", { text: "hi" });
-                await bob.got("said");
-                bob.send("say", { text: "hi back" });
-                await hidden.got("said", 2);
-                bob.send("dm", { to: "ann", text: "psst" });
-                await hidden.got("dm");
-                await settle([a, b], [bob]);
-                for (const instance of [a, b]) await instance.sees(["s2"]);
-                await quiet.sees(["q1"]);
-                await other.sees(["q2"]);
-                assert.deepEqual(await hidden.list(), [{ sessionId: "q1", userId: "ann" }]);
-                const about = tap.of(`mega.ws.${app}.roster`, ({ text }) => /q1|q2/.test(text));
-                assert.deepEqual(about, []);
-            });
+            on(
+                "driver none: heard, not seen",
+                {},
+                async ({ instances: [a, b], peers, start, tap, app }) => {
+                    const quiet = await start(peers[0], { driver: "none" });
+                    const other = await start(peers[1], { driver: "none" });
+                    const hidden = await joined(quiet, "ann q1");
+                    const bob = await joined(b, "bob s2");
+                    await joined(other, "cid q2");
+                    hidden.send("say", { text: "hi" });
+                    await bob.got("said");
+                    bob.send("say", { text: "hi back" });
+                    await hidden.got("said", 2);
+                    bob.send("dm", { to: "ann", text: "psst" });
+                    await hidden.got("dm");
+                    await settle([a, b], [bob]);
+                    for (const instance of [a, b]) await instance.sees(["s2"]);
+                    await quiet.sees(["q1"]);
+                    await other.sees(["q2"]);
+                    assert.deepEqual(await hidden.list(), [{ sessionId: "q1", userId: "ann" }]);
+                    const about = tap.of(`mega.ws.${app}.roster`, ({ text }) => /q1|q2/.test(text));
+                    assert.deepEqual(about, []);
+                },
+            );
 
             on("another prefix and another name are another cluster", {}, async (s) => {
                 const { instances, peers, start, app, tap } = s;
@@ -338,28 +348,32 @@ for (const pair of PAIRS)
                 assert.notEqual(a.port, b.port);
             });
 
-            on("a third instance knows all at once, one that stops is gone at once", {}, async (s) => {
-                const { instances, peers, start, tap, app } = s;
-                const [a, b] = instances;
-                await joined(a, "ann s1", { metadata: { n: 1 } });
-                await joined(b, "bob s2");
-                for (const peer of peers) {
-                    const late = await start(peer);
-                    // One round trip: not the heartbeats, which come after fifteen seconds.
-                    const members = await late.sees(["s1", "s2"]);
-                    assert.deepEqual(members[0].metadata, { n: 1 });
-                    const ids = ["l1", "l2"].map((id) => `${late.as}-${id}`);
-                    for (const id of ids) await joined(late, `late ${id}`);
-                    for (const instance of [a, b]) await instance.sees(["s1", "s2", ...ids]);
-                    tap.forget();
-                    await late.call("stop");
-                    for (const instance of [a, b]) await instance.sees(["s1", "s2"]);
-                    const removed = tap
-                        .of(`mega.ws.${app}.roster`, ({ json }) => json.op === "remove")
-                        .map(({ json }) => json.sessionId);
-                    assert.deepEqual(removed, ids);
-                }
-            });
+            on(
+                "a third instance knows all at once, one that stops is gone at once",
+                {},
+                async (s) => {
+                    const { instances, peers, start, tap, app } = s;
+                    const [a, b] = instances;
+                    await joined(a, "ann s1", { metadata: { n: 1 } });
+                    await joined(b, "bob s2");
+                    for (const peer of peers) {
+                        const late = await start(peer);
+                        // One round trip: not the heartbeats, which come after fifteen seconds.
+                        const members = await late.sees(["s1", "s2"]);
+                        assert.deepEqual(members[0].metadata, { n: 1 });
+                        const ids = ["l1", "l2"].map((id) => `${late.as}-${id}`);
+                        for (const id of ids) await joined(late, `late ${id}`);
+                        for (const instance of [a, b]) await instance.sees(["s1", "s2", ...ids]);
+                        tap.forget();
+                        await late.call("stop");
+                        for (const instance of [a, b]) await instance.sees(["s1", "s2"]);
+                        const removed = tap
+                            .of(`mega.ws.${app}.roster`, ({ json }) => json.op === "remove")
+                            .map(({ json }) => json.sessionId);
+                        assert.deepEqual(removed, ids);
+                    }
+                },
+            );
         }),
     );
 
@@ -368,56 +382,69 @@ for (const pair of PAIRS)
 for (const { kind, skip } of KINDS)
     describe(`${kind} alone`, { skip, concurrency: 6 }, () =>
         between([kind], (on) => {
-            on("the subjects, the order at the start, the heartbeats", { ttl_ms: 2000 }, async (s) => {
-                const { instances, tap, app } = s;
-                const [a] = instances;
-                const roster = `mega.ws.${app}.roster`;
-                await tap.got(roster, ({ json }) => json.op === "heartbeat");
-                const [sync, first] = tap.of(roster);
-                assert.equal(sync.json.op, "sync_request");
-                assert.equal(typeof sync.json.o, "string");
-                assert.ok(sync.json.o.length >= 8);
-                assert.equal(first.json.op, "heartbeat");
-                assert.deepEqual(first.json.members, []);
-                assert.equal(first.json.o, sync.json.o);
-                await joined(a, "ann s1");
-                const beats = () => tap.of(roster, ({ json }) => json.op === "heartbeat");
-                await until("three heartbeats with the member", () =>
-                    beats().filter(({ json }) => json.members.length === 1)[2],
-                );
-                // Never later than the interval, which is a second here; a busy machine may be.
-                const times = beats().map(({ at }) => at);
-                assert.ok(times.at(-1) - times[0] >= 500, `${times}`);
-                for (const { json } of beats().slice(1).filter((m) => m.json.members.length))
-                    assert.deepEqual(json.members, [{ ns: CHAT, sessionId: "s1", userId: "ann" }]);
-            });
+            on(
+                "the subjects, the order at the start, the heartbeats",
+                { ttl_ms: 2000 },
+                async (s) => {
+                    const { instances, tap, app } = s;
+                    const [a] = instances;
+                    const roster = `mega.ws.${app}.roster`;
+                    await tap.got(roster, ({ json }) => json.op === "heartbeat");
+                    const [sync, first] = tap.of(roster);
+                    assert.equal(sync.json.op, "sync_request");
+                    assert.equal(typeof sync.json.o, "string");
+                    assert.ok(sync.json.o.length >= 8);
+                    assert.equal(first.json.op, "heartbeat");
+                    assert.deepEqual(first.json.members, []);
+                    assert.equal(first.json.o, sync.json.o);
+                    await joined(a, "ann s1");
+                    const beats = () => tap.of(roster, ({ json }) => json.op === "heartbeat");
+                    await until(
+                        "three heartbeats with the member",
+                        () => beats().filter(({ json }) => json.members.length === 1)[2],
+                    );
+                    // Never later than the interval, which is a second here; a busy machine may be.
+                    const times = beats().map(({ at }) => at);
+                    assert.ok(times.at(-1) - times[0] >= 500, `${times}`);
+                    for (const { json } of beats()
+                        .slice(1)
+                        .filter((m) => m.json.members.length))
+                        assert.deepEqual(json.members, [
+                            { ns: CHAT, sessionId: "s1", userId: "ann" },
+                        ]);
+                },
+            );
 
-            on("own messages that come back are dropped", {}, async ({ instances: [a], tap, app }) => {
-                const client = await joined(a, "ann s1");
-                client.send("say", { text: "hi" });
-                client.send("dm", { to: "ann", text: "hi" });
-                const said = await tap.got(`mega.ws.${app}.bcast`);
-                const told = await tap.got(`mega.ws.${app}.direct`);
-                for (const { subject, text } of [said, told]) await tap.publish(subject, text);
-                for (const op of ["remove", "add"])
-                    await tap.publish(`mega.ws.${app}.roster`, {
-                        o: said.json.o,
-                        op,
-                        sessionId: "s1",
-                        member: { ns: CHAT, sessionId: "echo", userId: "e" },
-                    });
-                // From nobody: not an echo.
-                const { o: _, ...anonymous } = said.json;
-                await tap.publish(said.subject, anonymous);
-                await client.got("said", 2);
-                const { o: __, ...direct } = told.json;
-                await tap.publish(told.subject, direct);
-                await client.got("dm", 2);
-                await settle([a], [client]);
-                assert.equal(client.of("said").length, 2);
-                assert.equal(client.of("dm").length, 2);
-                await a.sees(["s1"]);
-            });
+            on(
+                "own messages that come back are dropped",
+                {},
+                async ({ instances: [a], tap, app }) => {
+                    const client = await joined(a, "ann s1");
+                    client.send("say", { text: "hi" });
+                    client.send("dm", { to: "ann", text: "hi" });
+                    const said = await tap.got(`mega.ws.${app}.bcast`);
+                    const told = await tap.got(`mega.ws.${app}.direct`);
+                    for (const { subject, text } of [said, told]) await tap.publish(subject, text);
+                    for (const op of ["remove", "add"])
+                        await tap.publish(`mega.ws.${app}.roster`, {
+                            o: said.json.o,
+                            op,
+                            sessionId: "s1",
+                            member: { ns: CHAT, sessionId: "echo", userId: "e" },
+                        });
+                    // From nobody: not an echo.
+                    const { o: _, ...anonymous } = said.json;
+                    await tap.publish(said.subject, anonymous);
+                    await client.got("said", 2);
+                    const { o: __, ...direct } = told.json;
+                    await tap.publish(told.subject, direct);
+                    await client.got("dm", 2);
+                    await settle([a], [client]);
+                    assert.equal(client.of("said").length, 2);
+                    assert.equal(client.of("dm").length, 2);
+                    await a.sees(["s1"]);
+                },
+            );
 
             on("a foreign sync_request is answered", {}, async ({ instances: [a], tap, app }) => {
                 await joined(a, "ann s1");
@@ -425,7 +452,10 @@ for (const { kind, skip } of KINDS)
                 tap.forget();
                 const roster = `mega.ws.${app}.roster`;
                 await tap.publish(roster, { o: "instZ", op: "sync_request" });
-                const { json } = await tap.got(roster, (message) => message.json.op === "heartbeat");
+                const { json } = await tap.got(
+                    roster,
+                    (message) => message.json.op === "heartbeat",
+                );
                 assert.deepEqual(idsOf(json.members), ["s1", "s2"]);
             });
         }),

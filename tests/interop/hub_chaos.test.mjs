@@ -57,7 +57,9 @@ for (const pair of PAIRS)
                 // Instances of znlrun do not wait for heartbeats after a reconnect: those come too late here.
                 const ttl_ms = foreign ? 4000 : 120000;
                 const [a, b] = await Promise.all(
-                    pair.kinds.map((kind, i) => s.instance(kind, { as: `i${i}`, ttl_ms, ping_ms: 1000 })),
+                    pair.kinds.map((kind, i) =>
+                        s.instance(kind, { as: `i${i}`, ttl_ms, ping_ms: 1000 }),
+                    ),
                 );
                 const ann = await a.joined("ann s1");
                 const bob = await b.joined("bob s2");
@@ -68,7 +70,10 @@ for (const pair of PAIRS)
                 await bob.got("i0", 20);
                 await s.nats.kill();
                 for (const instance of [a, b])
-                    await until("the loss to be noticed", async () => !(await instance.call("connected")));
+                    await until(
+                        "the loss to be noticed",
+                        async () => !(await instance.call("connected")),
+                    );
                 // Local life goes on.
                 const local = ann.of("i0").length;
                 await ann.got("i0", local + 20);
@@ -81,7 +86,8 @@ for (const pair of PAIRS)
                 await s.nats.restart();
                 for (const instance of [a, b])
                     await until("the reconnect", () => instance.call("connected"));
-                for (const instance of [a, b]) await instance.sees(["s1", "s2", "s4"], { ms: 30000 });
+                for (const instance of [a, b])
+                    await instance.sees(["s1", "s2", "s4"], { ms: 30000 });
                 const [fromB, fromA] = [ann.of("i1").length, bob.of("i0").length];
                 await ann.got("i1", fromB + 20);
                 await bob.got("i0", fromA + 20);
@@ -96,7 +102,10 @@ for (const pair of PAIRS)
                     const offline = talker.sent.slice(0, talker.offline);
                     const lost = offline.filter(({ online }) => online === false).map(({ n }) => n);
                     assert.ok(lost.length > 0);
-                    assert.deepEqual(heard.filter((n) => lost.includes(n)), []);
+                    assert.deepEqual(
+                        heard.filter((n) => lost.includes(n)),
+                        [],
+                    );
                 }
                 // Everyone hears their own instance without a gap.
                 for (const [client, talker] of [
@@ -129,7 +138,10 @@ for (const pair of PAIRS)
                 await talker.stop();
                 const count = talker.sent.length;
                 await bob.got("i0", count);
-                assert.deepEqual(bob.of("i0"), talker.sent.map(({ n }) => n));
+                assert.deepEqual(
+                    bob.of("i0"),
+                    talker.sent.map(({ n }) => n),
+                );
                 // The place is free for another with the same sessions.
                 const d = await s.instance(kinds[2], { as: "again", ttl_ms: TTL_MS });
                 await d.joined("c0 c0");
@@ -227,7 +239,11 @@ describe("the network is cut and heals", { concurrency: 4 }, () => {
                             host: network.clients.there,
                             ...fast,
                         });
-                        const b = await s.instance(pair.kinds[1], { as: "b", host: network.nats.here, ...fast });
+                        const b = await s.instance(pair.kinds[1], {
+                            as: "b",
+                            host: network.nats.here,
+                            ...fast,
+                        });
                         const ann = await a.joined("ann s1");
                         const bob = await b.joined("bob s2");
                         const eve = await a.joined("eve s3");
@@ -242,13 +258,22 @@ describe("the network is cut and heals", { concurrency: 4 }, () => {
                         await b.sees(["s2"], { ms: 30000 });
                         await a.sees(["s1"], { ms: 30000 });
                         await b.joined("cid s4");
-                        await until("the loss to be noticed", async () => !(await a.call("connected")), 30000);
+                        await until(
+                            "the loss to be noticed",
+                            async () => !(await a.call("connected")),
+                            30000,
+                        );
                         network.heal();
-                        for (const instance of [a, b]) await instance.sees(["s1", "s2", "s4"], { ms: 30000 });
+                        for (const instance of [a, b])
+                            await instance.sees(["s1", "s2", "s4"], { ms: 30000 });
                         bob.send("say", { text: "after" });
-                        await until("the word after", () => ann.of("said").some(({ text }) => text === "after"));
+                        await until("the word after", () =>
+                            ann.of("said").some(({ text }) => text === "after"),
+                        );
                         ann.send("say", { text: "after too" });
-                        await until("the answer", () => bob.of("said").some(({ text }) => text === "after too"));
+                        await until("the answer", () =>
+                            bob.of("said").some(({ text }) => text === "after too"),
+                        );
                     },
                     { nats: { host: network.nats.here } },
                 );

@@ -86,14 +86,24 @@ describe("hubs among bad instances", { skip: NO_LUA }, () => {
         "an array": "[1]",
         "a text": '"add"',
         "no op": '{"o":"bad"}',
-        "an op that is no text": '{"o":"bad","op":["add"],"member":{"ns":"/ws/chat","sessionId":"bad"}}',
+        "an op that is no text":
+            '{"o":"bad","op":["add"],"member":{"ns":"/ws/chat","sessionId":"bad"}}',
         "no member": '{"o":"bad","op":"add"}',
         "a member that is null": '{"o":"bad","op":"add","member":null}',
         "a member that is an array": '{"o":"bad","op":"add","member":["/ws/chat","bad"]}',
         "a session that is a number": add({ sessionId: 5 }),
         "a namespace that is an object": add({ ns: {} }),
-        "members that are no array": '{"o":"bad","op":"heartbeat","members":{"ns":"/ws/chat","sessionId":"bad"}}',
-        "members that are nothing": beat([null, 1, "x", [], {}, { ns: CHAT }, { sessionId: "bad" }]),
+        "members that are no array":
+            '{"o":"bad","op":"heartbeat","members":{"ns":"/ws/chat","sessionId":"bad"}}',
+        "members that are nothing": beat([
+            null,
+            1,
+            "x",
+            [],
+            {},
+            { ns: CHAT },
+            { sessionId: "bad" },
+        ]),
         "a hundred thousand times nothing": `{"o":"bad","op":"heartbeat","members":[${"0,".repeat(100000)}0]}`,
         "a remove of a number": '{"o":"bad","op":"remove","sessionId":1}',
         "a remove of nobody": '{"o":"bad","op":"remove","sessionId":"nobody"}',
@@ -119,12 +129,19 @@ describe("hubs among bad instances", { skip: NO_LUA }, () => {
     });
 
     test("members with strange names are members", limit, async () => {
-        const ids = ["", "\u0000", " ", "__proto__", "a\nb", "😀", "\\\"", "s1 "];
+        const ids = ["", "\u0000", " ", "__proto__", "a\nb", "😀", '\\"', "s1 "];
         for (const sessionId of ids)
-            await tap.publish(subject("roster"), { o: "odd", op: "add", member: member({ sessionId }) });
-        const seen = await a.sees([...ids, "s1", "s2"].filter(Boolean)).catch(() => a.sees([...ids, "s1", "s2"]));
+            await tap.publish(subject("roster"), {
+                o: "odd",
+                op: "add",
+                member: member({ sessionId }),
+            });
+        const seen = await a
+            .sees([...ids, "s1", "s2"].filter(Boolean))
+            .catch(() => a.sees([...ids, "s1", "s2"]));
         assert.ok(seen.length >= ids.length + 1);
-        for (const sessionId of ids) await tap.publish(subject("roster"), { o: "odd", op: "remove", sessionId });
+        for (const sessionId of ids)
+            await tap.publish(subject("roster"), { o: "odd", op: "remove", sessionId });
         await stillServe();
     });
 
@@ -134,7 +151,10 @@ describe("hubs among bad instances", { skip: NO_LUA }, () => {
         tap.forget();
         await tap.publish(roster, { o: "thief", op: "remove", sessionId: "s1" });
         // Said again at once, so that originals have it back.
-        await tap.got(roster, ({ json }) => json.o === owner && json.op === "add" && json.member.sessionId === "s1");
+        await tap.got(
+            roster,
+            ({ json }) => json.o === owner && json.op === "add" && json.member.sessionId === "s1",
+        );
         await stillServe();
         // Claimed by one who is no instance of ours, as if the session were there: it is said again too.
         for (const op of ["add", "heartbeat"]) {
@@ -153,7 +173,12 @@ describe("hubs among bad instances", { skip: NO_LUA }, () => {
         const roster = subject("roster");
         const before_ = peers[0].rss();
         for (let gen = 1; gen <= 3000; gen++)
-            tap.bus.publish(roster, JSON.stringify(beat([], { v: 2, n: gen, gen, part: 1 + (gen % 50), parts: 1000000 })));
+            tap.bus.publish(
+                roster,
+                JSON.stringify(
+                    beat([], { v: 2, n: gen, gen, part: 1 + (gen % 50), parts: 1000000 }),
+                ),
+            );
         await isRead();
         // Complete ones of an instance that has nothing delete nothing of others.
         await tap.publish(roster, beat([], { v: 2, n: 4000, gen: 4000, part: 1, parts: 1 }));
@@ -180,7 +205,14 @@ describe("hubs among bad instances", { skip: NO_LUA }, () => {
 
     test("answers that are wanted elsewhere", limit, async () => {
         const roster = subject("roster");
-        for (const reply of [roster, subject("bcast"), subject("direct"), "a.*", ">", "x".repeat(2000)])
+        for (const reply of [
+            roster,
+            subject("bcast"),
+            subject("direct"),
+            "a.*",
+            ">",
+            "x".repeat(2000),
+        ])
             for (const v of [undefined, 2]) {
                 const ask = JSON.stringify({ o: "lure", op: "sync_request", v });
                 tap.bus.publish(roster, ask, { reply });
@@ -194,7 +226,11 @@ describe("hubs among bad instances", { skip: NO_LUA }, () => {
         const before_ = peers[0].rss();
         const metadata = { pad: "p".repeat(500) };
         for (let i = 0; i < 30000; i++) {
-            const flood = { o: "flood", op: "add", member: member({ sessionId: `f${i}`, metadata }) };
+            const flood = {
+                o: "flood",
+                op: "add",
+                member: member({ sessionId: `f${i}`, metadata }),
+            };
             tap.bus.publish(roster, JSON.stringify(flood));
             if (i % 500 === 499) await tap.bus.flush();
         }
@@ -204,7 +240,9 @@ describe("hubs among bad instances", { skip: NO_LUA }, () => {
         assert.ok(count <= 2000 + 2, `${count}`);
         assert.ok(count > 1000, `${count}`);
         const cid = await b.joined("cid s3");
-        await until("the newcomer", async () => (await a.roster()).some(({ sessionId }) => sessionId === "s3"));
+        await until("the newcomer", async () =>
+            (await a.roster()).some(({ sessionId }) => sessionId === "s3"),
+        );
         const grown = peers[0].rss() - before_;
         assert.ok(grown < 24 * MIB, `${grown} bytes`);
         // One list of nobody, and all are gone.
@@ -242,7 +280,10 @@ describe("hubs among bad instances", { skip: NO_LUA }, () => {
         "a channel that nobody has": { ns: CHAT, channel: "none", message },
         "a channel that is an object": { ns: CHAT, channel: {}, message },
         "nested without end": `{"o":"x","ns":"/ws/chat","message":{"type":"t","payload":${nest(100000)}}}`,
-        "a text that is no UTF-8": Buffer.from('{"ns":"/ws/chat","message":{"type":"t","payload":"\u00ff"}}', "latin1"),
+        "a text that is no UTF-8": Buffer.from(
+            '{"ns":"/ws/chat","message":{"type":"t","payload":"\u00ff"}}',
+            "latin1",
+        ),
     };
     test("broadcasts that nobody gets", limit, async () => {
         for (const text of Object.values(UNSAID)) await tap.publish(subject("bcast"), text);
@@ -265,7 +306,11 @@ describe("hubs among bad instances", { skip: NO_LUA }, () => {
         const many = Array.from({ length: 20000 }, (_, i) => `e${i}`);
         const lists = [[], null, {}, "s1", [null, 5, {}], many, [...many, "s2"]];
         for (const [n, exceptSessionIds] of lists.entries())
-            await tap.publish(subject("bcast"), { ns: CHAT, exceptSessionIds, message: { type: "e", payload: n } });
+            await tap.publish(subject("bcast"), {
+                ns: CHAT,
+                exceptSessionIds,
+                message: { type: "e", payload: n },
+            });
         assert.deepEqual(await ann.got("e", lists.length), [0, 1, 2, 3, 4, 5, 6]);
         await stillServe();
         assert.deepEqual(bob.of("e"), [0, 1, 2, 3, 4, 5]);
@@ -298,9 +343,13 @@ describe("hubs among bad clients", { skip: NO_LUA, concurrency: 4 }, () => {
                 const stillServe = async () => {
                     const text = `still ${++n}`;
                     ann.send("say", { text });
-                    await until("the word", () => bob.of("said").some((said) => said.text === text));
+                    await until("the word", () =>
+                        bob.of("said").some((said) => said.text === text),
+                    );
                     bob.send("say", { text: `${text} too` });
-                    await until("the answer", () => ann.of("said").some((said) => said.text === `${text} too`));
+                    await until("the answer", () =>
+                        ann.of("said").some((said) => said.text === `${text} too`),
+                    );
                 };
                 await stillServe();
                 await body({ s, a, b, ann, bob, stillServe });
@@ -310,7 +359,17 @@ describe("hubs among bad clients", { skip: NO_LUA, concurrency: 4 }, () => {
 
     alone("words that are no messages", {}, async ({ a, stillServe }) => {
         const client = await a.client();
-        for (const text of ["", "{", "[]", "null", "5", '{"type":5}', '{"payload":1}', nest(50000), "\u0000"])
+        for (const text of [
+            "",
+            "{",
+            "[]",
+            "null",
+            "5",
+            '{"type":5}',
+            '{"payload":1}',
+            nest(50000),
+            "\u0000",
+        ])
             client.socket.send(text);
         client.socket.send(Buffer.from([1, 2, 3]));
         client.send("join", { userId: 5, sessionId: {} });
@@ -323,53 +382,69 @@ describe("hubs among bad clients", { skip: NO_LUA, concurrency: 4 }, () => {
         await client.join("eve", "s3");
     });
 
-    alone("a message that is too large ends its connection", { max_message_bytes: 1000 }, async ({ a }) => {
-        const client = await a.client();
-        client.send("say", { text: "x".repeat(2000) });
-        assert.equal(await client.closed, 1009);
-    });
+    alone(
+        "a message that is too large ends its connection",
+        { max_message_bytes: 1000 },
+        async ({ a }) => {
+            const client = await a.client();
+            client.send("say", { text: "x".repeat(2000) });
+            assert.equal(await client.closed, 1009);
+        },
+    );
 
-    alone("a client that talks too much is not heard", { rate: { messages_per_s: 5, burst: 5 } }, async (s) => {
-        const { a, bob } = s;
-        const client = await a.client();
-        for (let i = 0; i < 2000; i++) client.send("say", { text: "spam" });
-        await client.got("said", 5);
-        const spam = () => bob.of("said").filter(({ text }) => text === "spam").length;
-        await until("the first words", () => spam() >= 5);
-        // Ann may speak as ever; what is over the limit is lost for good.
-        await s.stillServe();
-        assert.ok(spam() < 500, `${spam()}`);
-    });
+    alone(
+        "a client that talks too much is not heard",
+        { rate: { messages_per_s: 5, burst: 5 } },
+        async (s) => {
+            const { a, bob } = s;
+            const client = await a.client();
+            for (let i = 0; i < 2000; i++) client.send("say", { text: "spam" });
+            await client.got("said", 5);
+            const spam = () => bob.of("said").filter(({ text }) => text === "spam").length;
+            await until("the first words", () => spam() >= 5);
+            // Ann may speak as ever; what is over the limit is lost for good.
+            await s.stillServe();
+            assert.ok(spam() < 500, `${spam()}`);
+        },
+    );
 
-    alone("a client that does not read is closed", { max_queue_bytes: 256 * 1024 }, async ({ a, b, ann, bob }) => {
-        const deaf = await a.joined("eve s3");
-        deaf.socket.pause();
-        const before_ = a.peer.rss();
-        const payload = "x".repeat(20000);
-        const COUNT = 1500;
-        for (let i = 0; i < COUNT; i++)
-            await b.call("broadcast", { ns: CHAT, message: { type: "long", payload } });
-        await ann.got("long", COUNT);
-        await bob.got("long", COUNT);
-        await b.sees(["s1", "s2"], { ms: PATIENCE_MS });
-        const grown = a.peer.rss() - before_;
-        assert.ok(grown < 24 * MIB, `${grown} bytes`);
-        deaf.socket.resume();
-        await deaf.closed;
-    });
+    alone(
+        "a client that does not read is closed",
+        { max_queue_bytes: 256 * 1024 },
+        async ({ a, b, ann, bob }) => {
+            const deaf = await a.joined("eve s3");
+            deaf.socket.pause();
+            const before_ = a.peer.rss();
+            const payload = "x".repeat(20000);
+            const COUNT = 1500;
+            for (let i = 0; i < COUNT; i++)
+                await b.call("broadcast", { ns: CHAT, message: { type: "long", payload } });
+            await ann.got("long", COUNT);
+            await bob.got("long", COUNT);
+            await b.sees(["s1", "s2"], { ms: PATIENCE_MS });
+            const grown = a.peer.rss() - before_;
+            assert.ok(grown < 24 * MIB, `${grown} bytes`);
+            deaf.socket.resume();
+            await deaf.closed;
+        },
+    );
 
-    alone("more connections than there may be", { max_connections: 20 }, async ({ a, stillServe }) => {
-        const clients = [];
-        let refused = 0;
-        for (let i = 0; i < 40; i++)
-            await a.client().then(
-                (client) => clients.push(client),
-                () => refused++,
-            );
-        assert.equal(clients.length, 19);
-        assert.equal(refused, 21);
-        await stillServe();
-    });
+    alone(
+        "more connections than there may be",
+        { max_connections: 20 },
+        async ({ a, stillServe }) => {
+            const clients = [];
+            let refused = 0;
+            for (let i = 0; i < 40; i++)
+                await a.client().then(
+                    (client) => clients.push(client),
+                    () => refused++,
+                );
+            assert.equal(clients.length, 19);
+            assert.equal(refused, 21);
+            await stillServe();
+        },
+    );
 
     alone("joins and leaves without end", {}, async ({ a, b, stillServe }) => {
         const client = await a.client();

@@ -24,7 +24,12 @@ const instances = new Map(); // name -> {application, bus, connected}
 
 const commands = {
     async start({ as = "instance", app = "main", bus: servers, host, prefix, driver, ...more }) {
-        const { ttl_ms: ttlMs, ping_ms: pingInterval, reconnect_ms: reconnectTimeWait = 200, id } = more;
+        const {
+            ttl_ms: ttlMs,
+            ping_ms: pingInterval,
+            reconnect_ms: reconnectTimeWait = 200,
+            id,
+        } = more;
         const bus = await connect({
             servers,
             name: as,

@@ -44,7 +44,9 @@ const ALLOWED = { lua: [], npm: [] };
 /** Members as a table: the order of a roster is not the same everywhere. */
 export const sorted = (members) =>
     (Array.isArray(members) ? members : [])
-        .map(({ sessionId, userId, metadata }) => JSON.parse(JSON.stringify({ sessionId, userId, metadata })))
+        .map(({ sessionId, userId, metadata }) =>
+            JSON.parse(JSON.stringify({ sessionId, userId, metadata })),
+        )
         .sort((a, b) => (a.sessionId < b.sessionId ? -1 : 1));
 export const idsOf = (members) => sorted(members).map(({ sessionId }) => sessionId);
 
@@ -190,7 +192,9 @@ export class HubPeer extends Peer {
         assert.deepEqual(this.all("unhandled"), [], this.kind);
         const trouble = this.stderr
             .split("\n")
-            .filter((line) => TROUBLE.test(line) && !ALLOWED[this.kind].some((ok) => ok.test(line)));
+            .filter(
+                (line) => TROUBLE.test(line) && !ALLOWED[this.kind].some((ok) => ok.test(line)),
+            );
         assert.deepEqual(trouble, [], this.kind);
     }
 }
@@ -200,7 +204,11 @@ export class Tap {
     messages = []; // {subject, text, json, reply, at}
 
     async open(url, subject = ">") {
-        this.bus = await connect({ servers: url, reconnectTimeWait: 100, maxReconnectAttempts: -1 });
+        this.bus = await connect({
+            servers: url,
+            reconnectTimeWait: 100,
+            maxReconnectAttempts: -1,
+        });
         const callback = (error, message) => {
             if (error) return;
             const said = message.string();
@@ -224,7 +232,10 @@ export class Tap {
     }
 
     async publish(subject, payload, options) {
-        const data = typeof payload === "object" && !ArrayBuffer.isView(payload) ? JSON.stringify(payload) : payload;
+        const data =
+            typeof payload === "object" && !ArrayBuffer.isView(payload)
+                ? JSON.stringify(payload)
+                : payload;
         this.bus.publish(subject, data, options);
         await this.bus.flush();
     }

@@ -37,7 +37,19 @@ const only = (object, ...names) =>
 /** A message of our own without the marks that originals do not read. */
 const withoutMarks = (json) => {
     const { o, op, member, members, sessionId, ...more } = json;
-    return op === undefined ? json : { ...only({ o, op, member, members, sessionId }, "o", "op", "member", "members", "sessionId"), marks: more };
+    return op === undefined
+        ? json
+        : {
+              ...only(
+                  { o, op, member, members, sessionId },
+                  "o",
+                  "op",
+                  "member",
+                  "members",
+                  "sessionId",
+              ),
+              marks: more,
+          };
 };
 const lean = (json) => {
     const { marks: _, ...rest } = withoutMarks(json);
@@ -184,7 +196,8 @@ for (const { kind, skip } of KINDS)
                         await body(player, async () => {
                             player.instance = await start();
                             if (config.driver === "none") return;
-                            const fresh = ({ json }) => json?.op === "sync_request" && !json.o.startsWith("inst");
+                            const fresh = ({ json }) =>
+                                json?.op === "sync_request" && !json.o.startsWith("inst");
                             player.id = (await tap.got(player.subject("roster"), fresh)).json.o;
                         });
                         assert.deepEqual(player.leftovers(), []);
@@ -229,9 +242,7 @@ for (const { kind, skip } of KINDS)
             for (const message of messages) await player.step(message);
             const view = recorded[`view_on_${player.name}`];
             await player.shows(
-                view
-                    ? view.filter(({ ns }) => ns === CHAT)
-                    : recorded[`roster_on_${player.name}`],
+                view ? view.filter(({ ns }) => ns === CHAT) : recorded[`roster_on_${player.name}`],
             );
         };
 
@@ -278,12 +289,21 @@ for (const { kind, skip } of KINDS)
                 if (name === "instH1")
                     for (const { ns, sessionId, userId, metadata } of members) {
                         await player.joins(sessionId, ns, userId, { metadata });
-                        const json = { o: name, op: "add", member: only({ ns, sessionId, userId, metadata }, "ns", "sessionId", "userId", "metadata") };
+                        const json = {
+                            o: name,
+                            op: "add",
+                            member: only(
+                                { ns, sessionId, userId, metadata },
+                                "ns",
+                                "sessionId",
+                                "userId",
+                                "metadata",
+                            ),
+                        };
                         await player.said({ subject: messages[0].subject, json });
                     }
                 for (const message of messages) await player.step(message);
-                if (name === "instH2")
-                    await player.shows(members.filter(({ ns }) => ns === CHAT));
+                if (name === "instH2") await player.shows(members.filter(({ ns }) => ns === CHAT));
             });
 
         played("roster-foreign", { name: "instB" }, async (player, start) => {
@@ -300,18 +320,25 @@ for (const { kind, skip } of KINDS)
                 await player.play(injected);
                 for (const answer of answers.filter(({ json }) => json.o === "instB"))
                     await player.said(answer);
-                if (departs?.says) await player.said({ subject: injected.subject, json: departs.says });
+                if (departs?.says)
+                    await player.said({ subject: injected.subject, json: departs.says });
                 if (departs) departed = departs.view(departed);
                 const ids = new Set(departed.map(({ sessionId }) => sessionId));
                 const kept = view.filter(({ sessionId }) => !ids.has(sessionId));
                 const wanted = [...kept, ...departed.filter(({ gone }) => !gone)];
                 for (const ns of [CHAT, NEWS])
-                    await player.shows(wanted.filter((member) => member.ns === ns), ns).catch((error) => {
-                        error.message = `${title}, ${ns}: ${error.message}`;
-                        throw error;
-                    });
+                    await player
+                        .shows(
+                            wanted.filter((member) => member.ns === ns),
+                            ns,
+                        )
+                        .catch((error) => {
+                            error.message = `${title}, ${ns}: ${error.message}`;
+                            throw error;
+                        });
                 if (!ours) {
-                    const owners = (members) => members.map(({ sessionId, instanceId }) => [sessionId, instanceId]).sort();
+                    const owners = (members) =>
+                        members.map(({ sessionId, instanceId }) => [sessionId, instanceId]).sort();
                     const here = (await player.instance.call("view")).map((member) => ({
                         ...member,
                         instanceId: member.instanceId === player.id ? "instB" : member.instanceId,
@@ -380,24 +407,38 @@ for (const { kind, skip } of KINDS)
                 for (const id of leaving) {
                     await player.joins(id, places[id], "u");
                     const member = { ns: places[id], sessionId: id, userId: "u" };
-                    await player.said({ subject: "roster", json: { o: "instA", op: "add", member } });
+                    await player.said({
+                        subject: "roster",
+                        json: { o: "instA", op: "add", member },
+                    });
                 }
                 await player.instance.call("stop");
                 for (const message of messages) await player.said(message);
-                const removes = player.tap.of(player.subject("roster"), ({ json }) => json.op === "remove");
-                assert.deepEqual(removes.map(({ json }) => json.sessionId), leaving);
+                const removes = player.tap.of(
+                    player.subject("roster"),
+                    ({ json }) => json.op === "remove",
+                );
+                assert.deepEqual(
+                    removes.map(({ json }) => json.sessionId),
+                    leaving,
+                );
                 return;
             }
             const others = left.filter(({ sessionId }) => sessionId.startsWith("x"));
-            const add = (o, member) => player.play({ subject: "roster", text: JSON.stringify({ o, op: "add", member }) });
-            for (const id of leaving) await add("instA", { ns: places[id], sessionId: id, userId: "u" });
+            const add = (o, member) =>
+                player.play({ subject: "roster", text: JSON.stringify({ o, op: "add", member }) });
+            for (const id of leaving)
+                await add("instA", { ns: places[id], sessionId: id, userId: "u" });
             for (const member of others) await add("instX", { ns: CHAT, ...member });
             for (const { sessionId, userId } of left.filter((member) => !others.includes(member))) {
                 await player.joins(sessionId, CHAT, userId);
                 const member = { ns: CHAT, sessionId, userId };
                 await player.said({ subject: "roster", json: { o: "instB", op: "add", member } });
             }
-            await player.shows([...left, ...["s1", "wa1"].map((sessionId) => ({ sessionId, userId: "u" }))]);
+            await player.shows([
+                ...left,
+                ...["s1", "wa1"].map((sessionId) => ({ sessionId, userId: "u" })),
+            ]);
             for (const message of messages) await player.play(message);
             await player.shows(left);
             await player.shows([], NEWS);
@@ -413,7 +454,10 @@ for (const { kind, skip } of KINDS)
             player.id = (await player.tap.got(player.subject("bcast"))).json.o;
             await player.said({ subject, json });
             await player.shows(roster);
-            await player.play({ subject: "roster", text: '{"o":"instX","op":"add","member":{"ns":"/ws/chat","sessionId":"x","userId":"u"}}' });
+            await player.play({
+                subject: "roster",
+                text: '{"o":"instX","op":"add","member":{"ns":"/ws/chat","sessionId":"x","userId":"u"}}',
+            });
             await player.play({ subject: "roster", text: '{"o":"instX","op":"sync_request"}' });
             await player.settle();
             await player.shows(roster);
@@ -421,18 +465,25 @@ for (const { kind, skip } of KINDS)
             assert.equal(own.length, 1);
         });
 
-        played("prefix", { name: "instP", prefix: "acme.rt", app: `shop-${kind}` }, async (player, start) => {
-            const { messages } = vectors("prefix");
-            await start();
-            const [sync, beat, broadcast, direct] = messages;
-            await player.said(sync);
-            await player.said(beat);
-            const { ns, message } = broadcast.json;
-            await player.instance.call("broadcast", { ns, message });
-            await player.said(broadcast);
-            await player.instance.call("direct", { user_id: direct.json.userId, message: direct.json.message });
-            await player.said(direct);
-        });
+        played(
+            "prefix",
+            { name: "instP", prefix: "acme.rt", app: `shop-${kind}` },
+            async (player, start) => {
+                const { messages } = vectors("prefix");
+                await start();
+                const [sync, beat, broadcast, direct] = messages;
+                await player.said(sync);
+                await player.said(beat);
+                const { ns, message } = broadcast.json;
+                await player.instance.call("broadcast", { ns, message });
+                await player.said(broadcast);
+                await player.instance.call("direct", {
+                    user_id: direct.json.userId,
+                    message: direct.json.message,
+                });
+                await player.said(direct);
+            },
+        );
     });
 
 /** Where an instance of znlrun is better than the recorded one: what its view has then. */

@@ -33,7 +33,9 @@ class Commands {
                 body = this.#rest.toString("utf8", next, next + size);
                 next += size + 2;
             }
-            this.all.push(verb === "CONNECT" ? { verb, body: line.slice(8) } : { verb, words, body });
+            this.all.push(
+                verb === "CONNECT" ? { verb, body: line.slice(8) } : { verb, words, body },
+            );
             this.#rest = this.#rest.subarray(next);
         }
     }
@@ -124,11 +126,16 @@ for (const { kind, skip } of KINDS)
             await stage(
                 async (s) => {
                     const a = await s.instance(kind, { app: "main" });
-                    const isSync = ({ verb, body }) => verb === "PUB" && JSON.parse(body).op === "sync_request";
+                    const isSync = ({ verb, body }) =>
+                        verb === "PUB" && JSON.parse(body).op === "sync_request";
                     const id = JSON.parse((await server.got("the sync_request", isSync)).body).o;
                     const own = () =>
                         server.commands.all
-                            .filter(({ verb, words }) => !["PING", "PONG"].includes(verb) && !words?.[0].startsWith("_INBOX."))
+                            .filter(
+                                ({ verb, words }) =>
+                                    !["PING", "PONG"].includes(verb) &&
+                                    !words?.[0].startsWith("_INBOX."),
+                            )
                             .map((command) => meaning(command, id));
                     const recorded = sentIn("connect")
                         .filter(({ verb }) => verb !== "PING")
@@ -155,27 +162,41 @@ for (const { kind, skip } of KINDS)
                     await client.got("dm");
                     // In the smallest pieces.
                     await server.play(arriving, { id, step: 1 });
-                    assert.deepEqual(await client.got("said", 2), [{ text: "from B" }, { text: "from B" }]);
-                    assert.deepEqual(await client.got("dm", 2), [{ text: "psst" }, { text: "psst" }]);
+                    assert.deepEqual(await client.got("said", 2), [
+                        { text: "from B" },
+                        { text: "from B" },
+                    ]);
+                    assert.deepEqual(await client.got("dm", 2), [
+                        { text: "psst" },
+                        { text: "psst" },
+                    ]);
 
                     const [say] = sentIn("broadcast and its echo");
                     const { ns, message } = JSON.parse(say.body);
                     await a.call("broadcast", { ns, message });
-                    const isBroadcast = ({ verb, words }) => verb === "PUB" && words[0].endsWith(".bcast");
+                    const isBroadcast = ({ verb, words }) =>
+                        verb === "PUB" && words[0].endsWith(".bcast");
                     const said = await server.got("the broadcast", isBroadcast);
                     assert.deepEqual(meaning(said, id), meaning(say, "instA"));
 
                     const before = server.commands.of("PONG").length;
                     server.socket.write("PING\r\n".repeat(3));
-                    await until("three answers", () => server.commands.of("PONG").length === before + 3);
+                    await until(
+                        "three answers",
+                        () => server.commands.of("PONG").length === before + 3,
+                    );
 
                     const ended = once(server.socket, "close");
                     await a.call("stop");
                     await ended;
                     const { all } = server.commands;
                     const index = (match) => all.findLastIndex(match);
-                    const remove = index(({ verb, body }) => verb === "PUB" && JSON.parse(body).op === "remove");
-                    const [leave] = sentIn("graceful stop").map((command) => meaning(command, "instA"));
+                    const remove = index(
+                        ({ verb, body }) => verb === "PUB" && JSON.parse(body).op === "remove",
+                    );
+                    const [leave] = sentIn("graceful stop").map((command) =>
+                        meaning(command, "instA"),
+                    );
                     assert.deepEqual(meaning(all[remove], id), leave);
                     // Not lost in a buffer: the server has answered after it.
                     assert.ok(index(({ verb }) => verb === "PING") > remove);
