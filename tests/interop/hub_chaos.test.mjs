@@ -48,127 +48,133 @@ const ascending = (numbers) =>
         `out of order: ${numbers.filter((n, i) => n <= numbers[i - 1])}`,
     );
 
-for (const pair of PAIRS)
-    describe(pair.name, { skip: pair.skip, concurrency: 6 }, () => {
-        const foreign = pair.kinds.includes("npm");
+describe("instances and their server", { concurrency: 2 }, () => {
+    for (const pair of PAIRS)
+        describe(pair.name, { skip: pair.skip, concurrency: 6 }, () => {
+            const foreign = pair.kinds.includes("npm");
 
-        test("the server killed and restarted under load", limit, () =>
-            stage(async (s) => {
-                // Instances of znlrun do not wait for heartbeats after a reconnect: those come too late here.
-                const ttl_ms = foreign ? 4000 : 120000;
-                const [a, b] = await Promise.all(
-                    pair.kinds.map((kind, i) =>
-                        s.instance(kind, { as: `i${i}`, ttl_ms, ping_ms: 1000 }),
-                    ),
-                );
-                const ann = await a.joined("ann s1");
-                const bob = await b.joined("bob s2");
-                const gone = await a.joined("eve s3");
-                for (const instance of [a, b]) await instance.sees(["s1", "s2", "s3"]);
-                const talkers = [new Talker(a), new Talker(b)];
-                await ann.got("i1", 20);
-                await bob.got("i0", 20);
-                await s.nats.kill();
-                for (const instance of [a, b])
-                    await until(
-                        "the loss to be noticed",
-                        async () => !(await instance.call("connected")),
+            test("the server killed and restarted under load", limit, () =>
+                stage(async (s) => {
+                    // Instances of znlrun do not wait for heartbeats after a reconnect: those come too late here.
+                    const ttl_ms = foreign ? 4000 : 120000;
+                    const [a, b] = await Promise.all(
+                        pair.kinds.map((kind, i) =>
+                            s.instance(kind, { as: `i${i}`, ttl_ms, ping_ms: 1000 }),
+                        ),
                     );
-                // Local life goes on.
-                const local = ann.of("i0").length;
-                await ann.got("i0", local + 20);
-                await gone.close();
-                await a.joined("new s4");
-                await a.sees(["s1", "s2", "s4"]);
-                await b.sees(["s1", "s2", "s3"]);
-                // Until here nothing can have reached the server.
-                for (const talker of talkers) talker.offline = talker.sent.length;
-                await s.nats.restart();
-                for (const instance of [a, b])
-                    await until("the reconnect", () => instance.call("connected"));
-                for (const instance of [a, b])
-                    await instance.sees(["s1", "s2", "s4"], { ms: 30000 });
-                const [fromB, fromA] = [ann.of("i1").length, bob.of("i0").length];
-                await ann.got("i1", fromB + 20);
-                await bob.got("i0", fromA + 20);
-                for (const talker of talkers) await talker.stop();
-                for (const [client, talker] of [
-                    [ann, talkers[1]],
-                    [bob, talkers[0]],
-                ]) {
-                    const heard = client.of(talker.instance.as);
-                    ascending(heard);
-                    // What was said meanwhile is lost, it does not come later.
-                    const offline = talker.sent.slice(0, talker.offline);
-                    const lost = offline.filter(({ online }) => online === false).map(({ n }) => n);
-                    assert.ok(lost.length > 0);
-                    assert.deepEqual(
-                        heard.filter((n) => lost.includes(n)),
-                        [],
+                    const ann = await a.joined("ann s1");
+                    const bob = await b.joined("bob s2");
+                    const gone = await a.joined("eve s3");
+                    for (const instance of [a, b]) await instance.sees(["s1", "s2", "s3"]);
+                    const talkers = [new Talker(a), new Talker(b)];
+                    await ann.got("i1", 20);
+                    await bob.got("i0", 20);
+                    await s.nats.kill();
+                    for (const instance of [a, b])
+                        await until(
+                            "the loss to be noticed",
+                            async () => !(await instance.call("connected")),
+                        );
+                    // Local life goes on.
+                    const local = ann.of("i0").length;
+                    await ann.got("i0", local + 20);
+                    await gone.close();
+                    await a.joined("new s4");
+                    await a.sees(["s1", "s2", "s4"]);
+                    await b.sees(["s1", "s2", "s3"]);
+                    // Until here nothing can have reached the server.
+                    for (const talker of talkers) talker.offline = talker.sent.length;
+                    await s.nats.restart();
+                    for (const instance of [a, b])
+                        await until("the reconnect", () => instance.call("connected"));
+                    for (const instance of [a, b])
+                        await instance.sees(["s1", "s2", "s4"], { ms: 30000 });
+                    const [fromB, fromA] = [ann.of("i1").length, bob.of("i0").length];
+                    await ann.got("i1", fromB + 20);
+                    await bob.got("i0", fromA + 20);
+                    for (const talker of talkers) await talker.stop();
+                    for (const [client, talker] of [
+                        [ann, talkers[1]],
+                        [bob, talkers[0]],
+                    ]) {
+                        const heard = client.of(talker.instance.as);
+                        ascending(heard);
+                        // What was said meanwhile is lost, it does not come later.
+                        const offline = talker.sent.slice(0, talker.offline);
+                        const lost = offline
+                            .filter(({ online }) => online === false)
+                            .map(({ n }) => n);
+                        assert.ok(lost.length > 0);
+                        assert.deepEqual(
+                            heard.filter((n) => lost.includes(n)),
+                            [],
+                        );
+                    }
+                    // Everyone hears their own instance without a gap.
+                    for (const [client, talker] of [
+                        [ann, talkers[0]],
+                        [bob, talkers[1]],
+                    ]) {
+                        await client.got(talker.instance.as, talker.sent.length);
+                        assert.deepEqual(
+                            client.of(talker.instance.as),
+                            talker.sent.map(({ n }) => n),
+                        );
+                    }
+                }),
+            );
+
+            test("an instance is killed: its members go, the others stay", limit, () =>
+                stage(async (s) => {
+                    const kinds = [...pair.kinds, pair.kinds[0]];
+                    const [a, b, c] = await Promise.all(
+                        kinds.map((kind, i) => s.instance(kind, { as: `i${i}`, ttl_ms: TTL_MS })),
                     );
-                }
-                // Everyone hears their own instance without a gap.
-                for (const [client, talker] of [
-                    [ann, talkers[0]],
-                    [bob, talkers[1]],
-                ]) {
-                    await client.got(talker.instance.as, talker.sent.length);
+                    await a.joined("ann s1");
+                    const bob = await b.joined("bob s2");
+                    for (let i = 0; i < 20; i++) await c.joined(`c${i} c${i}`);
+                    const all = ["s1", "s2", ...Array.from({ length: 20 }, (_, i) => `c${i}`)];
+                    for (const instance of [a, b, c]) await instance.sees(all);
+                    const talker = new Talker(a);
+                    await c.peer.kill();
+                    for (const instance of [a, b]) await instance.sees(["s1", "s2"]);
+                    await talker.stop();
+                    const count = talker.sent.length;
+                    await bob.got("i0", count);
                     assert.deepEqual(
-                        client.of(talker.instance.as),
+                        bob.of("i0"),
                         talker.sent.map(({ n }) => n),
                     );
-                }
-            }),
-        );
+                    // The place is free for another with the same sessions.
+                    const d = await s.instance(kinds[2], { as: "again", ttl_ms: TTL_MS });
+                    await d.joined("c0 c0");
+                    for (const instance of [a, b, d]) await instance.sees(["s1", "s2", "c0"]);
+                }),
+            );
 
-        test("an instance is killed: its members go, the others stay", limit, () =>
-            stage(async (s) => {
-                const kinds = [...pair.kinds, pair.kinds[0]];
-                const [a, b, c] = await Promise.all(
-                    kinds.map((kind, i) => s.instance(kind, { as: `i${i}`, ttl_ms: TTL_MS })),
-                );
-                await a.joined("ann s1");
-                const bob = await b.joined("bob s2");
-                for (let i = 0; i < 20; i++) await c.joined(`c${i} c${i}`);
-                const all = ["s1", "s2", ...Array.from({ length: 20 }, (_, i) => `c${i}`)];
-                for (const instance of [a, b, c]) await instance.sees(all);
-                const talker = new Talker(a);
-                await c.peer.kill();
-                for (const instance of [a, b]) await instance.sees(["s1", "s2"]);
-                await talker.stop();
-                const count = talker.sent.length;
-                await bob.got("i0", count);
-                assert.deepEqual(
-                    bob.of("i0"),
-                    talker.sent.map(({ n }) => n),
-                );
-                // The place is free for another with the same sessions.
-                const d = await s.instance(kinds[2], { as: "again", ttl_ms: TTL_MS });
-                await d.joined("c0 c0");
-                for (const instance of [a, b, d]) await instance.sees(["s1", "s2", "c0"]);
-            }),
-        );
-
-        test("an instance stalls for longer than the members live", limit, () =>
-            stage(async (s) => {
-                const [a, b] = await Promise.all(
-                    pair.kinds.map((kind, i) => s.instance(kind, { as: `i${i}`, ttl_ms: TTL_MS })),
-                );
-                const ann = await a.joined("ann s1");
-                await b.joined("bob s2");
-                for (const instance of [a, b]) await instance.sees(["s1", "s2"]);
-                a.peer.process.kill("SIGSTOP");
-                await b.sees(["s2"]);
-                await b.joined("cid s3");
-                a.peer.process.kill("SIGCONT");
-                for (const instance of [a, b]) await instance.sees(["s1", "s2", "s3"]);
-                assert.deepEqual(
-                    (await ann.list()).map(({ sessionId }) => sessionId),
-                    ["s1", "s2", "s3"],
-                );
-            }),
-        );
-    });
+            test("an instance stalls for longer than the members live", limit, () =>
+                stage(async (s) => {
+                    const [a, b] = await Promise.all(
+                        pair.kinds.map((kind, i) =>
+                            s.instance(kind, { as: `i${i}`, ttl_ms: TTL_MS }),
+                        ),
+                    );
+                    const ann = await a.joined("ann s1");
+                    await b.joined("bob s2");
+                    for (const instance of [a, b]) await instance.sees(["s1", "s2"]);
+                    a.peer.process.kill("SIGSTOP");
+                    await b.sees(["s2"]);
+                    await b.joined("cid s3");
+                    a.peer.process.kill("SIGCONT");
+                    for (const instance of [a, b]) await instance.sees(["s1", "s2", "s3"]);
+                    assert.deepEqual(
+                        (await ann.list()).map(({ sessionId }) => sessionId),
+                        ["s1", "s2", "s3"],
+                    );
+                }),
+            );
+        });
+});
 
 // --- the network between an instance and the server is cut ------------------------------------
 

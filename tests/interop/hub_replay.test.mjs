@@ -166,6 +166,23 @@ class Player {
     }
 }
 
+const s2 = { ns: CHAT, sessionId: "s2", userId: "u2" };
+/** Where a view of znlrun is better than the recorded one. `holds` and `lacks` last until the end;
+ * `says`: what it answers. */
+const DEPARTS = {
+    // A list of an original is complete: what it does not list any more is gone.
+    "heartbeat does not delete members that it no longer lists": { lacks: ["x2", "x3"] },
+    // Only the owner takes a session away.
+    "remove by an instance that does not own the session": {
+        holds: [{ ns: CHAT, sessionId: "x1", userId: "ux" }],
+    },
+    // What is held here is said again at once, which heals the originals.
+    "remove of a session that instB holds itself: it disappears until instB's next heartbeat": {
+        holds: [s2],
+        says: { o: "instB", op: "add", member: s2 },
+    },
+};
+
 /** Fields in one order. */
 function sort(value) {
     if (value === null || typeof value !== "object") return value;
@@ -313,19 +330,20 @@ for (const { kind, skip } of KINDS)
             for (const message of delta)
                 if (message.json.o === "instA") await player.play(message);
                 else if (message.json.member?.sessionId === "s2") await player.said(message);
-            let departed = [];
+            const holds = new Map();
+            const lacks = new Set();
             for (const recorded of vectors("roster-foreign").cases) {
                 const { case: title, injected, answers, view_on_instB: view } = recorded;
-                const departs = ours && DEPARTS.find(({ of }) => title.startsWith(of));
                 await player.play(injected);
                 for (const answer of answers.filter(({ json }) => json.o === "instB"))
                     await player.said(answer);
-                if (departs?.says)
+                const departs = (ours && DEPARTS[title]) || {};
+                if (departs.says)
                     await player.said({ subject: injected.subject, json: departs.says });
-                if (departs) departed = departs.view(departed);
-                const ids = new Set(departed.map(({ sessionId }) => sessionId));
-                const kept = view.filter(({ sessionId }) => !ids.has(sessionId));
-                const wanted = [...kept, ...departed.filter(({ gone }) => !gone)];
+                for (const id of departs.lacks ?? []) lacks.add(id);
+                for (const member of departs.holds ?? []) holds.set(member.sessionId, member);
+                const wanted = view.filter(({ sessionId: id }) => !lacks.has(id) && !holds.has(id));
+                wanted.push(...holds.values());
                 for (const ns of [CHAT, NEWS])
                     await player
                         .shows(
@@ -485,7 +503,3 @@ for (const { kind, skip } of KINDS)
             },
         );
     });
-
-/** Where an instance of znlrun is better than the recorded one: what its view has then. */
-const x = (n, more) => ({ ns: CHAT, sessionId: `x${n}`, userId: "ux", ...more });
-const DEPARTS = [x];
