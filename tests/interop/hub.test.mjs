@@ -278,14 +278,14 @@ describe("pairs", { concurrency: 2 }, () => {
                         });
                     const roster = `mega.ws.${app}.roster`;
                     const [held] = tap.of(roster, ({ json }) => json.member?.metadata.at === "b");
-                    // The first closes: from an original it deletes the entry, until the holder's next heartbeat;
-                    // znlrun says at once that it has it.
                     await first.close();
                     const isSaidAgain = ({ json, at }) =>
                         at > held.at &&
                         json.o === held.json.o &&
                         [json.member, ...(json.members ?? [])].some((m) => m?.sessionId === "s1");
-                    await tap.got(roster, isSaidAgain);
+                    // From an original that deletes the entry until the holder's next heartbeat; znlrun says at
+                    // once that it has it. Instances of znlrun say nothing when it is no longer theirs.
+                    if (a.kind === "npm") await tap.got(roster, isSaidAgain);
                     for (const instance of [a, b]) await instance.sees(["s1"]);
                     await second.close();
                     for (const instance of [a, b]) await instance.sees([]);
@@ -383,7 +383,7 @@ describe("pairs", { concurrency: 2 }, () => {
                             const removed = tap
                                 .of(`mega.ws.${app}.roster`, ({ json }) => json.op === "remove")
                                 .map(({ json }) => json.sessionId);
-                            assert.deepEqual(removed, ids);
+                            assert.deepEqual(removed.sort(), ids);
                         }
                     },
                 );

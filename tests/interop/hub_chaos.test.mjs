@@ -310,6 +310,8 @@ describe("thousands of members", { concurrency: 2 }, () => {
                 }
                 // And they stay: heartbeats renew them all, in one message or in many.
                 const tap = await s.tap(`mega.ws.${s.app}.roster`);
+                const original = { o: "original", op: "sync_request" };
+                await tap.publish(`mega.ws.${s.app}.roster`, original);
                 const beaten = new Set();
                 await until(
                     "a whole list",

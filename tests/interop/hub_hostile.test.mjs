@@ -65,7 +65,7 @@ describe("hubs among bad instances", { skip: NO_LUA }, () => {
         for (const instance of [a, b]) await instance.sees([], { ns });
     };
     const idOf = async (session) => {
-        const said = ({ json }) => json?.op === "add" && json.member.sessionId === session;
+        const said = ({ json }) => json?.op === "add" && json.member?.sessionId === session;
         return (await tap.got(subject("roster"), said)).json.o;
     };
 
@@ -136,10 +136,7 @@ describe("hubs among bad instances", { skip: NO_LUA }, () => {
                 op: "add",
                 member: member({ sessionId }),
             });
-        const seen = await a
-            .sees([...ids, "s1", "s2"].filter(Boolean))
-            .catch(() => a.sees([...ids, "s1", "s2"]));
-        assert.ok(seen.length >= ids.length + 1);
+        for (const instance of [a, b]) await instance.sees([...ids, "s1", "s2"]);
         for (const sessionId of ids)
             await tap.publish(subject("roster"), { o: "odd", op: "remove", sessionId });
         await stillServe();
@@ -367,7 +364,7 @@ describe("hubs among bad clients", { skip: NO_LUA, concurrency: 4 }, () => {
             "5",
             '{"type":5}',
             '{"payload":1}',
-            nest(50000),
+            nest(20000),
             "\u0000",
         ])
             client.socket.send(text);

@@ -288,7 +288,6 @@ for (const { kind, skip } of KINDS)
                 await player.clients.dup.close();
                 delete player.clients.dup;
                 await player.shows(there.view_on_instA);
-                await player.play(gone.messages[0]);
                 return;
             }
             // A remove by who does not own it: said again at once, which heals the originals.
@@ -436,10 +435,9 @@ for (const { kind, skip } of KINDS)
                     player.subject("roster"),
                     ({ json }) => json.op === "remove",
                 );
-                assert.deepEqual(
-                    removes.map(({ json }) => json.sessionId),
-                    leaving,
-                );
+                const left = removes.map(({ json }) => json.sessionId);
+                // A hub of znlrun closes its connections, and each takes its session along.
+                assert.deepEqual(ours ? left.sort() : left, leaving);
                 return;
             }
             const others = left.filter(({ sessionId }) => sessionId.startsWith("x"));

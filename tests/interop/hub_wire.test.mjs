@@ -61,6 +61,9 @@ function meaning({ verb, words, body }, id) {
     return { verb, subject: words[0], said: JSON.parse(JSON.stringify(said)) };
 }
 
+/** Instances of znlrun have a subject each, for what they ask of each other. */
+const isInbox = (subject) => /^mega\.ws\.main\.roster\./.test(subject);
+
 /** A server that one instance connects to. */
 class PlayedServer {
     commands = new Commands();
@@ -134,7 +137,7 @@ for (const { kind, skip } of KINDS)
                             .filter(
                                 ({ verb, words }) =>
                                     !["PING", "PONG"].includes(verb) &&
-                                    !words?.[0].startsWith("_INBOX."),
+                                    !isInbox(words?.[0]),
                             )
                             .map((command) => meaning(command, id));
                     const recorded = sentIn("connect")
