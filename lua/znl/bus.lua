@@ -21,9 +21,10 @@ M.RULE = { type = "any", check = M.accepts,
 ---@param value znl.Nats|string|znl.NatsOptions
 ---@param what string  who asks, for errors
 ---@param level? integer  whom to blame; 1, the default, is the caller of `open`
+---@param defaults? znl.NatsOptions  of one that is made here, unless `value` says otherwise
 ---@return znl.Nats nats
 ---@return boolean is_own  made here: close it
-function M.open(value, what, level)
+function M.open(value, what, level, defaults)
   level = (level or 1) + 1
   if nats.is(value) then return value, false end
   if not M.accepts(value) then error(("%s: bus must be %s"):format(what, M.RULE.allowed), level) end
@@ -31,6 +32,7 @@ function M.open(value, what, level)
   if given.wait_ms ~= nil then
     error(what .. ": bus: wait_ms is not for a bus: it connects in the background", level)
   end
+  given = options.extend(defaults or {}, given)
   return nats.open(options.extend(given, { wait_ms = 0 }), what .. ": bus", level), true
 end
 

@@ -1,5 +1,6 @@
 --- hub_peer.lua - hubs of znlrun in one process, driven by JSON lines on standard input:
 --- `znlrun hub_peer.lua`. Commands are those of hub_peer.mjs; its head describes them. More of them:
+---   start has echo, and own_bus: the hub makes its connection itself
 ---   counters -> table;  state -> text;  partial -> boolean;  memory -> {lua_kib, rss_bytes}
 --- SPDX-License-Identifier: MIT
 package.path = arg[0]:match("^(.-)[^/]*$") .. "?.lua;" .. package.path
@@ -71,12 +72,13 @@ local commands = {}
 
 function commands.start(cmd)
   local as = cmd.as or "instance"
-  local nats = check(znl.nats.connect {
+  -- Made here, so that commands can look at it; own_bus: by the hub, as it likes it.
+  local nats = not cmd.own_bus and check(znl.nats.connect {
     servers = cmd.bus, name = as, echo = given(cmd.echo), ping_ms = given(cmd.ping_ms),
     reconnect_max_ms = given(cmd.reconnect_ms), reconnect_min_ms = given(cmd.reconnect_ms) and 50 or nil,
-  })
+  }) or nil
   local opts = {
-    app = given(cmd.app) or "main", bus = nats, subject_prefix = given(cmd.prefix),
+    app = given(cmd.app) or "main", bus = nats or cmd.bus, subject_prefix = given(cmd.prefix),
     roster = { driver = given(cmd.driver), ttl_ms = given(cmd.ttl_ms) },
     listen = (given(cmd.host) or "127.0.0.1") .. ":0",
   }
@@ -137,7 +139,7 @@ end
 function commands.stop(_, object)
   if object.crowd then object.crowd:stop() end
   object.hub:close(1000)
-  object.nats:close()
+  if object.nats then object.nats:close() end
 end
 
 function commands.connected(_, object) return object.nats:is_connected() end

@@ -128,7 +128,7 @@ for (const { kind, skip } of KINDS)
         try {
             await stage(
                 async (s) => {
-                    const a = await s.instance(kind, { app: "main" });
+                    const a = await s.instance(kind, { app: "main", own_bus: true });
                     const isSync = ({ verb, body }) =>
                         verb === "PUB" && JSON.parse(body).op === "sync_request";
                     const id = JSON.parse((await server.got("the sync_request", isSync)).body).o;
@@ -136,8 +136,7 @@ for (const { kind, skip } of KINDS)
                         server.commands.all
                             .filter(
                                 ({ verb, words }) =>
-                                    !["PING", "PONG"].includes(verb) &&
-                                    !isInbox(words?.[0]),
+                                    !["PING", "PONG"].includes(verb) && !isInbox(words?.[0]),
                             )
                             .map((command) => meaning(command, id));
                     const recorded = sentIn("connect")

@@ -42,7 +42,8 @@ end
 local function open(self, parts)
   local config = parts.config
   if config.bus ~= nil then
-    self.bus, self.owns_bus = bus.open(config.bus, parts.what)
+    -- What comes back from the server is dropped here anyway.
+    self.bus, self.owns_bus = bus.open(config.bus, parts.what, 1, { echo = false })
     self.offs = {
       self.bus:on("connected", function() parts.on_bus("online") end),
       self.bus:on("disconnected", function() parts.on_bus("offline") end),
