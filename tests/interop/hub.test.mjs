@@ -77,7 +77,7 @@ const joined = async (instance, who, more) => {
     return client;
 };
 
-describe("pairs", { concurrency: 2 }, () => {
+describe("pairs", { concurrency: 4 }, () => {
     for (const pair of PAIRS)
         describe(pair.name, { skip: pair.skip, concurrency: 6 }, () =>
             between(pair.kinds, (on) => {

@@ -48,7 +48,7 @@ const ascending = (numbers) =>
         `out of order: ${numbers.filter((n, i) => n <= numbers[i - 1])}`,
     );
 
-describe("instances and their server", { concurrency: 2 }, () => {
+describe("instances and their server", { concurrency: 4 }, () => {
     for (const pair of PAIRS)
         describe(pair.name, { skip: pair.skip, concurrency: 6 }, () => {
             const foreign = pair.kinds.includes("npm");
