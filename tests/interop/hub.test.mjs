@@ -383,7 +383,7 @@ describe("pairs", { concurrency: 4 }, () => {
                             const removed = tap
                                 .of(`mega.ws.${app}.roster`, ({ json }) => json.op === "remove")
                                 .map(({ json }) => json.sessionId);
-                            assert.deepEqual(removed.sort(), ids);
+                            assert.deepEqual(removed, ids);
                         }
                     },
                 );

@@ -414,6 +414,7 @@ function Hub:close(drain_ms)
   self.forget_stop = nil
   self.server:close()
   self.server = nil
+  self.instance.roster:stop() -- in the order of the joins; then the connections
   for _, ctx in pairs(self.open) do self.instance.sessions:leave(ctx) end
   local run, problem, its_code = task.background(self.owner, close, self, drain_ms)
   if not run then return nil, problem, its_code end
