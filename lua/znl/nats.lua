@@ -169,7 +169,7 @@ local function publish(raw, subject, data, opts, what)
     ok, message, code = raw:publish(subject, data, opts.reply, header_lines(opts.headers, what, 4))
   end
   if ok then return true end
-  if code == "INVALID" then error(message, 3) end
+  if code == "INVALID" and what == "nats.publish" then error(message, 3) end
   return nil, message, code
 end
 
@@ -178,7 +178,8 @@ end
 ---@param opts? znl.NatsPublishOptions
 ---@return true|nil ok
 ---@return string? message
----@return "INVALID"|"OFFLINE"|"BUSY"|"TOO_BIG"|"CLOSED"? code  INVALID: no answer is wanted
+---@return "INVALID"|"OFFLINE"|"BUSY"|"TOO_BIG"|"CLOSED"? code  INVALID: no answer is wanted, or what the sender gave
+---is no subject
 function Message:respond(data, opts)
   check_texts("nats.respond", self.subject, data)
   if self.reply == nil then return nil, "nats.respond: the message wants no answer", "INVALID" end
@@ -227,8 +228,8 @@ local REQUEST_OPTIONS = { timeout_ms = true, headers = true }
 ---@param opts? znl.NatsRequestOptions
 ---@return znl.NatsMessage|nil answer
 ---@return string? message
----@return "TIMEOUT"|"UNREACHABLE"|"OFFLINE"|"BUSY"|"TOO_BIG"|"CLOSED"|"LIMIT"|"CANCELLED"|"DEADLINE"|string? code
----UNREACHABLE: nobody subscribes to it
+---@return "TIMEOUT"|"UNREACHABLE"|"OFFLINE"|"BUSY"|"TOO_BIG"|"CLOSED"|"LIMIT"|"REFUSED"|"CANCELLED"|string? code
+---UNREACHABLE: nobody subscribes to it; REFUSED: we may not subscribe to answers
 function Nats:request(subject, data, opts)
   check_texts("nats.request", subject, data)
   local timeout_ms, lines = 5000, nil

@@ -17,6 +17,7 @@ typedef enum znl_nats_kind {
     ZNL_NATS_PONG,
     ZNL_NATS_OK,
     ZNL_NATS_ERR,
+    ZNL_NATS_NOISE, /* a message that nobody can use: passed over */
 } znl_nats_kind;
 
 /* What one operation says; points into the bytes that were read. */

@@ -102,13 +102,19 @@ int znl_nats_next_header(
             end = (const uint8_t *)lines + size;
         *at = (size_t)(end - (const uint8_t *)lines) + 1;
         const uint8_t *colon = memchr(line, ':', (size_t)(end - line));
-        if (colon == NULL || colon == line)
+        if (colon == NULL)
             continue;
         const uint8_t *from = colon + 1;
         while (from < end && is_blank(*from))
             from++;
         while (end > from && (is_blank(end[-1]) || end[-1] == '\r'))
             end--;
+        while (line < colon && is_blank(*line))
+            line++;
+        while (colon > line && is_blank(colon[-1]))
+            colon--;
+        if (colon == line)
+            continue;
         *name = znl_frame_of(line, (size_t)(colon - line));
         *value = znl_frame_of(from, (size_t)(end - from));
         return 1;
@@ -127,10 +133,9 @@ static int read_message(uint8_t *bytes, size_t size, znl_frame line, size_t head
     size_t count = split(line.data, line.data + line.size, tokens, TOKENS);
     size_t fewest = has_headers ? 5
                                 : 4; /* with its name; one more with a subject to reply to */
-    if ((count != fewest && count != fewest + 1) || memchr(line.data, 0, line.size) != NULL)
+    if (count != fewest && count != fewest + 1)
         return ZNL_E_PROTO;
-    if (tokens[1].size > ZNL_NATS_SUBJECT_BYTES_MAX * 2 || number(tokens[2], &sid) != 0 ||
-            number(tokens[count - 1], &total) != 0 ||
+    if (number(tokens[2], &sid) != 0 || number(tokens[count - 1], &total) != 0 ||
             (has_headers && number(tokens[count - 2], &headers) != 0) || headers > total)
         return ZNL_E_PROTO;
     if (total > ZNL_NATS_MESSAGE_BYTES_MAX)
@@ -140,6 +145,12 @@ static int read_message(uint8_t *bytes, size_t size, znl_frame line, size_t head
         return 0;
     if (memcmp(bytes + *used - 2, "\r\n", 2) != 0)
         return ZNL_E_PROTO;
+    /* Servers let anybody publish with a zero byte in a subject: cut there it would pass for another one, and it must
+     * not end the connection of those who get it. */
+    if (memchr(line.data, 0, line.size) != NULL) {
+        *op = (znl_nats_op){.kind = ZNL_NATS_NOISE, .text = znl_frame_of(bytes, 0)};
+        return 1;
+    }
     *op = (znl_nats_op){.kind = ZNL_NATS_MSG,
             .sid = sid,
             .data = bytes + head + headers,

@@ -118,6 +118,25 @@ describe("nats", function()
     a:close()
   end)
 
+  -- Servers take any reply subject from anybody.
+  it("does not fail over what it cannot answer", function()
+    local a = connect()
+    local sub = a:subscribe("ask")
+    a:flush(20000)
+    local conn = assert(znl.tcp.connect { host = "127.0.0.1", port = server.port })
+    conn:write('CONNECT {"verbose":false}\r\nPUB ask a.> 1\r\n1\r\nPUB ask .. 1\r\n2\r\nPUB ask \0 1\r\n3\r\n'
+      .. "PUB ask ok 1\r\n4\r\nPUB ask\0x 1\r\n5\r\nPUB ask 1\r\n6\r\n")
+    local seen = {}
+    for i = 1, 4 do
+      local message = assert(sub:next(20000))
+      local ok, _, code = message:respond("x")
+      seen[i] = message.data .. (ok and " sent" or " " .. code)
+    end
+    assert.same({ "1 INVALID", "2 INVALID", "4 sent", "6 INVALID" }, seen)
+    conn:close()
+    assert.equal(0, a:counters().reconnects)
+  end)
+
   it("shares messages among a group", function()
     local a, b = connect(), connect()
     local counts = { 0, 0 }
@@ -310,6 +329,11 @@ describe("nats", function()
     end
     blames(function() a:publish("a b", "") end, "no subject")
     blames(function() a:publish("*", "") end, "no subject")
+    blames(function() a:publish("a\0b", "") end, "no subject")
+    blames(function() a:publish("a", "", { reply = "a\0b" }) end, "no subject")
+    blames(function() a:request("a\0b", "") end, "no subject")
+    blames(function() a:subscribe("a\0b") end, "no subject")
+    blames(function() a:subscribe("a", nil, { queue = "a\0b" }) end, "no subject")
     blames(function() a:publish("a", 5) end, "data must be a text")
     blames(function() a:publish(5, "a") end, "subject must be a text")
     blames(function() a:publish("a", "", { rely = "x" }) end, "no option rely")

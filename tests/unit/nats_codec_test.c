@@ -135,6 +135,38 @@ static void waits_for_the_rest(void **state)
     assert_int_equal(all, sizeof whole - 1);
 }
 
+static void passes_over_zero_bytes_in_subjects(void **state)
+{
+    static const char *const odd[] = {"MSG a?b 1 2\r\nhi\r\n", "MSG a 1 r? 2\r\nhi\r\n",
+            "HMSG ? 1 12 14\r\nNATS/1.0\r\n\r\nhi\r\n"};
+    (void)state;
+    for (size_t i = 0; i < sizeof odd / sizeof odd[0]; i++) {
+        size_t size = strlen(odd[i]);
+        memcpy(bytes, odd[i], size);
+        *(uint8_t *)memchr(bytes, '?', size) = 0;
+        assert_int_equal(znl_nats_read(bytes, size - 1, &op, &used), 0);
+        assert_int_equal(used, size);
+        assert_int_equal(znl_nats_read(bytes, size, &op, &used), 1);
+        assert_int_equal(op.kind, ZNL_NATS_NOISE);
+        assert_int_equal(used, size);
+    }
+}
+
+static void trims_headers(void **state)
+{
+    static const char lines[] = " A \t: 1 \r\n : none\r\n:\r\nB:\r\n";
+    znl_frame name, value;
+    size_t at = 0;
+    (void)state;
+    assert_int_equal(znl_nats_next_header(lines, sizeof lines - 1, &at, &name, &value), 1);
+    assert_true(znl_frame_equal(name, znl_frame_text("A")));
+    assert_true(znl_frame_equal(value, znl_frame_text("1")));
+    assert_int_equal(znl_nats_next_header(lines, sizeof lines - 1, &at, &name, &value), 1);
+    assert_true(znl_frame_equal(name, znl_frame_text("B")));
+    assert_int_equal(value.size, 0);
+    assert_int_equal(znl_nats_next_header(lines, sizeof lines - 1, &at, &name, &value), 0);
+}
+
 static void refuses_what_is_no_server(void **state)
 {
     static const char *const bad[] = {"HTTP/1.1 400 Bad Request\r\n", "\r\n", "MSG\r\n",
@@ -281,6 +313,8 @@ int main(void)
             cmocka_unit_test(passes_over_headers_that_are_none),
             cmocka_unit_test(reads_the_rest),
             cmocka_unit_test(waits_for_the_rest),
+            cmocka_unit_test(passes_over_zero_bytes_in_subjects),
+            cmocka_unit_test(trims_headers),
             cmocka_unit_test(refuses_what_is_no_server),
             cmocka_unit_test(reads_info),
             cmocka_unit_test(knows_subjects),

@@ -138,6 +138,8 @@ int znl_nats_fail(lua_State *L, int err, const char *where)
     const char *text = znl_err_text(err);
     if (err == ZNL_E_INVALID)
         text = "that is no subject";
+    else if (err == ZNL_E_REFUSED)
+        text = "the server does not let us subscribe to answers (inbox_prefix)";
     else if (err == ZNL_E_UNREACHABLE)
         text = "nobody subscribes to it";
     else if (err == ZNL_E_TOO_BIG)
@@ -284,12 +286,19 @@ znl_nats_headers znl_nats_checkheaders(lua_State *L, int idx)
     return headers;
 }
 
+const char *znl_nats_checksubject(lua_State *L, int idx)
+{
+    size_t size;
+    const char *subject = luaL_checklstring(L, idx, &size);
+    return strlen(subject) == size ? subject : "";
+}
+
 static int nats_publish(lua_State *L)
 {
     znl_nats_box *box = znl_nats_checkbox(L);
-    const char *subject = luaL_checkstring(L, 2);
+    const char *subject = znl_nats_checksubject(L, 2);
     znl_frame data = znl_lua_checkframe(L, 3, "data", SIZE_MAX);
-    const char *reply = luaL_optstring(L, 4, NULL);
+    const char *reply = lua_isnoneornil(L, 4) ? NULL : znl_nats_checksubject(L, 4);
     znl_nats_headers headers = znl_nats_checkheaders(L, 5);
     int err = box->nats == NULL
             ? ZNL_E_CLOSED

@@ -48,6 +48,9 @@ typedef struct znl_nats_box {
 /* Argument 1; raises when it is none. */
 znl_nats_box *znl_nats_checkbox(lua_State *L);
 
+/* Text of argument `idx`; one with a zero byte is "", which is no subject. */
+const char *znl_nats_checksubject(lua_State *L, int idx);
+
 /* nil, message, code. INVALID: the subject is none, which is for the caller to raise. */
 int znl_nats_fail(lua_State *L, int err, const char *where);
 

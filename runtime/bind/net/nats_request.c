@@ -112,7 +112,7 @@ int znl_nats_request_method(lua_State *L)
     static const char where[] = "nats.request";
     uint32_t timeout_ms;
     znl_nats_box *box = znl_nats_checkbox(L);
-    const char *subject = luaL_checkstring(L, 2);
+    const char *subject = znl_nats_checksubject(L, 2);
     znl_frame data = znl_lua_checkframe(L, 3, "data", SIZE_MAX);
     znl_nats_headers headers = znl_nats_checkheaders(L, 5);
     int results = read_timeout(L, 4, where, &timeout_ms);

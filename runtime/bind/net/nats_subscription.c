@@ -265,7 +265,7 @@ static int subscription_collect(lua_State *L)
 int znl_nats_subscribe_method(lua_State *L)
 {
     znl_nats_box *box = znl_nats_checkbox(L);
-    const char *subject = luaL_checkstring(L, 2);
+    const char *subject = znl_nats_checksubject(L, 2);
     luaL_checktype(L, 3, LUA_TTABLE);
     lua_settop(L, 3);
     uint32_t max_messages = znl_lua_fieldu32(L, 3, "max_messages", 0, UINT32_MAX);
@@ -273,6 +273,8 @@ int znl_nats_subscribe_method(lua_State *L)
     uint32_t max_concurrency = znl_lua_fieldu32(
             L, 3, "max_concurrency", ZNL_CONCURRENCY_DEFAULT, ZNL_CONCURRENCY_MAX);
     znl_frame queue = znl_lua_fieldtext(L, 3, "queue", ZNL_NATS_SUBJECT_BYTES_MAX);
+    if (queue.size > 0 && memchr(queue.data, 0, queue.size) != NULL)
+        subject = ""; /* neither is a name */
     lua_getfield(L, 3, "owner");
     znl_owner *owner = lua_isnil(L, 4) ? NULL : znl_lua_checkowner(L, 4);
     if (box->nats == NULL)
