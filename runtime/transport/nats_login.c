@@ -6,21 +6,34 @@
 #include "security/nkey.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sodium.h>
 #include <stdio.h>
+#include <unistd.h>
 
-/* Small files on a disk: not worth a thread. */
+/* Small files on a disk: not worth a thread. Nothing waits for who writes to a pipe, and no copy is left. */
 static int read_file(const char *path, znl_buffer *out, char *text, size_t size)
 {
-    FILE *file = fopen(path, "rbe");
-    if (file == NULL) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) {
         snprintf(text, size, "%s: %s", path, strerror(errno));
         return ZNL_E_INVALID;
     }
-    int err = znl_buffer_extend(out, ZNL_NKEY_FILE_BYTES_MAX);
-    if (err == 0)
-        out->size = fread(out->data, 1, ZNL_NKEY_FILE_BYTES_MAX, file);
-    fclose(file);
+    ssize_t got = 1;
+    int err = znl_buffer_extend(out, ZNL_NKEY_FILE_BYTES_MAX + 1);
+    while (err == 0 && got > 0 && out->size <= ZNL_NKEY_FILE_BYTES_MAX) {
+        got = read(fd, out->data + out->size, ZNL_NKEY_FILE_BYTES_MAX + 1 - out->size);
+        if (got > 0)
+            out->size += (size_t)got;
+    }
+    if (got < 0) {
+        snprintf(text, size, "%s: %s", path, strerror(errno));
+        err = ZNL_E_INVALID;
+    } else if (out->size > ZNL_NKEY_FILE_BYTES_MAX) {
+        snprintf(text, size, "%s: more than 64 KiB", path);
+        err = ZNL_E_INVALID;
+    }
+    close(fd);
     return err;
 }
 
@@ -64,6 +77,17 @@ out:
     return err;
 }
 
+/* Room for CONNECT, with every byte escaped, and PING. */
+static size_t line_bytes(const znl_nats_login *login)
+{
+    const char *const texts[] = {login->name, login->user, login->password, login->token,
+            login->jwt, login->nkey, login->signature, login->version};
+    size_t size = 512;
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++)
+        size += texts[i] != NULL ? 6 * strlen(texts[i]) : 0;
+    return size;
+}
+
 int znl_nats_log_in(znl_nats *nats, char *text, size_t size)
 {
     znl_buffer line = {0};
@@ -90,6 +114,9 @@ int znl_nats_log_in(znl_nats *nats, char *text, size_t size)
         login.password = nats->server->password;
         login.token = nats->server->password == NULL ? nats->server->user : NULL;
     }
+    if (err == 0)
+        err = znl_buffer_extend(
+                &line, line_bytes(&login)); /* grown later, it would leave copies */
     if (err == 0)
         err = znl_nats_put_connect(&line, &login);
     if (err == ZNL_E_PROTO) {
