@@ -6,7 +6,7 @@
 #include "base/limits.h"
 #include "base/random.h"
 
-#include <inttypes.h>
+#include <sodium.h>
 #include <stdio.h>
 #include <strings.h>
 
@@ -25,8 +25,11 @@ static void free_nats(znl_nats *nats)
             nats->credentials_file, nats->nkey_seed_file, nats->tls_ca_file,
             nats->tls_cert_file, nats->tls_key_file, nats->tls_server_name, nats->nonce,
             nats->inbox_prefix};
-    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++)
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+        if (texts[i] != NULL)
+            sodium_memzero(texts[i], strlen(texts[i])); /* secrets among them */
         znl_free(texts[i]);
+    }
     znl_nats_servers_fini(&nats->servers);
     znl_nats_table_fini(&nats->subscriptions);
     znl_nats_table_fini(&nats->asks);
@@ -74,24 +77,27 @@ static void lose(znl_nats *nats, int err, const char *text)
 {
     char why[ZNL_NATS_TEXT_BYTES + sizeof nats->server_text + 2];
     int was_ready = nats->phase == ZNL_NATS_READY;
-    if (nats->reason_err != 0)
-        err = nats->reason_err;
     if (err == 0)
         err = ZNL_E_GONE;
-    snprintf(why, sizeof why, "%s: %.255s", nats->server_text,
-            nats->reason[0] != 0 ? nats->reason : text);
+    snprintf(why, sizeof why, "%s: %.255s", nats->server_text, text);
     znl_stream_close(nats->stream, 0);
     nats->stream = NULL;
     nats->phase = ZNL_NATS_IDLE;
     nats->input_need = 0;
     nats->input.size = 0;
-    nats->reason[0] = 0;
-    nats->reason_err = 0;
+    nats->is_private = 0;
+    nats->is_broken = 0;
     if (was_ready) {
         nats->state = ZNL_NATS_RECONNECTING;
         nats->servers.tried = 0;
-        nats->attempts = 0;
-        start_timer(nats, znl_random_u64() % (nats->reconnect_min_ms + 1));
+        /* A server that takes us and throws us out again is not asked ever faster than one that refuses us. */
+        if (znl_loop_now_ms(nats->loop) - nats->ready_at_ms >= nats->reconnect_max_ms)
+            nats->attempts = 0;
+        else
+            nats->attempts++;
+        start_timer(nats,
+                nats->attempts > 0 ? next_wait(nats)
+                                   : znl_random_u64() % (nats->reconnect_min_ms + 1));
     } else {
         if (nats->servers.tried >= nats->servers.count)
             nats->attempts++;
@@ -106,9 +112,10 @@ static void lose(znl_nats *nats, int err, const char *text)
 
 void znl_nats_control(znl_nats *nats, const void *data, size_t size)
 {
-    if (nats->stream != NULL)
-        znl_stream_write(nats->stream, data,
-                size); /* without memory, or ended: on_end, or a ping, tells */
+    if (nats->stream == NULL || znl_stream_write(nats->stream, data, size) != ZNL_E_NOMEM)
+        return; /* when it has ended, on_end tells */
+    nats->is_broken = 1;
+    start_timer(nats, 0);
 }
 
 /* --- what the server says ---------------------------------------------------------------------------- */
@@ -155,8 +162,9 @@ static int greet(
     }
     int err = make_tls(nats, text, size);
     if (err == 0)
-        err = znl_stream_start_tls(
-                nats->stream, nats->tls, nats->server->host, nats->connect_timeout_ms);
+        err = znl_stream_start_tls(nats->stream, nats->tls,
+                nats->server->tls_name != NULL ? nats->server->tls_name : nats->server->host,
+                nats->connect_timeout_ms);
     nats->phase = ZNL_NATS_SHAKING;
     return err;
 }
@@ -175,10 +183,12 @@ static int take_info(
                 ? (size_t)info.max_payload
                 : ZNL_NATS_MESSAGE_BYTES_MAX;
     int is_first = nats->phase == ZNL_NATS_GREETING;
-    if (is_first)
+    int has_tls = nats->is_private;
+    if (is_first) {
         nats->has_headers = info.has_headers != 0;
-    znl_nats_servers_learn(
-            &nats->servers, &info, nats->phase >= ZNL_NATS_SHAKING && nats->tls != NULL);
+        has_tls = nats->wants_tls || nats->server->has_tls || info.needs_tls;
+    }
+    znl_nats_servers_learn(&nats->servers, &info, &nats->server, has_tls, nats->is_private);
     if (is_first && nats->max_payload == 0) {
         snprintf(text, size, "INFO without max_payload");
         return ZNL_E_PROTO;
@@ -192,7 +202,7 @@ static void ready(znl_nats *nats)
     nats->phase = ZNL_NATS_READY;
     nats->state = ZNL_NATS_CONNECTED;
     nats->pings_sent = nats->pongs_seen = 0;
-    nats->attempts = 0;
+    nats->ready_at_ms = znl_loop_now_ms(nats->loop);
     nats->servers.tried = 0;
     nats->counters.reconnects += (uint64_t)was_connected;
     start_timer(nats, nats->ping_ms);
@@ -219,30 +229,50 @@ static void quoted(const char *text, char *out, size_t size)
         snprintf(out, size, "%.*s", (int)(to - from - 1), from + 1);
 }
 
-/* Most errors end the connection, by the server: the text is kept for then. */
-static void take_error(znl_nats *nats, const znl_nats_op *op)
+static int kind_of(znl_frame text)
 {
-    char text[ZNL_NATS_TEXT_BYTES], subject[ZNL_NATS_TEXT_BYTES] = "";
-    size_t size = op->text.size < sizeof text - 1 ? op->text.size : sizeof text - 1;
+    static const struct {
+        const char *words;
+        int err;
+    } kinds[] = {
+            {"authorization", ZNL_E_REFUSED},
+            {"authentication", ZNL_E_REFUSED}, /* expired, revoked, too late */
+            {"credentials", ZNL_E_REFUSED},
+            {"maximum connections", ZNL_E_REFUSED},
+            {"account", ZNL_E_REFUSED},
+            {"slow consumer", ZNL_E_BUSY},
+            {"maximum payload", ZNL_E_TOO_BIG},
+            {"stale connection", ZNL_E_TIMEOUT},
+    };
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+        if (contains(text, kinds[i].words))
+            return kinds[i].err;
+    }
+    return ZNL_E_GONE;
+}
+
+/* 0, or why the connection ends, with `text`: the server ends it after most errors, and it need not be waited for.
+ * The connection may be closed afterwards. */
+static int take_error(znl_nats *nats, const znl_nats_op *op, char *text, size_t room)
+{
+    char subject[ZNL_NATS_TEXT_BYTES] = "";
+    size_t size = op->text.size < room - 1 ? op->text.size : room - 1;
     for (size_t i = 0; i < size; i++)
         text[i] = op->text.data[i] >= ' ' && op->text.data[i] < 0x7f ? (char)op->text.data[i]
                                                                      : '?';
     text[size] = 0;
-    if (nats->phase == ZNL_NATS_READY &&
-            (contains(op->text, "permissions violation") ||
-                    contains(op->text, "invalid subject"))) {
-        quoted(text, subject, sizeof subject);
-        nats->events->on_error(nats->user, ZNL_E_REFUSED, subject, text);
-        return;
-    }
-    snprintf(nats->reason, sizeof nats->reason, "%s", text);
-    nats->reason_err = contains(op->text, "authorization") ||
-                    contains(op->text, "authentication") || contains(op->text, "credentials") ||
-                    contains(op->text, "maximum connections") || contains(op->text, "account")
-            ? ZNL_E_REFUSED
-            : contains(op->text, "slow consumer")   ? ZNL_E_BUSY
-            : contains(op->text, "maximum payload") ? ZNL_E_TOO_BIG
-                                                    : ZNL_E_GONE;
+    int is_permission = contains(op->text, "permissions violation") ||
+            contains(op->text, "invalid subject") ||
+            contains(op->text, "invalid publish subject");
+    int is_subscriptions = contains(op->text, "maximum subscriptions");
+    if (nats->phase != ZNL_NATS_READY || (!is_permission && !is_subscriptions))
+        return kind_of(op->text);
+    quoted(text, subject, sizeof subject);
+    nats->events->on_error(
+            nats->user, is_permission ? ZNL_E_REFUSED : ZNL_E_LIMIT, subject, text);
+    if (!nats->is_closed && contains(op->text, "violation for subscription"))
+        znl_nats_refused(nats, subject);
+    return 0;
 }
 
 /* 0, or why the connection ends, with `text`. The connection may be closed afterwards. */
@@ -274,8 +304,8 @@ static int take(znl_nats *nats, znl_nats_op *op, int is_alone, char *text, size_
             znl_nats_pong(nats);
         break;
     case ZNL_NATS_ERR:
-        take_error(nats, op);
-        break;
+        return take_error(nats, op, text, size);
+    case ZNL_NATS_NOISE:
     case ZNL_NATS_OK:
         break;
     }
@@ -381,6 +411,7 @@ static void on_open(void *user)
         nats->phase = ZNL_NATS_GREETING;
         return;
     }
+    nats->is_private = 1;
     znl_nats_enter(nats);
     int err = log_in(nats, text, sizeof text);
     if (err != 0)
@@ -434,6 +465,8 @@ static void on_timer(znl_timer *timer)
     znl_nats_enter(nats);
     if (nats->phase == ZNL_NATS_IDLE) {
         attempt(nats);
+    } else if (nats->is_broken) {
+        lose(nats, ZNL_E_NOMEM, znl_err_text(ZNL_E_NOMEM));
     } else if (nats->phase != ZNL_NATS_READY) {
         lose(nats, ZNL_E_TIMEOUT,
                 nats->phase == ZNL_NATS_DIALING            ? "no connection in time"

@@ -76,7 +76,8 @@ typedef struct znl_nats_events {
     /* `err` and `text` say why, when it is not connected; after each attempt that failed, too: REFUSED (the login),
      * UNREACHABLE, TIMEOUT, PROTO, … `text` is borrowed. */
     void (*on_state)(void *user, znl_nats_state state, int err, const char *text);
-    /* Something that does not end it: permissions (ZNL_E_REFUSED), a slow consumer (ZNL_E_BUSY: a subscription was
+    /* Something that does not end it: permissions (ZNL_E_REFUSED), more subscriptions than the server takes
+     * (ZNL_E_LIMIT), a slow consumer (ZNL_E_BUSY: a subscription was
      * full and messages are lost; `subject` is its), … */
     void (*on_error)(void *user, int err, const char *subject, const char *text);
 } znl_nats_events;
@@ -126,7 +127,8 @@ int znl_nats_publish(znl_nats *nats, const char *subject, const char *reply,
         const znl_nats_headers *headers, const void *data, size_t size);
 
 /* Asks and hands the first answer to on_reply, once: message NULL with ZNL_E_TIMEOUT, ZNL_E_UNREACHABLE (nobody
- * subscribes), ZNL_E_OFFLINE (the connection was lost). The ask is over then. Errors as of publish, and
+ * subscribes), ZNL_E_OFFLINE (the connection was lost), ZNL_E_REFUSED (the server does not let us have answers, see
+ * inbox_prefix). The ask is over then. Errors as of publish, and
  * ZNL_E_LIMIT. */
 int znl_nats_request(znl_nats_ask **out, znl_nats *nats, const char *subject,
         const znl_nats_headers *headers, const void *data, size_t size, uint32_t timeout_ms,

@@ -48,9 +48,11 @@ typedef struct znl_nats_server {
     char *host; /* owns the texts */
     char *user;
     char *password;
+    char *tls_name; /* whom its certificate must name, instead of the host; or NULL */
     uint16_t port;
-    int has_tls;
-    int is_told; /* by another server */
+    uint8_t has_tls;
+    uint8_t is_told;   /* by another server */
+    uint8_t is_listed; /* still: while a list is read */
 } znl_nats_server_entry;
 
 typedef struct znl_nats_servers {
@@ -62,8 +64,11 @@ typedef struct znl_nats_servers {
 
 /* 0, ZNL_E_INVALID, ZNL_E_NOMEM, ZNL_E_LIMIT. */
 int znl_nats_servers_add(znl_nats_servers *servers, znl_frame url);
-/* Those another server tells of, as far as there is room; they have TLS if it had. */
-void znl_nats_servers_learn(znl_nats_servers *servers, const znl_nats_info *info, int has_tls);
+/* Those `teller`, which is one of them, tells of, as far as there is room, instead of those that were told before.
+ * They get its login, of its address. `has_tls`: it is used with TLS, and so are they. `is_private`: it told so under
+ * TLS; else whoever is in between may have, and their certificates must name the teller's host. May move entries. */
+void znl_nats_servers_learn(znl_nats_servers *servers, const znl_nats_info *info,
+        const znl_nats_server_entry **teller, int has_tls, int is_private);
 void znl_nats_servers_shuffle(znl_nats_servers *servers);
 /* The one to try; *is_round_over: all have been tried since the last time. */
 const znl_nats_server_entry *znl_nats_servers_take(
@@ -94,8 +99,11 @@ struct znl_nats {
     uint8_t has_headers; /* the server's */
     uint8_t wants_tls;
     uint8_t echo;
-    uint32_t inside;   /* calls from the loop under way */
-    uint32_t attempts; /* that failed, in a row */
+    uint8_t is_private; /* TLS is on */
+    uint8_t is_broken;  /* without memory for what the server must know: it ends */
+    uint32_t inside;    /* calls from the loop under way */
+    uint32_t attempts;  /* that failed, or ended soon, in a row */
+    uint64_t ready_at_ms;
     /* Options. */
     char *name, *own_user, *password, *token, *credentials_file, *nkey_seed_file;
     char *tls_ca_file, *tls_cert_file, *tls_key_file, *tls_server_name;
@@ -107,8 +115,6 @@ struct znl_nats {
     const znl_nats_server_entry *server; /* of the attempt, or the connection */
     char server_text[300];
     char *nonce;
-    char reason[ZNL_NATS_TEXT_BYTES]; /* what the server said before it ended the connection */
-    int reason_err;
     size_t max_payload;
     znl_buffer input;  /* the begin of an operation that is not all there */
     size_t input_need; /* its bytes; 0: not known */
@@ -154,7 +160,8 @@ struct znl_nats_subscription {
 void znl_nats_enter(znl_nats *nats);
 int znl_nats_leave(znl_nats *nats);
 
-/* Writes what the server needs to know, also past a full outbox; what cannot be written is lost with the connection. */
+/* Writes what the server needs to know, also past a full outbox. Without memory the connection ends, soon: else it
+ * would live on without a subscription. */
 void znl_nats_control(znl_nats *nats, const void *data, size_t size);
 
 /* --- nats_login.c */
@@ -168,6 +175,8 @@ void znl_nats_discard_subscriptions(znl_nats *nats);
 void znl_nats_release(znl_deferred *deferred);
 
 /* --- nats_requests.c */
+/* The server does not let us subscribe to `subject`: when answers were to come to it, all asks end with REFUSED. */
+void znl_nats_refused(znl_nats *nats, const char *subject);
 void znl_nats_pong(znl_nats *nats);
 /* Sends a PING of our own. */
 void znl_nats_ping(znl_nats *nats);

@@ -13,8 +13,10 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #define STATUS_NO_RESPONDERS 503
+#define NUMBER_DIGITS_MAX 19u
 #define RANDOM_CHARACTERS 22u /* of 62: 131 bits */
 
 struct znl_nats_ask {
@@ -86,18 +88,27 @@ static void on_late(znl_timer *timer)
             ZNL_E_TIMEOUT, NULL);
 }
 
+/* The number of the ask, out of the subject of an answer. True when there is one. */
+static int read_number(const znl_nats *nats, const char *subject, uint64_t *number)
+{
+    if (strncmp(subject, nats->inbox, nats->inbox_size) != 0 ||
+            subject[nats->inbox_size] != '.')
+        return 0;
+    const char *at = subject + nats->inbox_size + 1;
+    size_t digits = strspn(at, "0123456789");
+    if (digits == 0 || digits > NUMBER_DIGITS_MAX || at[digits] != 0 || *at == '0')
+        return 0;
+    *number = strtoull(at, NULL, 10);
+    return 1;
+}
+
 static void on_answer(void *user, const znl_nats_message *message)
 {
     znl_nats *nats = user;
     uint64_t number;
-    int end = 0;
-    size_t size = strlen(message->subject);
-    if (size <= nats->inbox_size + 1 ||
-            sscanf(message->subject + nats->inbox_size + 1, "%" SCNu64 "%n", &number, &end) !=
-                    1 ||
-            message->subject[nats->inbox_size + 1 + (size_t)end] != 0)
-        return;
-    znl_nats_ask *ask = znl_nats_table_get(&nats->asks, number);
+    znl_nats_ask *ask = NULL;
+    if (read_number(nats, message->subject, &number))
+        ask = znl_nats_table_get(&nats->asks, number);
     if (ask == NULL)
         return; /* another answer, or too late */
     if (message->status == STATUS_NO_RESPONDERS && message->size == 0)
@@ -202,13 +213,29 @@ int znl_nats_flush(
 
 /* --- their end --------------------------------------------------------------------------------------- */
 
-void znl_nats_fail_requests(znl_nats *nats)
+static void fail_asks(znl_nats *nats, int err)
 {
     znl_nats_ask *ask;
-    /* Those begun meanwhile, by who hears of it, fail by themselves: it is off line. */
     for (uint32_t at = 0;
             !nats->is_closed && (ask = znl_nats_table_next(&nats->asks, &at)) != NULL;)
-        end_ask(ask, ZNL_E_OFFLINE, NULL);
+        end_ask(ask, err, NULL);
+}
+
+/* The next ask subscribes anew: permissions change. */
+void znl_nats_refused(znl_nats *nats, const char *subject)
+{
+    if (nats->answers == NULL || strncmp(subject, nats->inbox, nats->inbox_size) != 0 ||
+            strcmp(subject + nats->inbox_size, ".*") != 0)
+        return;
+    znl_nats_unsubscribe(nats->answers);
+    nats->answers = NULL;
+    fail_asks(nats, ZNL_E_REFUSED);
+}
+
+void znl_nats_fail_requests(znl_nats *nats)
+{
+    /* Those begun meanwhile, by who hears of it, fail by themselves: it is off line. */
+    fail_asks(nats, ZNL_E_OFFLINE);
     while (!nats->is_closed && nats->waiters != NULL)
         end_waiter(nats->waiters, ZNL_E_OFFLINE);
 }

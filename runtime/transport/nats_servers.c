@@ -7,13 +7,23 @@
 #include "base/limits.h"
 #include "base/random.h"
 
+#include <arpa/inet.h>
 #include <ctype.h>
+#include <sodium.h>
+
+static void free_secret(char *text)
+{
+    if (text != NULL)
+        sodium_memzero(text, strlen(text));
+    znl_free(text);
+}
 
 static void fini_entry(znl_nats_server_entry *entry)
 {
     znl_free(entry->host);
-    znl_free(entry->user);
-    znl_free(entry->password);
+    free_secret(entry->user); /* a token, maybe */
+    free_secret(entry->password);
+    znl_free(entry->tls_name);
     *entry = (znl_nats_server_entry){0};
 }
 
@@ -35,11 +45,22 @@ static int copy(char **out, znl_frame text)
             c = hex(text.data[i + 1]) << 4 | hex(text.data[i + 2]);
             i += 2;
         }
-        if (c == 0)
+        if (c == 0) {
+            *to = 0;
             return ZNL_E_INVALID;
+        }
         *to++ = (char)c;
     }
     *to = 0;
+    return 0;
+}
+
+static int copy_plain(char **out, znl_frame text)
+{
+    *out = znl_calloc(1, text.size + 1);
+    if (*out == NULL)
+        return ZNL_E_NOMEM;
+    memcpy(*out, text.data, text.size);
     return 0;
 }
 
@@ -117,7 +138,7 @@ static int read_user(znl_frame text, znl_nats_server_entry *entry)
 
 static int read_url(znl_frame url, znl_nats_server_entry *entry)
 {
-    entry->has_tls = take_scheme(&url, "tls://");
+    entry->has_tls = take_scheme(&url, "tls://") != 0;
     if (!entry->has_tls && !take_scheme(&url, "nats://")) {
         for (size_t i = 0; i + 2 < url.size; i++) {
             if (memcmp(url.data + i, "://", 3) == 0)
@@ -151,31 +172,95 @@ int znl_nats_servers_add(znl_nats_servers *servers, znl_frame url)
     return 0;
 }
 
-static int is_known(const znl_nats_servers *servers, const znl_nats_server_entry *entry)
+static znl_nats_server_entry *find(
+        znl_nats_servers *servers, const znl_nats_server_entry *wanted)
 {
     for (size_t i = 0; i < servers->count; i++) {
-        if (servers->entries[i].port == entry->port &&
-                strcmp(servers->entries[i].host, entry->host) == 0)
-            return 1;
+        if (servers->entries[i].port == wanted->port &&
+                strcmp(servers->entries[i].host, wanted->host) == 0)
+            return &servers->entries[i];
     }
-    return 0;
+    return NULL;
 }
 
-void znl_nats_servers_learn(znl_nats_servers *servers, const znl_nats_info *info, int has_tls)
+static int is_number(const char *host)
 {
-    znl_frame url;
-    for (size_t at = 0; znl_nats_next_url(info, &at, &url);) {
-        if (znl_nats_servers_add(servers, url) != 0)
-            continue;
-        znl_nats_server_entry *entry = &servers->entries[servers->count - 1];
-        servers->count--;
-        if (entry->user != NULL || is_known(servers, entry)) {
+    struct in_addr address;
+    return host[0] == '[' || inet_pton(AF_INET, host, &address) == 1;
+}
+
+static int copy_of(char **out, const char *text)
+{
+    return text != NULL ? copy_plain(out, znl_frame_text(text)) : 0;
+}
+
+/* What one that was told of has of the teller. 0 or ZNL_E_NOMEM. */
+static int inherit(znl_nats_server_entry *entry, const znl_nats_server_entry *teller,
+        int has_tls, int is_private)
+{
+    const char *name = teller->tls_name != NULL ? teller->tls_name : teller->host;
+    entry->is_told = entry->is_listed = 1;
+    entry->has_tls = entry->has_tls || has_tls;
+    int err = copy_of(&entry->user, teller->user);
+    if (err == 0)
+        err = copy_of(&entry->password, teller->password);
+    if (err == 0 && has_tls && (!is_private || is_number(entry->host)))
+        err = copy_of(&entry->tls_name, name);
+    return err;
+}
+
+/* Takes out what was told before and is not listed any more. */
+static void forget_unlisted(znl_nats_servers *servers, const znl_nats_server_entry **teller)
+{
+    size_t kept = 0, next = servers->next, at = (size_t)(*teller - servers->entries);
+    for (size_t i = 0; i < servers->count; i++) {
+        znl_nats_server_entry *entry = &servers->entries[i];
+        if (entry->is_told && !entry->is_listed && i != at) {
             fini_entry(entry);
+            if (i < servers->next)
+                next--;
             continue;
         }
-        servers->count++;
-        entry->has_tls |= has_tls;
-        entry->is_told = 1;
+        if (i == at)
+            *teller = &servers->entries[kept];
+        servers->entries[kept++] = *entry;
+    }
+    for (size_t i = kept; i < servers->count; i++)
+        servers->entries[i] = (znl_nats_server_entry){0};
+    servers->count = kept;
+    servers->next = next;
+}
+
+void znl_nats_servers_learn(znl_nats_servers *servers, const znl_nats_info *info,
+        const znl_nats_server_entry **teller, int has_tls, int is_private)
+{
+    znl_frame url;
+    if (info->urls.size == 0)
+        return;
+    for (size_t i = 0; i < servers->count; i++)
+        servers->entries[i].is_listed = 0;
+    for (size_t at = 0; znl_nats_next_url(info, &at, &url);) {
+        znl_nats_server_entry entry = {0};
+        znl_nats_server_entry *known = read_url(url, &entry) == 0 ? find(servers, &entry)
+                                                                  : NULL;
+        if (known != NULL) {
+            known->is_listed = 1;
+            if (known->is_told && is_private && !is_number(known->host)) {
+                znl_free(known->tls_name);
+                known->tls_name = NULL;
+            }
+        }
+        fini_entry(&entry);
+    }
+    forget_unlisted(servers, teller);
+    for (size_t at = 0;
+            servers->count < ZNL_NATS_SERVERS_MAX && znl_nats_next_url(info, &at, &url);) {
+        znl_nats_server_entry entry = {0};
+        if (read_url(url, &entry) == 0 && entry.user == NULL && find(servers, &entry) == NULL &&
+                inherit(&entry, *teller, has_tls, is_private) == 0)
+            servers->entries[servers->count++] = entry;
+        else
+            fini_entry(&entry);
     }
 }
 
@@ -196,9 +281,9 @@ const znl_nats_server_entry *znl_nats_servers_take(
     if (*is_round_over)
         servers->tried = 0;
     servers->tried++;
-    const znl_nats_server_entry *entry = &servers->entries[servers->next % servers->count];
-    servers->next = (servers->next + 1) % servers->count;
-    return entry;
+    size_t index = servers->next % servers->count;
+    servers->next = index + 1; /* one that it tells of comes there */
+    return &servers->entries[index];
 }
 
 void znl_nats_servers_fini(znl_nats_servers *servers)

@@ -160,6 +160,21 @@ describe("nats login", function()
     assert.is_truthy(message:find("TLS is asked for", 1, true), message)
   end)
 
+  it("ends asks at once when answers are not permitted", function()
+    start [[authorization { users: [ { user: a, password: b,
+      permissions: { publish: [ ">" ], subscribe: [ "ok.>", "_MINE.>" ] } } ] }]]
+    local nats = assert(connect { user = "a", password = "b" })
+    nats:subscribe("ok.up", function(message) message:respond("fine") end)
+    for _ = 1, 2 do
+      local answer, message, code = nats:request("ok.up", "", { timeout_ms = 60000 })
+      assert.is_nil(answer)
+      assert.equal("REFUSED", code)
+      assert.is_truthy(message:find("inbox_prefix", 1, true), message)
+    end
+    local other = assert(connect { user = "a", password = "b", inbox_prefix = "_MINE" })
+    assert.equal("fine", assert(other:request("ok.up", "", { timeout_ms = 60000 })).data)
+  end)
+
   it("tells what is not permitted, and goes on", function()
     start [[authorization { users: [ { user: a, password: b,
       permissions: { publish: [ "ok.>", "_INBOX.>" ], subscribe: [ "ok.>", "_INBOX.>" ] } } ] }]]
