@@ -27,10 +27,10 @@ local MIB = 1024 * 1024
 --- Changes that are remembered after they were undone: more than come and go while NATS is away for a moment.
 local GONE_MAX = 10000
 --- A start waits that long for the bus, for others to be heard, and for what they tell.
-local CONNECT_MS, HEAR_MS, JOIN_MS = 1000, 150, 3000
+local CONNECT_MS, HEAR_MS, JOIN_MS = 1000, 250, 3000
 local LOOK_MS = 5
 local FLUSH_MS = 500
-local TICK_MAX_MS = 200
+local TICK_MAX_MS = 50
 local QUIET_MS = 10000
 local STAMP_MAX = 2 ^ 52
 
@@ -175,7 +175,7 @@ function M.new(parts)
     name = config.name, origin = self.id, secrets = config.secrets, max_bytes = 2 * limits.payload_bytes + MIB,
   }
   self.replica = replica.new {
-    id = self.id, address = parts.label(), log = self.own, rows = self.rows,
+    id = self.id, address = parts.label, log = self.own, rows = self.rows,
     ttl_ms = config.ttl_ms, grace_ms = config.grace_ms, now = now, draw = balance.draw,
     wire = self.wire,
     publish = function(to, packet) return self.bus:publish(self.subject .. to, packet) end,

@@ -32,7 +32,7 @@ local NUMBER_MAX = 2 ^ 52
 
 ---@class znl.ReplicaOptions
 ---@field id string
----@field address string  for people
+---@field address fun(): string  for people
 ---@field wire znl.ReplicaWire
 ---@field log znl.ReplicaLog
 ---@field rows znl.ReplicaRows
@@ -100,7 +100,7 @@ local function beat(self, asks)
   -- Earlier than due by chance: registries that were started together do not stay in step.
   self.next_ms = self.beat_ms + opts.ttl_ms / 3 * (0.9 + 0.1 * opts.draw(1000) / 1000)
   send(self, "all", {
-    t = "hb", a = opts.address, n = self.flushed, c = opts.log.count, l = opts.ttl_ms, q = asks or nil,
+    t = "hb", a = opts.address(), n = self.flushed, c = opts.log.count, l = opts.ttl_ms, q = asks or nil,
   })
 end
 
