@@ -198,7 +198,8 @@
 #define ZNL_ROSTER_BURST_MS 2u /* then a pause: others have a turn, the bus can write */
 #define ZNL_ROSTER_BUSY_MS 50u /* before a part is tried again that the bus had no room for */
 #define ZNL_ROSTER_SETTLE_MS 1500u /* after the bus came back: all have answered */
-#define ZNL_ROSTER_REPAIRS 100u    /* members announced again at once, and as many a second */
+#define ZNL_ROSTER_STALL_MS 200u /* a timer that is later than this was held up with all else */
+#define ZNL_ROSTER_REPAIRS 100u  /* members announced again at once, and as many a second */
 /* Namespaces, channels, users, sessions, origins: some are paths. */
 #define ZNL_HUB_NAME_BYTES_MAX 1024u
 #define ZNL_HUB_CHANNELS_MAX 256u  /* of one client */

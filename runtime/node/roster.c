@@ -492,6 +492,7 @@ void znl_roster_connected(znl_roster *roster, int is_connected)
         znl_wheel_stop(znl_loop_wheel(roster->loop), &roster->partial_timer);
     if (is_connected && roster->is_started) {
         roster->has_synced = 0; /* whatever was asked before is lost */
+        znl_wheel_stop(znl_loop_wheel(roster->loop), &roster->sync_timer);
         znl_roster_sync(roster);
         znl_roster_list_now(roster);
     }

@@ -401,6 +401,12 @@ static void expire(znl_timer *timer)
     znl_roster *roster = ZNL_ROSTER_OF(timer, expiry_timer);
     uint64_t now_ms = znl_roster_now(roster);
     znl_owner *owner;
+    /* The process stood still: what the others said meanwhile has arrived, and is read first. */
+    if (now_ms > timer->deadline_ms + ZNL_ROSTER_STALL_MS) {
+        znl_wheel_start(
+                znl_loop_wheel(roster->loop), timer, now_ms + ZNL_ROSTER_STALL_MS, expire);
+        return;
+    }
     znl_roster_enter(roster);
     while ((owner = znl_members_first_owner(roster->members)) != NULL &&
             owner->deadline_ms <= now_ms) {

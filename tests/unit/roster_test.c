@@ -744,6 +744,40 @@ static void what_is_expired_is_not_shown_before_the_timer_runs(void **state)
     assert_int_equal(hall.events[1].removed, 1);
 }
 
+static void after_a_stall_what_has_arrived_is_read_first(void **state)
+{
+    (void)state;
+    start(0);
+    start(1);
+    join(0, "s1");
+    /* All stands still, and then the timers of both run before anything is read. */
+    znl_clock_advance(2 * T);
+    znl_loop_clock_changed(hall.loop);
+    znl_wheel_advance(znl_loop_wheel(hall.loop), znl_clock_mono_ms());
+    assert_int_equal(hall.events[1].removed, 0);
+    pass(T);
+    assert_int_equal(hall.events[1].removed, 0);
+    assert_view(1, "s1:u:instA");
+    /* Nothing had arrived of one that is gone. */
+    hall_close(&hall, 0);
+    znl_clock_advance(2 * T);
+    znl_loop_clock_changed(hall.loop);
+    pass(ZNL_ROSTER_STALL_MS);
+    assert_int_equal(hall.events[1].removed, 1);
+    assert_view(1, "");
+}
+
+static void a_reconnect_does_not_wait_for_its_turn_to_ask(void **state)
+{
+    (void)state;
+    start(0);
+    znl_roster_sync(hall.rosters[0]); /* too early: later */
+    hall_connect(&hall, 0, 0);
+    hall_forget(&hall);
+    hall_connect(&hall, 0, 1);
+    assert_int_equal(published("sync_request"), 1);
+}
+
 /* --- limits ---------------------------------------------------------------------------------------- */
 
 static void one_owner_leaves_room_for_others(void **state)
@@ -959,9 +993,9 @@ int main(void)
                     a_lost_join_is_asked_for_when_the_next_message_comes, begin, end),
             cmocka_unit_test_setup_teardown(a_lost_leave_is_noticed_by_the_digest, begin, end),
             cmocka_unit_test_setup_teardown(
-                    a_digest_is_asked_for_until_the_list_comes, begin, end),
-            cmocka_unit_test_setup_teardown(
                     a_list_that_is_refused_is_asked_for_less_often, begin, end),
+            cmocka_unit_test_setup_teardown(
+                    a_digest_is_asked_for_until_the_list_comes, begin, end),
             cmocka_unit_test_setup_teardown(a_part_that_is_lost_deletes_nothing, begin, end),
             cmocka_unit_test_setup_teardown(
                     an_answer_that_is_overtaken_takes_nothing_back, begin, end),
@@ -991,6 +1025,10 @@ int main(void)
             cmocka_unit_test_setup_teardown(ten_thousand_members, begin, end),
             cmocka_unit_test_setup_teardown(
                     what_is_expired_is_not_shown_before_the_timer_runs, begin, end),
+            cmocka_unit_test_setup_teardown(
+                    after_a_stall_what_has_arrived_is_read_first, begin, end),
+            cmocka_unit_test_setup_teardown(
+                    a_reconnect_does_not_wait_for_its_turn_to_ask, begin, end),
             cmocka_unit_test_setup_teardown(one_owner_leaves_room_for_others, begin, end),
             cmocka_unit_test_setup_teardown(the_number_of_instances_is_bounded, begin, end),
             cmocka_unit_test_setup_teardown(asks_are_bounded_too, begin, end),
