@@ -138,9 +138,16 @@ void znl_roster_start(znl_roster *roster)
     znl_roster_leave_call(roster);
 }
 
+static void forget(znl_roster *roster, const znl_member_list *list)
+{
+    while (list->first != NULL)
+        znl_roster_drop(roster, list->first, ZNL_ROSTER_STOPPED);
+}
+
 void znl_roster_stop(znl_roster *roster)
 {
     znl_member *member;
+    znl_owner *owner;
     if (roster->is_stopped)
         return;
     znl_roster_enter(roster);
@@ -151,10 +158,11 @@ void znl_roster_stop(znl_roster *roster)
             if (member->owner == NULL)
                 znl_roster_send_remove(roster, member->held.id);
     roster->is_stopped = 1;
-    while ((member = znl_members_next(roster->members, NULL)) != NULL)
-        znl_roster_drop(roster, member, ZNL_ROSTER_STOPPED);
-    while (znl_members_first_owner(roster->members) != NULL)
-        znl_members_drop_owner(roster->members, znl_members_first_owner(roster->members));
+    forget(roster, znl_members_own(roster->members));
+    while ((owner = znl_members_first_owner(roster->members)) != NULL) {
+        forget(roster, &owner->members);
+        znl_members_drop_owner(roster->members, owner);
+    }
     znl_roster_leave_call(roster);
 }
 

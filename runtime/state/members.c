@@ -34,18 +34,24 @@ int znl_members_new(znl_members **out, const znl_members_limits *limits)
     return 0;
 }
 
-void znl_members_free(znl_members *members)
+static void discard_all(znl_members *members, const znl_member_list *list)
 {
-    znl_map_entry *entry;
-    if (members == NULL)
-        return;
-    while ((entry = znl_map_next(&members->sessions, NULL)) != NULL) {
-        znl_member *member = (znl_member *)(void *)entry;
+    znl_member *member;
+    while ((member = list->first) != NULL) {
         znl_members_unlink(members, member);
         znl_member_free(member);
     }
-    while (members->first != NULL)
+}
+
+void znl_members_free(znl_members *members)
+{
+    if (members == NULL)
+        return;
+    discard_all(members, &members->own);
+    while (members->first != NULL) {
+        discard_all(members, &members->first->members);
         znl_members_drop_owner(members, members->first);
+    }
     znl_map_fini(&members->sessions);
     znl_map_fini(&members->rooms);
     znl_map_fini(&members->owners);
@@ -409,12 +415,6 @@ uint64_t znl_members_digest(const znl_members *members, size_t *count)
 size_t znl_members_bytes(const znl_members *members)
 {
     return members->own_bytes + members->foreign_bytes;
-}
-
-znl_member *znl_members_next(const znl_members *members, const znl_member *after)
-{
-    return (znl_member *)(void *)znl_map_next(
-            &members->sessions, after != NULL ? &after->map : NULL);
 }
 
 /* --- owners ---------------------------------------------------------------------------------------- */

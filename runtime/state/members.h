@@ -127,8 +127,6 @@ const znl_member_list *znl_members_own(const znl_members *members);
 uint64_t znl_members_digest(const znl_members *members, size_t *count);
 /* Bytes of all texts. */
 size_t znl_members_bytes(const znl_members *members);
-/* All, in no order; NULL first. The table may not change between two calls. */
-znl_member *znl_members_next(const znl_members *members, const znl_member *after);
 
 /* --- owners ---------------------------------------------------------------------------------------- */
 

@@ -306,6 +306,7 @@ describe("thousands of members", { concurrency: 2 }, () => {
                 for (const other of KINDS.filter((each) => !each.skip)) {
                     const b = await s.instance(other.kind, { as: `new-${other.kind}`, ttl_ms });
                     await b.counts(count);
+                    assert.equal((await b.roster()).length, count);
                     fresh.push(b);
                 }
                 // And they stay: heartbeats renew them all, in one message or in many.
