@@ -391,6 +391,7 @@ int luaopen_znl_core_nats(lua_State *L)
             {"headers", znl_nats_headers_of},
             {NULL, NULL},
     };
+    znl_anchor_open(L);
     znl_lua_newtype(L, NATS_TYPE, methods, nats_collect);
     znl_nats_open_subscription_type(L);
     lua_newtable(L);
