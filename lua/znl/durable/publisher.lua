@@ -100,7 +100,8 @@ function M.check(what, data, opts, spec, level)
   if type(data) ~= "string" then
     error(("%s: the message must be a text, not a %s"):format(what, type(data)), level + 1)
   end
-  return options.read(spec, opts, what, level + 1)
+  opts = options.read(spec, opts, what, level + 1)
+  return opts
 end
 
 local function ask(bus, subject, data, headers, timeout_ms)
