@@ -1,0 +1,55 @@
+--- A worker of durable_kill_spec.lua: handles messages of a queue, says which, a line each, and kills itself
+--- (SIGKILL) at a step of the last.
+---     arguments: url, queue, step, how many messages before that
+--- SPDX-License-Identifier: MIT
+
+local nats = require("znl.nats")
+local uv = require("luv")
+local znl = require("znl")
+
+local url, name, step, count = arg[1], arg[2], arg[3], tonumber(arg[4])
+local handled = 0
+
+local function say(...)
+  io.write(table.concat({ ... }, " "), "\n")
+  io.flush()
+end
+
+local function die() uv.kill(uv.os_getpid(), "sigkill") end
+
+local bus = assert(nats.connect { servers = url })
+local queue = znl.queue(name, { bus = bus })
+
+--- What the library tells the server passes here.
+local publish = bus.publish
+function bus:publish(subject, data, opts)
+  local is_last = handled >= count
+  if data == "+ACK" and is_last and step == "before_ack" then die() end
+  local ok, message, code = publish(self, subject, data, opts)
+  if data == "+ACK" and is_last and step == "after_ack" then
+    znl.spawn(function()
+      assert(self:flush(60000))
+      say("acked")
+      die()
+    end)
+  end
+  if subject:find("MSG.NEXT", 1, true) and step == "before_receive" then
+    znl.spawn(function()
+      assert(self:flush(60000)) -- the server has the request, and what it sends is not looked at any more
+      die()
+    end)
+  end
+  return ok, message, code
+end
+
+queue:handle(function(message)
+  handled = handled + 1
+  if handled > count then znl.sleep(600000) end
+  say("begin", message.data)
+  if handled % 3 == 0 then znl.sleep(1) end
+  if handled == count and step == "in_handler" then die() end
+  say("done", message.data)
+end, { max_in_flight = step == "after_ack" and 1 or 4, ack_wait_ms = 1000, max_deliver = 0 })
+
+assert(queue:start())
+say("ready")
