@@ -43,10 +43,7 @@ M.NAME = { type = "string", min = 1, max = 64, pattern = NAME, allowed = "a text
 ---@field max_pending? integer  publications on their way by `*_async`
 ---@field update? boolean  true: a stream or consumer that is configured differently is changed
 M.SPEC = options.extend(stream.SPEC, {
-  bus = {
-    type = "any", required = true, allowed = "a url, a table of options or a connection of znl.nats",
-    check = function(value) return type(value) == "string" or type(value) == "table" end,
-  },
+  bus = options.extend(buses.RULE, { required = true }),
   prefix = { type = "string", default = "znl", min = 1, max = 32, pattern = NAME, allowed = M.NAME.allowed },
   domain = { type = "string", min = 1, max = 64, pattern = NAME, allowed = M.NAME.allowed },
   timeout_ms = { type = "integer", min = 1, max = 600000, default = 5000 },
@@ -201,9 +198,10 @@ function Keeper:start()
     return ok, message, code
   end
   estate.make_room(self)
+  if self.stopping then self.stopping:wait() end
   local started = sched.event()
   self.starting, self.state = started, "starting"
-  self.bus, self.is_own_bus = buses.open(self.opts.bus, self.parts.what)
+  self.bus, self.is_own_bus = buses.open(self.opts.bus, self.parts.what, 2)
   local ok, message, code = open(self)
   self.starting = nil
   if ok and self.state ~= "starting" then
@@ -237,8 +235,10 @@ function Keeper:stop(drain_ms)
     if self.starting then self.starting:wait() end
     return
   end
+  if self.stopping then self.stopping:wait() end
   if self.state ~= "running" then return end
-  self.state = "stopping"
+  local stopped = sched.event()
+  self.stopping, self.state = stopped, "stopping"
   if self.forget_stop then self.forget_stop() end
   self.forget_stop = nil
   local ends_ms = sched.now_ms() + drain_ms
@@ -252,7 +252,8 @@ function Keeper:stop(drain_ms)
   end
   self.intakes = {}
   close_bus(self)
-  self.state = "stopped"
+  self.stopping, self.state = nil, "stopped"
+  stopped:set(true)
 end
 
 ---@return boolean
@@ -331,10 +332,11 @@ function Keeper:counters()
 end
 
 --- For `estate`: a connection is compared by what it is, not by what it holds.
+---@param name string
 ---@param opts table
 ---@return table
-function M.declaration(opts)
-  local declared = {}
+function M.declaration(name, opts)
+  local declared = { name = name }
   for name, value in pairs(opts) do declared[name] = value end
   if type(opts.bus) == "table" and getmetatable(opts.bus) then declared.bus = opts.bus.core or tostring(opts.bus) end
   return declared

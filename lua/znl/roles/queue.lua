@@ -166,7 +166,7 @@ function M.new(name, opts)
     error("znl.queue: the name must be a text of 1 to 64 letters, digits, _ and -", 2)
   end
   opts = options.read(SPEC, opts, "znl.queue", 2)
-  local self, message = estate.take("znl.queue", name, keeper.declaration(opts), function()
+  local self, message = estate.take("znl.queue", name, keeper.declaration(name, opts), function()
     return build(name, opts)
   end, close)
   if not self then error("znl.queue: " .. tostring(message), 2) end
