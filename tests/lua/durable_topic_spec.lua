@@ -3,6 +3,7 @@
 local eventually = require("support.eventually")
 local nats = require("znl.nats")
 local nats_server = require("support.nats_server")
+local scope = require("znl.versions.scope")
 local znl = require("znl")
 
 local LONG_MS = 600000
@@ -192,7 +193,8 @@ describe("a topic", function()
     local stop = znl.spawn(function() subscription:stop(300) end)
     go_on:set(true)
     stop:wait()
-    assert(topic:subscribe(function(message) list[#list + 1] = message.data end, { group = "g", ack_wait_ms = LONG_MS }))
+    local function handler(message) list[#list + 1] = message.data end
+    assert(topic:subscribe(handler, { group = "g", ack_wait_ms = LONG_MS }))
     eventually(function() return #list == 1 end)
     assert.same({ "two" }, list)
   end)
@@ -291,6 +293,43 @@ describe("a topic", function()
     assert.is_nil(ok)
     assert.equal("EXISTS", code)
     assert.is_false(other:running())
+  end)
+
+  it("hands a group over from one version of the code to the next", function()
+    local topic = started()
+    local list, go_on = {}, znl.event()
+    local function version(number)
+      local made = assert(scope.new { name = "v" .. number })
+      assert(made:run(function()
+        topic:subscribe(function(message)
+          if message.data == "slow" then go_on:wait() end
+          list[#list + 1] = message.data .. " by " .. number
+        end, { group = "g", ack_wait_ms = LONG_MS })
+      end))
+      return made
+    end
+    local first = version(1)
+    topic:publish("early")
+    assert.equal(0, topic:info().consumers) -- it is not in service yet
+    assert(first:commit())
+    eventually(function() return topic:counters().asked > 0 end)
+    topic:publish("slow")
+    eventually(function() return topic:counters().running == 1 end)
+    local second = version(2)
+    assert(second:commit())
+    first:halt()
+    eventually(function()
+      topic:publish("more")
+      return #list > 0
+    end)
+    assert.equal("more by 2", list[1])
+    go_on:set(true)
+    eventually(function() return unacknowledged(topic, "g") == 0 end)
+    assert.equal(1, select(2, table.concat(list, "\n"):gsub("slow by 1", "")))
+    assert.equal(0, topic:counters().handler_errors)
+    first:finish()
+    second:finish()
+    eventually(function() return topic:counters().asked == 0 end)
   end)
 
   it("raises at misuse, and blames the caller", function()

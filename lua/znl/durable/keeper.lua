@@ -337,7 +337,7 @@ end
 ---@return table
 function M.declaration(name, opts)
   local declared = { name = name }
-  for name, value in pairs(opts) do declared[name] = value end
+  for option, value in pairs(opts) do declared[option] = value end
   if type(opts.bus) == "table" and getmetatable(opts.bus) then declared.bus = opts.bus.core or tostring(opts.bus) end
   return declared
 end
