@@ -31,15 +31,20 @@ describe("a queue whose workers are killed", function()
     znl.log.set_level(level)
   end)
 
-  --- Runs a worker to its end; calls `on_line(word, rest)` for what it says.
-  local function run(name, step, count, on_line)
+  --- Runs a worker to its end; calls `on_line(word, rest, process)` for what it says.
+  ---@return integer code
+  ---@return integer signal
+  local function run(name, step, count, ack_wait_ms, on_line)
     local output, ended = uv.new_pipe(), znl.event()
-    local process, is_closed, signal = nil, false, nil
+    local process, is_closed, code, signal = nil, false, nil, nil
     process = assert(uv.spawn(uv.exepath(), {
-      args = { "--log-level", "off", "tests/lua/support/durable_child.lua", server.url, name, step, tostring(count) },
+      args = {
+        "--log-level", "off", "--drain-ms", "800", "tests/lua/support/durable_child.lua", server.url, name, step,
+        tostring(count), tostring(ack_wait_ms),
+      },
       stdio = { nil, output, 2 },
-    }, function(_, by)
-      signal = by
+    }, function(its_code, by)
+      code, signal = its_code, by
       running[process] = nil
       process:close()
       if is_closed then ended:set(true) end
@@ -47,18 +52,24 @@ describe("a queue whose workers are killed", function()
     running[process] = true
     local rest = ""
     output:read_start(function(_, data)
-      if not data then
+      if data == nil then
         output:close()
         is_closed = true
         if not running[process] then ended:set(true) end
         return
       end
       rest = (rest .. data):gsub("([^\n]*)\n", function(line)
-        on_line(line:match("^(%S+) ?(.*)$"))
+        local word, rest_of_line = line:match("^(%S+) ?(.*)$")
+        on_line(word, rest_of_line, process)
         return ""
       end)
     end)
     assert(ended:wait(60000))
+    return code, signal
+  end
+
+  local function run_and_die(...)
+    local _, signal = run(...)
     assert.equal(9, signal)
   end
 
@@ -81,7 +92,7 @@ describe("a queue whose workers are killed", function()
     for index = 1, KILLS do
       local step = STEPS[index % #STEPS + 1]
       local began = {}
-      run("kills", step, PER_WORKER, function(word, data)
+      run_and_die("kills", step, PER_WORKER, 1000, function(word, data)
         if word == "begin" then
           began[data] = true
         elseif word == "done" then
@@ -119,12 +130,34 @@ describe("a queue whose workers are killed", function()
     for index = 1, 12 do assert(queue:push(("m%d"):format(index))) end
     local done = {}
     for _ = 1, 4 do
-      run("acked", "after_ack", 3, function(word, data)
+      run_and_die("acked", "after_ack", 3, 1000, function(word, data)
         if word == "done" then done[data] = (done[data] or 0) + 1 end
       end)
     end
     eventually(function() return queue:info().messages == 0 end)
     for index = 1, 12 do assert.equal(1, done[("m%d"):format(index)], index) end
+    queue:stop()
+  end)
+
+  it("gets back at once what a worker that is told to end is not through with", function()
+    local queue = znl.queue("told", { bus = server.url })
+    assert(queue:start())
+    for index = 1, 6 do assert(queue:push(("m%d"):format(index))) end
+    local began = 0
+    local code, signal = run("told", "none", 100, 600000, function(word, _, process)
+      if word ~= "begin" then return end
+      began = began + 1
+      if began == 4 then process:kill("sigterm") end
+    end)
+    assert.same({ 0, 0, 4 }, { code, signal, began })
+    local again = {}
+    queue:handle(function(message) again[message.data] = message.deliveries end, {
+      ack_wait_ms = 600000, max_deliver = 0,
+    })
+    eventually(function() return queue:info().messages == 0 end)
+    local times = {}
+    for index = 1, 6 do times[index] = again[("m%d"):format(index)] end
+    assert.same({ 2, 2, 2, 2, 1, 1 }, times)
     queue:stop()
   end)
 end)

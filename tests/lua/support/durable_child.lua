@@ -1,13 +1,13 @@
 --- A worker of durable_kill_spec.lua: handles messages of a queue, says which, a line each, and kills itself
---- (SIGKILL) at a step of the last.
----     arguments: url, queue, step, how many messages before that
+--- (SIGKILL) at a step of the last; at no step: it is told to end.
+---     arguments: url, queue, step, how many messages before that, ack_wait_ms
 --- SPDX-License-Identifier: MIT
 
 local nats = require("znl.nats")
 local uv = require("luv")
 local znl = require("znl")
 
-local url, name, step, count = arg[1], arg[2], arg[3], tonumber(arg[4])
+local url, name, step, count, ack_wait_ms = arg[1], arg[2], arg[3], tonumber(arg[4]), tonumber(arg[5])
 local handled = 0
 
 local function say(...)
@@ -47,9 +47,10 @@ queue:handle(function(message)
   if handled > count then znl.sleep(600000) end
   say("begin", message.data)
   if handled % 3 == 0 then znl.sleep(1) end
+  if step == "none" then znl.sleep(600000) end
   if handled == count and step == "in_handler" then die() end
   say("done", message.data)
-end, { max_in_flight = step == "after_ack" and 1 or 4, ack_wait_ms = 1000, max_deliver = 0 })
+end, { max_in_flight = step == "after_ack" and 1 or 4, ack_wait_ms = ack_wait_ms, max_deliver = 0, backoff_ms = { 0 } })
 
 assert(queue:start())
 say("ready")
