@@ -63,13 +63,11 @@ end
 function M.new(api, parts)
   local name = parts.group or own_name()
   local config = {
-    ack_policy = "explicit", replay_policy = "instant", max_deliver = -1,
+    durable_name = name, ack_policy = "explicit", replay_policy = "instant", max_deliver = -1,
     ack_wait = parts.ack_wait_ms * NS_PER_MS, max_ack_pending = parts.max_unacked, filter_subject = parts.filter or "",
   }
-  if parts.group then
-    config.durable_name = name
-  else
-    config.name, config.inactive_threshold = name, math.max(FORGET_MS, 2 * parts.ack_wait_ms) * NS_PER_MS
+  if not parts.group then
+    config.inactive_threshold = math.max(FORGET_MS, 2 * parts.ack_wait_ms) * NS_PER_MS
     config.mem_storage, config.num_replicas = true, 1
   end
   begin_at(config, parts.from)
@@ -83,15 +81,11 @@ local function differences(self, info)
   return settings.differences(self.config, type(info.config) == "table" and info.config or {}, BEGINNING)
 end
 
-local function create(self)
-  local what
-  if self.is_shared then
-    what = ("CONSUMER.DURABLE.CREATE.%s.%s"):format(self.stream, self.name)
-  else
-    what = ("CONSUMER.CREATE.%s.%s"):format(self.stream, self.name)
-    if self.config.filter_subject ~= "" then what = what .. "." .. self.config.filter_subject end
-  end
-  return self.api:ask(what, { stream_name = self.stream, config = self.config })
+--- By the older of two requests: the newer one has the filter in its subject, where wildcards have no place.
+local function create(self, config)
+  return self.api:ask(("CONSUMER.DURABLE.CREATE.%s.%s"):format(self.stream, self.name), {
+    stream_name = self.stream, config = config,
+  })
 end
 
 --- Says where the next one is made, should this one be lost.
@@ -107,7 +101,7 @@ function Consumer:ensure()
   local info, message, code, number = self.api:ask(("CONSUMER.INFO.%s.%s"):format(self.stream, self.name))
   if not info then
     if code ~= "NOT_FOUND" or number == 10059 then return nil, message, code end
-    info, message, code = create(self)
+    info, message, code = create(self, self.config)
     if not info then return nil, message, code end
     -- Somebody may have been quicker, with another configuration.
     if not differences(self, info) then return info, nil, nil, true end
@@ -121,9 +115,7 @@ function Consumer:ensure()
   local config = {}
   for name, value in pairs(self.config) do config[name] = value end
   for name in pairs(BEGINNING) do config[name] = info.config[name] end
-  return self.api:ask(("CONSUMER.DURABLE.CREATE.%s.%s"):format(self.stream, self.name), {
-    stream_name = self.stream, config = config,
-  })
+  return create(self, config)
 end
 
 ---@return table|nil info  as JetStream tells it

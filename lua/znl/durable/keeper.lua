@@ -202,7 +202,10 @@ function Keeper:start()
   local started = sched.event()
   self.starting, self.state = started, "starting"
   self.bus, self.is_own_bus = buses.open(self.opts.bus, self.parts.what, 2)
-  local ok, message, code = open(self)
+  -- In a task of its own: what it subscribes to is not of the version of code that starts it.
+  local ok, message, code
+  local opening = task.background(self.owner, open, self)
+  if opening then ok, message, code = opening:wait() else ok, message, code = nil, "no task", "LIMIT" end
   self.starting = nil
   if ok and self.state ~= "starting" then
     ok, message, code = nil, "it was stopped", "STOPPED"

@@ -188,8 +188,10 @@ function Subscription:start()
   end)
   if topic.state ~= "running" then return end
   self.begun = sched.event()
-  task.background(topic.owner, function()
-    local ok, message, code = begin(self)
+  local run = task.background(topic.owner, begin, self)
+  if not run then return self.begun:set(nil, "no task", "LIMIT") end
+  run:on_end(function()
+    local ok, message, code = run:wait()
     if not ok and not self.is_removed then topic:fail(message, code) end
     self.begun:set(ok, message, code)
   end)

@@ -53,4 +53,8 @@ queue:handle(function(message)
 end, { max_in_flight = step == "after_ack" and 1 or 4, ack_wait_ms = ack_wait_ms, max_deliver = 0, backoff_ms = { 0 } })
 
 assert(queue:start())
+znl.on_stop(function()
+  queue:stop(400)
+  bus:close()
+end)
 say("ready")
