@@ -449,14 +449,21 @@ describe("a queue", function()
     queue:push("two")
     eventually(function() return queue:info().messages == 0 end)
     api(("STREAM.DELETE.znl_queue_q%d"):format(count))
-    eventually(function() return #errors > 0 end)
-    local ack, _, code = queue:push("three")
-    assert.is_nil(ack)
-    assert.equal("UNREACHABLE", code)
-    local other = started { name = "q" .. count }
-    assert(other:push("three"))
+    assert(queue:push("three", { msg_id = "3", timeout_ms = 60000 }))
     eventually(function() return #done == 3 end)
     assert.same({ "one", "two", "three" }, done)
+    assert.same({ "the stream was lost, and is made again" }, errors)
+  end)
+
+  it("has its stream again after it pushed to none", function()
+    local queue = started()
+    api(("STREAM.DELETE.znl_queue_q%d"):format(count))
+    local ack, message, code = queue:push("lost")
+    assert.is_nil(ack)
+    assert.equal("UNREACHABLE", code)
+    assert.truthy(message:find("no stream takes znl.queue.q" .. count, 1, true))
+    eventually(function() return queue:push("kept") end)
+    assert.equal(1, queue:info().messages)
   end)
 
   it("is not fooled by what others send to where its messages come", function()
@@ -558,8 +565,11 @@ describe("a queue whose server is killed", function()
     eventually(function() return #kept > before + 50 end)
     is_over = true
     pusher:wait()
-    eventually(function() return queue:info().messages == 0 end)
-    for _, data in ipairs(kept) do assert.truthy(done[data], data) end
+    -- Not: until the stream is empty. A server that was killed may keep what was acknowledged, and hand it to nobody.
+    eventually(function()
+      while #kept > 0 and done[kept[#kept]] do kept[#kept] = nil end
+      return #kept == 0
+    end, "all that was kept is handled")
     assert.is_true(queue:counters().recoveries >= 3)
     queue:stop()
     server:remove()

@@ -44,6 +44,7 @@ local FLUSH_MS = 1000
 ---@field opts znl.IntakeOptions
 ---@field counts table<string, integer>
 ---@field fail fun(message: string, code: string|nil)  tells of trouble
+---@field on_missing fun()  there is no stream
 ---@field bury fun(message: znl.DurableMessage, reason: string, code: string): true|nil, string?, string?  yields
 ---@field remembers boolean  where it was, for a consumer that gets lost
 
@@ -342,7 +343,9 @@ local function recover(self, patience_ms)
       end
       break
     end
-    if not jetstream.is_away(code) and message ~= told then
+    if code == "NOT_FOUND" then
+      self.parts.on_missing()
+    elseif not jetstream.is_away(code) and message ~= told then
       told = message
       self.parts.fail(message, code)
     end

@@ -113,6 +113,26 @@ function Keeper:fail(message, code)
   tell(self, "error", message, code)
 end
 
+--- Looks whether the streams are still there, and makes them again: a server without a disk has lost them, or somebody
+--- deleted them. Nobody waits for it.
+function Keeper:heal()
+  if self.is_healing or self.state ~= "running" then return end
+  self.is_healing = true
+  local run = task.background(self.owner, function()
+    local api = self.api
+    if not api then return end
+    local info, message, code, is_new = stream.ensure(api, self.wanted, false)
+    if is_new then self:fail("the stream was lost, and is made again", "GONE") end
+    if info and self.has_dead then info, message, code = stream.ensure(api, self.dead_wanted, false) end
+    if not info and not jetstream.is_away(code) then self:fail(message, code) end
+  end)
+  if not run then
+    self.is_healing = false
+    return
+  end
+  run:on_end(function() self.is_healing = false end)
+end
+
 ---@class znl.KeeperParts
 ---@field what string  "znl.queue"
 ---@field kind string  "queue"
@@ -165,7 +185,7 @@ local function open(self)
   self.api = api
   self.publisher = publisher.new {
     what = self.title, bus = self.bus, owner = self.owner, timeout_ms = opts.timeout_ms,
-    max_pending = opts.max_pending, counts = self.counts,
+    max_pending = opts.max_pending, counts = self.counts, on_missing = function() self:heal() end,
   }
   return self:opened()
 end
@@ -182,6 +202,7 @@ end
 function Keeper:ensure_dead()
   local info, message, code = stream.ensure(self.api, self.dead_wanted, self.opts.update)
   if not info then return nil, message, code end
+  self.has_dead = true
   return true
 end
 
@@ -212,6 +233,7 @@ function Keeper:start()
   end
   if ok then
     self.state = "running"
+    self.off_connected = self.bus:on("connected", function() self:heal() end)
     self.forget_stop = runtime.on_stop(function() self:stop(math.max(0, runtime.drain_ms() - LEAVE_MS)) end)
     started:set(true)
     return true
@@ -244,6 +266,7 @@ function Keeper:stop(drain_ms)
   self.stopping, self.state = stopped, "stopping"
   if self.forget_stop then self.forget_stop() end
   self.forget_stop = nil
+  self.off_connected()
   local ends_ms = sched.now_ms() + drain_ms
   local stops = {}
   for _, intake in pairs(self.intakes) do

@@ -47,6 +47,7 @@ Publisher.__index = Publisher
 ---@field timeout_ms integer
 ---@field max_pending integer
 ---@field counts table<string, integer>
+---@field on_missing fun()  no stream takes the subject
 
 ---@param parts znl.PublisherParts
 ---@return znl.Publisher
@@ -104,10 +105,13 @@ function M.check(what, data, opts, spec, level)
   return opts
 end
 
-local function ask(bus, subject, data, headers, timeout_ms)
+local function ask(bus, subject, data, headers, timeout_ms, on_missing)
   local message, problem, code = bus:request(subject, data, { timeout_ms = timeout_ms, headers = headers })
   if not message then
-    if code == "UNREACHABLE" then problem = "no stream takes " .. subject end
+    if code == "UNREACHABLE" then
+      problem = "no stream takes " .. subject
+      if on_missing then on_missing() end
+    end
     return nil, problem, code
   end
   local answer
@@ -124,14 +128,15 @@ end
 ---@param data string
 ---@param headers table<string, string|string[]>  with an id
 ---@param timeout_ms integer
+---@param on_missing? fun()  called when no stream takes the subject
 ---@return znl.PublishAck|nil ack
 ---@return string? message
 ---@return string? code
-function M.insist(bus, subject, data, headers, timeout_ms)
+function M.insist(bus, subject, data, headers, timeout_ms, on_missing)
   local ends_ms, wait_ms = sched.now_ms() + timeout_ms, RETRY_MS
   while true do
     local left_ms = math.max(1, math.ceil(ends_ms - sched.now_ms()))
-    local ack, message, code = ask(bus, subject, data, headers, math.min(left_ms, ATTEMPT_MS))
+    local ack, message, code = ask(bus, subject, data, headers, math.min(left_ms, ATTEMPT_MS), on_missing)
     if ack or not jetstream.is_away(code) then return ack, message, code end
     left_ms = ends_ms - sched.now_ms()
     if left_ms <= 0 then return nil, message, code end
@@ -142,7 +147,8 @@ end
 
 local function send(self, subject, data, headers, opts)
   local timeout_ms = opts.timeout_ms or self.parts.timeout_ms
-  local ack, message, code = (opts.msg_id and M.insist or ask)(self.bus, subject, data, headers, timeout_ms)
+  local publish = opts.msg_id and M.insist or ask
+  local ack, message, code = publish(self.bus, subject, data, headers, timeout_ms, self.parts.on_missing)
   if not ack then
     self.counts.publish_failed = self.counts.publish_failed + 1
     return nil, ("%s: %s"):format(self.parts.what, message), code

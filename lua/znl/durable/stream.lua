@@ -60,11 +60,12 @@ end
 ---@return table|nil info
 ---@return string? message
 ---@return "EXISTS"|string? code  EXISTS: it differs, or another stream has its subjects
+---@return boolean? is_new  with `info`
 function M.ensure(api, wanted, is_update)
   local info, message, code = api:ask("STREAM.INFO." .. wanted.name)
   if code == "NOT_FOUND" then
     info, message, code = api:ask("STREAM.CREATE." .. wanted.name, wanted)
-    if info then return info end
+    if info then return info, nil, nil, true end
     if code ~= "EXISTS" then return nil, message, code end
     -- Somebody was quicker, or other streams have the subjects: the error of now says which.
     local there = api:ask("STREAM.INFO." .. wanted.name)

@@ -74,6 +74,7 @@ local function take(self)
       max_unacked = opts.max_unacked, is_update = self.opts.update,
     }),
     fail = function(message, code) self:fail(message, code) end,
+    on_missing = function() self:heal() end,
     bury = function(message, reason, code) return self:bury(self.dead_subject, message, reason, code) end,
   }
   self.intakes[1] = made

@@ -154,6 +154,7 @@ local function make_intake(self)
       max_unacked = opts.max_unacked, is_update = topic.opts.update,
     }),
     fail = function(message, code) topic:fail(message, code) end,
+    on_missing = function() topic:heal() end,
     bury = bury(topic, opts.group, opts),
   }
   if self.fn then made:set_handler(self.fn, self.fn_owner) end

@@ -7,6 +7,7 @@
 --- `start` and `restart` wait until it accepts. Each must be removed at the end of its test; it is killed when the
 --- process that started it ends in any way. Yields. SPDX-License-Identifier: MIT
 
+local crypto = require("znl.core.crypto")
 local eventually = require("tests.lua.support.eventually")
 local znl = require("znl")
 local uv = require("luv")
@@ -19,7 +20,9 @@ Server.__index = Server
 --- Below the ports that the system gives to who connects: nobody takes it in between.
 local function free_port()
   for _ = 1, 1000 do
-    local port = math.random(20000, 32000)
+    -- Every process has its own chances: math.random begins alike in all of them.
+    local low, high = crypto.random(2):byte(1, 2)
+    local port = 20000 + (high * 256 + low) % 12000
     local socket = uv.new_tcp()
     local is_free = socket:bind("127.0.0.1", port) and socket:listen(1, function() end)
     socket:close()
@@ -57,10 +60,11 @@ wait $server
 local function run(self)
   local input = uv.new_pipe(false)
   self.ended = znl.event()
-  local log = self.folder .. "/server.log"
+  local log, pid = self.folder .. "/server.log", self.folder .. "/pid"
+  os.remove(pid) -- of the one before
   self.input = input
   self.process = uv.spawn("/bin/sh", {
-    args = { "-c", RUN, "sh", self.folder .. "/nats.conf", log, self.folder .. "/pid" },
+    args = { "-c", RUN, "sh", self.folder .. "/nats.conf", log, pid },
     stdio = { input, nil, nil },
   }, function() self.ended:set(true) end)
   assert(self.process, "nats-server cannot be started")
@@ -71,9 +75,13 @@ local function run(self)
     end
     return accepts(self.port)
   end, "nats-server accepts")
-  local file = assert(io.open(self.folder .. "/pid"))
-  self.server_pid = tonumber(file:read("*a"))
-  file:close()
+  -- The shell may be slower than the server.
+  self.server_pid = eventually(function()
+    local file = io.open(pid)
+    local text = file and file:read("*a") or ""
+    if file then file:close() end
+    return text:find("\n", 1, true) and tonumber(text)
+  end, "the pid of nats-server")
 end
 
 ---@class NatsServerOptions
