@@ -23,6 +23,7 @@ local M = {}
 
 local EVENTS = { "connected", "disconnected", "closed", "error" }
 local MIB = 1024 * 1024
+local TOLD_MAX = 128 -- reasons: two of each of 64 servers
 
 local function is_servers(value)
   if type(value) == "string" then return value ~= "" end
@@ -361,7 +362,7 @@ end
 
 local function on_state(self, state, code, text)
   if state == "connected" then
-    self.was_told = nil
+    self.told, self.told_count = {}, 0
     self.logger.info("connected", { server = text })
     if self.settled then self.settled:set(true) end
     emit(self, "connected", text)
@@ -371,9 +372,9 @@ local function on_state(self, state, code, text)
   self.failures = self.failures + 1
   self.failure, self.code = text, code
   self.was_refused = self.was_refused or code == "REFUSED"
-  -- Each reason once per outage.
-  if self.was_told ~= text then
-    self.was_told = text
+  -- Each reason of each server once per outage, and not whatever a server invents.
+  if not self.told[text] and self.told_count < TOLD_MAX then
+    self.told[text], self.told_count = true, self.told_count + 1
     self.logger.warn(was_connected and "connection lost" or "cannot connect", { error = text, code = code })
   end
   if self.was_refused and self.failures >= self.server_count and self.settled then self.settled:set(false) end
@@ -407,7 +408,7 @@ local function make(opts, what, level)
   local servers = type(opts.servers) == "table" and opts.servers or { opts.servers }
   local logger = log.new("nats")
   local self = setmetatable({
-    is_closed = false, failures = 0, server_count = #servers, logger = logger, handled = {},
+    is_closed = false, failures = 0, told = {}, told_count = 0, server_count = #servers, logger = logger, handled = {},
     taken = setmetatable({}, { __mode = "k" }),
   }, Nats)
   self.emitter = events.new {

@@ -9,6 +9,7 @@ describe("nats outage", function()
   end
 
   local eventually = require("tests.lua.support.eventually")
+  local log_lines = require("tests.lua.support.log_lines")
   local nats_server = require("tests.lua.support.nats_server")
   local things = {}
 
@@ -113,6 +114,20 @@ describe("nats outage", function()
     nats:on("error", function(_, its_code) failed = its_code end)
     eventually(function() return failed end)
     assert.equal("UNREACHABLE", failed)
+  end)
+
+  it("logs each reason of each server once", function()
+    log_lines.during(function(lines)
+      local nats = connect { servers = { "127.0.0.1:1", "127.0.0.1:2" }, wait_ms = 0 }
+      local failures = 0
+      nats:on("error", function() failures = failures + 1 end)
+      eventually(function() return failures >= 10 end)
+      local count = 0
+      for _, line in ipairs(lines) do
+        if line.area == "nats" then count = count + 1 end
+      end
+      assert.equal(2, count)
+    end)
   end)
 
   -- --- servers that are none ---------------------------------------------------------------------
