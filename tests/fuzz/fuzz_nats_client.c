@@ -110,6 +110,7 @@ static void act(void)
     unsigned what = take();
     znl_nats_subscription **place = &play.subscriptions[what >> 4 & (SUBSCRIPTIONS - 1)];
     play.depth++;
+    FUZZ_HOLDS(*place == NULL || znl_nats_waiting(*place, NULL) <= 3);
     switch (what & 15) {
     case 1:
         if (*place == NULL &&
@@ -201,8 +202,8 @@ static void send_message(unsigned what)
     send_bytes(line, (size_t)head + 2);
 }
 
-/* An answer to the ask that asked last, as far as that can be seen in what was sent. */
-static void answer(void)
+/* An answer to the ask that asked last, as far as that can be seen in what was sent; or answers are not permitted. */
+static void answer(int is_refused)
 {
     znl_buffer *sent = &stage.plain;
     char inbox[200], line[600];
@@ -214,6 +215,13 @@ static void answer(void)
         while (size < most && size < sizeof inbox - 1 && at[1 + size] != ' ')
             size++;
         snprintf(inbox, sizeof inbox, "%.*s", (int)size, at + 1);
+        if (is_refused && strrchr(inbox, '.') != NULL) {
+            *strrchr(inbox, '.') = 0;
+            snprintf(line, sizeof line,
+                    "-ERR 'Permissions Violation for Subscription to \"%s.*\"'\r\n", inbox);
+            send_text(line);
+            return;
+        }
         for (unsigned slot = 0; slot < SUBSCRIPTIONS + 1; slot++) {
             snprintf(line, sizeof line, "MSG %s %u 2\r\nhi\r\n", inbox, 1u << 20 | slot);
             send_text(line);
@@ -272,8 +280,8 @@ static void serve(void)
         stage.keeps = what >> 3 & 1;
         if (!stage.keeps && stage.stream != NULL && stage.queued.size > 0)
             stage_take();
-        if (what >> 4 == 15)
-            answer();
+        if (what >> 4 >= 14)
+            answer(what >> 4 == 14);
         break;
     default:
         act();
