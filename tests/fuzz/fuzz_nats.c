@@ -30,10 +30,12 @@ static void walk_info(const znl_nats_op *op)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    uint8_t *bytes = malloc(size + 1);
+    uint8_t *bytes = malloc(size + !size); /* what lies behind it is seen */
     size_t at = 0, used;
     znl_nats_op op;
-    memcpy(bytes, data, size);
+    FUZZ_HOLDS(bytes != NULL);
+    if (size > 0)
+        memcpy(bytes, data, size);
     for (;;) {
         int got = znl_nats_read(bytes + at, size - at, &op, &used);
         if (got != 1) {
