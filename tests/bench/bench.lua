@@ -216,7 +216,8 @@ function M.measure(line, pattern)
 end
 
 --- Rounds of `theirs` and `ours`; prints the medians of both and of the ratios.
-function M.compare(prefix, theirs, ours, columns)
+function M.compare(prefix, theirs, ours, columns, yardstick)
+  yardstick = yardstick or "node"
   local node, own, ratio = M.rounds(), M.rounds(), M.rounds()
   for _ = 1, M.opts.rounds do
     local a, b = theirs(), ours()
@@ -231,9 +232,9 @@ function M.compare(prefix, theirs, ours, columns)
   for _, column in ipairs(columns) do
     local name, unit = column[1], column[2]
     local format = column[3] or "%.0f"
-    if node.names()[name] then say(prefix .. "node." .. name, node.median(name), unit, format) end
+    if node.names()[name] then say(prefix .. yardstick .. "." .. name, node.median(name), unit, format) end
     say(prefix .. "znlrun." .. name, own.median(name), unit, format)
-    if ratio.names()[name] then say(prefix .. name .. "_ratio", ratio.median(name), "x_node") end
+    if ratio.names()[name] then say(prefix .. name .. "_ratio", ratio.median(name), "x_" .. yardstick) end
   end
 end
 
