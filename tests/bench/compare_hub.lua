@@ -20,7 +20,7 @@ local function own(...) return bench.lua("hub.lua", ...) end
 --- Starts one; returns its address, and how to end it. With `folder`, JetStream keeps its files there.
 local function nats_server(port, folder)
   local more = folder and (" -js -sd " .. folder) or ""
-  local server = bench.start(("nats-server -a 127.0.0.1 -p %d%s 2>&1"):format(port, more))
+  local server = bench.start(("sh -c 'exec nats-server -a 127.0.0.1 -p %d%s 2>&1'"):format(port, more))
   bench.await(server, "Server is ready", 20)
   return server, "nats://127.0.0.1:" .. port
 end

@@ -1,6 +1,6 @@
 --- hub.lua: what the hub benchmark measures, one process per part; hub_node.mjs does the same where it says so.
 ---
----   znlrun hub.lua publish URL SECONDS        broadcasts as fast as the server takes them; prints the result (node, too)
+---   znlrun hub.lua publish URL SECONDS        broadcasts as fast as they are taken; prints the result (node, too)
 ---   znlrun hub.lua receive URL SECONDS        counts broadcasts of others; prints ready, then the result (node, too)
 ---   znlrun hub.lua serve URL PORT             hands broadcasts to its WebSocket clients; prints ready (node, too)
 ---   znlrun hub.lua clients PORT COUNT SECONDS COUNT clients of either; prints ready, then what they get
@@ -10,7 +10,7 @@
 ---   znlrun hub.lua change URL SECONDS         joins and leaves, and prints when
 ---   znlrun hub.lua watch URL                  prints when it sees them
 ---   znlrun hub.lua joiner URL COUNT           an instance with COUNT members, and one more once the server is gone
----   znlrun hub.lua restarted URL COUNT        how long after a reconnect it has all of them; prints complete, the result
+---   znlrun hub.lua restarted URL COUNT        how long after a reconnect it has all; prints complete, the result
 ---
 --- SPDX-License-Identifier: MIT
 

@@ -20,13 +20,13 @@ for _ = 1, count do assert(filler:push_async(DATA)) end
 assert(filler:flush(60000))
 
 local worker = znl.queue("bench", { bus = url, storage = storage })
-local from, cpu, handled = nil, nil, 0
+local handled = 0
 local done = znl.event()
 worker:handle(function()
   handled = handled + 1
   if handled == count then done:set() end
 end, { max_in_flight = IN_FLIGHT })
-from, cpu = measure.now_us(), os.clock()
+local from, cpu = measure.now_us(), os.clock()
 assert(worker:start())
 done:wait()
 local used = os.clock() - cpu

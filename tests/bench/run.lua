@@ -19,7 +19,8 @@ usage: scripts/bench [options]
   --verbose        each run on standard error]]
 
 local opts = {
-  build = "build", rounds = 5, seconds = 2, only = "rpc,publish,push,startup,slaves,reload,workers,tasks,micro,cluster,hub",
+  build = "build", rounds = 5, seconds = 2,
+  only = "rpc,publish,push,startup,slaves,reload,workers,tasks,micro,cluster,hub",
   sizes = "32,1024", in_flight = "1,100,1000", slaves = 1000, reloads = 1000,
   pin = true,
 }
