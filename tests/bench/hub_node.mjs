@@ -92,8 +92,8 @@ if (what === "publish") {
             client.send(text);
         }
     });
-    await nc.flush();
-    server.on("listening", () => console.log("ready"));
+    await Promise.all([nc.flush(), new Promise((resolve) => server.on("listening", resolve))]);
+    console.log("ready");
 } else {
     console.error("hub_node.mjs publish|receive|serve URL …");
     process.exit(2);
