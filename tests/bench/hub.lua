@@ -20,7 +20,7 @@ local uv = require("luv")
 local znl = require("znl")
 
 local NS = "/ws/bench"
-local BATCH, LANES = 500, 2
+local BATCH, LANES = 1000, 4
 local TEXT = ("x"):rep(100)
 
 local function say(line)

@@ -15,7 +15,8 @@ const { connect, StringCodec } = interop("nats");
 
 const SUBJECT = "mega.ws.bench.bcast";
 const NS = "/ws/bench";
-const BATCH = 500;
+const BATCH = 1000;
+const LANES = 4;
 const WARM_UP_MS = 500;
 const TEXT = "x".repeat(100);
 const codec = StringCodec();
@@ -69,7 +70,7 @@ if (what === "publish") {
             await nc.flush();
         }
     };
-    const lanes = [run(), run()];
+    const lanes = Array.from({ length: LANES }, run);
     const result = await measured(Number(argument), () => sent);
     over = true;
     await Promise.all(lanes);
