@@ -54,6 +54,7 @@ static int stream_new(znl_stream **out, znl_loop *loop, int is_local, size_t max
     stream->socket.handle.data = stream; /* from here only free_stream() may free it */
     stream->all = all;
     stream->is_local = is_local != 0;
+    stream->early_bytes = ZNL_STREAM_EARLY_BYTES;
     stream->max_queue_bytes = max_queue_bytes != 0 ? max_queue_bytes
                                                    : ZNL_STREAM_QUEUE_BYTES_DEFAULT;
     *out = stream;
@@ -236,6 +237,8 @@ int znl_stream_connect(znl_stream **out, znl_loop *loop, const znl_stream_option
     if (err != 0)
         return err;
     znl_stream_set_events(stream, events, user);
+    if (options->early_bytes != 0)
+        stream->early_bytes = options->early_bytes;
     stream->deadline_ms = znl_clock_mono_ms() + timeout_ms;
     if (options->path != NULL) {
         snprintf(stream->peer, LOCAL_PEER_BYTES, "unix:%s", options->path);

@@ -3,7 +3,7 @@
  *   connecting -> open -> ended -> closed
  *
  * What is written in one turn of the loop leaves together, before the loop waits; in plain, a long turn
- * offers every 4 KiB to the system as it goes. Events come from the loop, never from inside a call; none
+ * offers every 4 KiB (`early_bytes`) to the system as it goes. Events come from the loop, never from inside a call; none
  * comes after znl_stream_close(), nor after on_end. One stream gives on_data at most 64 KiB before others
  * have their turn.
  *
@@ -42,6 +42,9 @@ typedef struct znl_stream_options {
     const znl_tls *tls;  /* NULL: plain; held while the stream lives */
     uint32_t timeout_ms; /* name, connection and TLS together; 0: ZNL_CONNECT_MS_DEFAULT */
     size_t max_queue_bytes; /* 0: ZNL_STREAM_QUEUE_BYTES_DEFAULT */
+    /* Offered as they are written in a long turn; 0: 4 KiB. More saves work of both ends, fewer lets the peer begin
+     * earlier. */
+    uint32_t early_bytes;
 } znl_stream_options;
 
 /* Returns a stream that connects, owned; on_open or on_end follows. Every address of the name is tried.

@@ -15,6 +15,8 @@
 #include "transport/tls_session.h"
 
 #define ZNL_STREAM_READ_BYTES 65536u
+#define ZNL_STREAM_EARLY_BYTES                                                                 \
+    4096u                     /* written in one turn before it is offered to the system */
 #define ZNL_STREAM_SPARES 64u /* empty buffers a loop keeps */
 
 /*   DIALING -> [SHAKING ->] OPEN -> ENDED -> GONE     closed, kept until libuv has closed the socket
@@ -72,6 +74,7 @@ struct znl_stream {
     size_t flown;  /* of `flying` */
     size_t in_air; /* bytes of it that libuv has */
     size_t max_queue_bytes;
+    uint32_t early_bytes;
     size_t writable_below; /* bytes queued: on_writable then */
     uint64_t deadline_ms;  /* for hands to be shaken */
     znl_timer timer;       /* of that; of lingering */

@@ -12,8 +12,6 @@
 
 #include <string.h>
 
-/* Written in one turn of the loop before it is offered to the system. */
-#define EARLY_BYTES 4096u
 #define EARLY_MOST_BYTES 65536u /* of a queue: what stays of it is moved */
 /* Sealed, and given to libuv, at once: the queue is seen to empty as finely. */
 #define PIECE_BYTES (256u * 1024)
@@ -80,7 +78,7 @@ void znl_stream_commit(znl_stream *stream, size_t size)
     size_t before = stream->queue.size;
     stream->queue.size += size;
     znl_stream_schedule(stream);
-    if (before / EARLY_BYTES != stream->queue.size / EARLY_BYTES)
+    if (before / stream->early_bytes != stream->queue.size / stream->early_bytes)
         offer_early(stream);
 }
 
