@@ -106,10 +106,10 @@ void znl_roster_drop(znl_roster *roster, znl_member *member, znl_roster_cause ca
 void znl_roster_watch_expiry(znl_roster *roster);
 
 /* roster_send.c */
-void znl_roster_send_add(znl_roster *roster, const znl_member *member);
+void znl_roster_send_add(znl_roster *roster, znl_member *member);
 void znl_roster_send_remove(znl_roster *roster, znl_frame session_id);
 /* An own member is announced again, or all are when there were many of late. */
-void znl_roster_repair(znl_roster *roster, const znl_member *member);
+void znl_roster_repair(znl_roster *roster, znl_member *member);
 /* All members, at once, to all. */
 void znl_roster_list_now(znl_roster *roster);
 /* Somebody wants the list; reply: on a subject of its own; NULL: on that of all. */

@@ -69,7 +69,7 @@ static int publish_next(znl_roster *roster, const char *reply, znl_hub_roster *m
     return publish(roster, roster->subject, reply, message);
 }
 
-void znl_roster_send_add(znl_roster *roster, const znl_member *member)
+void znl_roster_send_add(znl_roster *roster, znl_member *member)
 {
     if (!znl_roster_speaks(roster))
         return;
@@ -77,8 +77,8 @@ void znl_roster_send_add(znl_roster *roster, const znl_member *member)
     message.member = (znl_hub_member){
             member->held.ns, member->held.id, member->held.user_id, member->held.metadata};
     message.since = member->held.since;
-    if (publish_next(roster, NULL, &message) == ZNL_E_TOO_BIG)
-        roster->counters.too_big++;
+    member->is_untold = publish_next(roster, NULL, &message) == ZNL_E_TOO_BIG;
+    roster->counters.too_big += (uint64_t)member->is_untold;
 }
 
 void znl_roster_send_remove(znl_roster *roster, znl_frame session_id)
@@ -141,6 +141,7 @@ static int fill(znl_roster *roster, znl_member *from, znl_member **next)
             return fits;
         if (!fits && !is_first)
             break;
+        member->is_untold = !fits;
         if (!fits) {
             roster->counters.too_big++;
             continue;
@@ -428,7 +429,7 @@ void znl_roster_wanted(znl_roster *roster, znl_frame by, const char *reply)
                 znl_roster_now(roster) + delay_ms, answer);
 }
 
-void znl_roster_repair(znl_roster *roster, const znl_member *member)
+void znl_roster_repair(znl_roster *roster, znl_member *member)
 {
     roster->counters.repairs++;
     if (take(roster, &roster->repair_budget, ZNL_ROSTER_REPAIRS))

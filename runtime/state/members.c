@@ -348,6 +348,7 @@ void znl_members_disown(znl_members *members, znl_member *member)
     drop_held(member);
     member->is_own = 0;
     member->is_displaced = 0;
+    member->is_untold = 0;
     member->held = (znl_session){0};
     member->held_bytes = 0;
 }
@@ -401,7 +402,7 @@ uint64_t znl_members_digest(const znl_members *members, size_t *count)
     uint64_t sum = 0;
     *count = 0;
     for (const znl_member *at = members->own.first; at != NULL; at = at->in_own.next) {
-        if (at->is_displaced)
+        if (at->is_displaced || at->is_untold)
             continue;
         const uint8_t *block = at->held_block != NULL ? at->held_block : at->block;
         sum += at->held_block == NULL

@@ -49,6 +49,7 @@ struct znl_member {
     int is_own;
     /* Free. */
     int is_displaced; /* we hold it, and who is shown has it since later */
+    int is_untold;    /* we hold it, and no message can: others do not know of it */
     uint64_t touch;   /* when it was heard of last */
     uint64_t number;  /* of the message that said so */
 };
@@ -123,7 +124,7 @@ size_t znl_members_count_in(const znl_members *members, znl_frame ns);
 size_t znl_members_count(const znl_members *members);
 /* Those we hold: follow in_own. */
 const znl_member_list *znl_members_own(const znl_members *members);
-/* Count and digest of those we hold and are not displaced from. */
+/* Count and digest of those we hold, are not displaced from, and have told. */
 uint64_t znl_members_digest(const znl_members *members, size_t *count);
 /* Bytes of all texts. */
 size_t znl_members_bytes(const znl_members *members);

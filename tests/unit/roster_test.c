@@ -696,6 +696,38 @@ static void a_member_that_no_message_can_hold_stays_here(void **state)
     assert_view(1, "small:u:instA");
 }
 
+static void what_nobody_was_told_is_in_no_digest(void **state)
+{
+    (void)state;
+    char big[1500];
+    memset(big, 'x', sizeof big - 1);
+    big[sizeof big - 1] = 0;
+    hall.max_payload = 1024;
+    start(0);
+    start(1);
+    join(0, "small");
+    join(0, big);
+    pass(4 * T);
+    assert_view(1, "small:u:instA");
+    hall_forget(&hall);
+    znl_roster_counters before = counters(1);
+    pass(10 * T);
+    assert_int_equal(counters(1).unmatched, before.unmatched);
+    assert_int_equal(published("ask"), 0);
+    assert_int_equal(published("heartbeat"), 0);
+    /* A server that takes more: it is told, and counts. */
+    hall_connect(&hall, 0, 0);
+    hall.max_payload = 1024 * 1024;
+    hall_connect(&hall, 0, 1);
+    pass(4 * T);
+    assert_int_equal(znl_roster_count(hall.rosters[1], znl_frame_text(ROOM)), 2);
+    before = counters(1);
+    pass(4 * T);
+    assert_int_equal(counters(1).unmatched, before.unmatched);
+    leave(0, big);
+    assert_view(1, "small:u:instA");
+}
+
 static void ten_thousand_members(void **state)
 {
     (void)state;
@@ -1022,6 +1054,7 @@ int main(void)
             cmocka_unit_test_setup_teardown(lists_are_split_and_spread, begin, end),
             cmocka_unit_test_setup_teardown(
                     a_member_that_no_message_can_hold_stays_here, begin, end),
+            cmocka_unit_test_setup_teardown(what_nobody_was_told_is_in_no_digest, begin, end),
             cmocka_unit_test_setup_teardown(ten_thousand_members, begin, end),
             cmocka_unit_test_setup_teardown(
                     what_is_expired_is_not_shown_before_the_timer_runs, begin, end),
