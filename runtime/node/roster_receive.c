@@ -56,6 +56,14 @@ static int is_newer(uint64_t since, znl_frame id, uint64_t other_since, znl_fram
     return since != other_since ? since > other_since : compare_ids(id, other_id) > 0;
 }
 
+/* Nothing is later than the last time there is: an add with it is believed against another. Or who once said so would have
+ * the session for ever. */
+static int is_last_word(const struct claim *claim, uint64_t other_since)
+{
+    return claim->is_add && claim->session->since == ZNL_HUB_NUMBER_MAX &&
+            other_since == ZNL_HUB_NUMBER_MAX;
+}
+
 /* Whether it is to be believed against what is known. *displaces 1: ours has lost it. */
 static int is_believed(
         znl_roster *roster, const struct claim *claim, znl_member *member, int *displaces)
@@ -68,7 +76,8 @@ static int is_believed(
     if (member->is_own && !member->is_displaced) {
         *displaces = since == ZNL_NO_SINCE
                 ? claim->is_add
-                : is_newer(since, id, member->held.since, roster->self);
+                : is_newer(since, id, member->held.since, roster->self) ||
+                        is_last_word(claim, member->held.since);
         if (since == ZNL_NO_SINCE || *displaces)
             return 1;
         znl_roster_repair(roster, member); /* the other has not heard of ours */
@@ -78,7 +87,8 @@ static int is_believed(
     return shown == claim->owner || since == ZNL_NO_SINCE ||
             member->session.since == ZNL_NO_SINCE ||
             shown->deadline_ms <= znl_roster_now(roster) ||
-            is_newer(since, id, member->session.since, shown->map.key);
+            is_newer(since, id, member->session.since, shown->map.key) ||
+            is_last_word(claim, member->session.since);
 }
 
 /* Whether a later message of its owner spoke of the member. A number past the owner's last is of a row that has begun
@@ -123,11 +133,15 @@ static int receive_claim(znl_roster *roster, const struct claim *claim)
     return 0;
 }
 
+/* A list of ours that leaves times out must not take sessions over as an original's does: nobody sends it lists, to take
+ * them back with. */
 static znl_session session_of(
         const znl_hub_member *member, uint64_t since, const znl_owner *owner)
 {
     return (znl_session){member->ns, member->session_id, member->user_id, member->metadata,
-            owner->is_ours && since != ZNL_HUB_NO_NUMBER ? since : ZNL_NO_SINCE};
+            !owner->is_ours                      ? ZNL_NO_SINCE
+                    : since == ZNL_HUB_NO_NUMBER ? 0
+                                                 : since};
 }
 
 static uint64_t number_of(const znl_hub_roster *message)

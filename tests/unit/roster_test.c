@@ -558,6 +558,95 @@ static void an_original_that_joins_displaces(void **state)
     assert_view(1, "dup:u:instA");
 }
 
+/* Only an original may speak without a time: it is believed until our next list. Among ours there is none. */
+static void ours_takes_nothing_over_without_a_time(void **state)
+{
+    (void)state;
+    start(0);
+    start(1);
+    join(0, "s1");
+    hall_inject(&hall,
+            "{\"o\":\"x\",\"op\":\"heartbeat\",\"v\":2,\"n\":1,\"gen\":1,\"part\":1,\"parts\":1,"
+            "\"members\":[{\"ns\":\"/ws/chat\",\"sessionId\":\"s1\",\"userId\":\"w\"},"
+            "{\"ns\":\"/ws/chat\",\"sessionId\":\"s2\",\"userId\":\"w\"}]}",
+            NULL);
+    for (unsigned i = 0; i < 2; i++)
+        assert_view(i, "s1:u:instA s2:w:x");
+    hall_inject(&hall,
+            "{\"o\":\"x\",\"op\":\"add\",\"v\":2,\"n\":2,\"member\":{\"ns\":\"/ws/chat\","
+            "\"sessionId\":\"s1\",\"userId\":\"w\"}}",
+            NULL);
+    for (unsigned i = 0; i < 2; i++)
+        assert_view(i, "s1:u:instA s2:w:x");
+    assert_int_equal(counters(0).repairs, 2);
+    assert_int_equal(hall.events[0].displaced, 0);
+}
+
+/* Nobody can join later than that: it is told each time, and over with the one that said so. */
+static void a_time_that_cannot_be_passed_is_told_each_time(void **state)
+{
+    (void)state;
+    char text[256];
+    start(0);
+    start(1);
+    join(0, "s1");
+    for (unsigned i = 1; i <= 3; i++) {
+        snprintf(text, sizeof text,
+                "{\"o\":\"x\",\"op\":\"add\",\"v\":2,\"n\":%u,\"since\":9007199254740991,\"member\":"
+                "{\"ns\":\"/ws/chat\",\"sessionId\":\"s1\",\"userId\":\"w\"}}",
+                i);
+        hall_inject(&hall, text, NULL);
+        assert_view(0, "s1:w:x");
+        assert_view(1, "s1:w:x");
+        assert_int_equal(hall.events[0].displaced, i);
+        join(0, "s1");
+        for (unsigned at = 0; at < 2; at++)
+            assert_view(at, "s1:u:instA");
+        assert_non_null(strstr(hall.texts[hall.published - 1], "\"since\":9007199254740991"));
+    }
+    pass(2 * T);
+    for (unsigned i = 0; i < 2; i++)
+        assert_view(i, "s1:u:instA");
+    /* It can still move to others, and back. */
+    for (unsigned i = 0; i < 4; i++) {
+        join(1 - i % 2, "s1");
+        pass(T);
+        for (unsigned at = 0; at < 2; at++)
+            assert_view(at, i % 2 == 0 ? "s1:u:instB" : "s1:u:instA");
+    }
+    /* A number past 2^53 - 1 is none. */
+    hall_inject(&hall,
+            "{\"o\":\"x\",\"op\":\"add\",\"v\":2,\"n\":9007199254740992,\"since\":9007199254740992,"
+            "\"member\":{\"ns\":\"/ws/chat\",\"sessionId\":\"s1\",\"userId\":\"w\"}}",
+            NULL);
+    assert_view(0, "s1:u:instA");
+}
+
+static void numbers_at_their_end_lose_nothing(void **state)
+{
+    (void)state;
+    static const char *const numbers[] = {
+            "9007199254740991", "1", "9007199254740990", "9007199254740992", "-1", "1.5", "2"};
+    char text[256];
+    start(0);
+    for (unsigned i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
+        snprintf(text, sizeof text,
+                "{\"o\":\"x\",\"op\":\"add\",\"v\":2,\"n\":%s,\"since\":5,\"member\":{\"ns\":"
+                "\"/ws/chat\",\"sessionId\":\"s%u\"}}",
+                numbers[i], i);
+        hall_inject(&hall, text, NULL);
+    }
+    assert_int_equal(znl_roster_count(hall.rosters[0], znl_frame_text(ROOM)), 7);
+    /* 2^53-1 -> 1 -> 2^53-2 -> (none) -> (none) -> (none) -> 2 */
+    assert_int_equal(counters(0).gaps, 3);
+    /* Its list, from the beginning of its row, is the truth all the same. */
+    hall_inject(&hall,
+            "{\"o\":\"x\",\"op\":\"heartbeat\",\"v\":2,\"n\":3,\"gen\":9007199254740991,\"part\":1,"
+            "\"parts\":1,\"members\":[],\"since\":[]}",
+            NULL);
+    assert_view(0, "");
+}
+
 static void a_flood_of_removes_brings_few_answers(void **state)
 {
     (void)state;
@@ -1046,6 +1135,10 @@ int main(void)
                     a_session_that_moves_wins_against_a_clock_that_is_ahead, begin, end),
             cmocka_unit_test_setup_teardown(at_the_same_time_the_greater_id_wins, begin, end),
             cmocka_unit_test_setup_teardown(an_original_that_joins_displaces, begin, end),
+            cmocka_unit_test_setup_teardown(ours_takes_nothing_over_without_a_time, begin, end),
+            cmocka_unit_test_setup_teardown(
+                    a_time_that_cannot_be_passed_is_told_each_time, begin, end),
+            cmocka_unit_test_setup_teardown(numbers_at_their_end_lose_nothing, begin, end),
             cmocka_unit_test_setup_teardown(a_flood_of_removes_brings_few_answers, begin, end),
             cmocka_unit_test_setup_teardown(
                     after_a_reconnect_all_is_there_again_at_once, begin, end),
