@@ -13,14 +13,18 @@ local core = require("znl.core.nats")
 local events = require("znl.events")
 local log = require("znl.log")
 local options = require("znl.options")
+local runtime = require("znl.core.runtime")
 local scope = require("znl.versions.scope")
 local sched = require("znl.core.sched")
 local secret = require("znl.secret")
 local subscription = require("znl.nats.subscription")
 local task = require("znl.tasks.task")
+local workers = require("znl.core.workers")
 
 local M = {}
 
+--- What is left of the time of a stopping process, once those who use a connection are done.
+local STOP_MS = 300
 local EVENTS = { "connected", "disconnected", "closed", "error" }
 local MIB = 1024 * 1024
 local TOLD_MAX = 128 -- reasons: two of each of 64 servers
@@ -300,6 +304,7 @@ function Nats:close()
   if self.is_closed then return end
   self.is_closed = true
   self.core:close()
+  if self.forget_stop then self.forget_stop() end
   subscription.forget_all(self)
   if self.settled then self.settled:set() end
   if self.emitter:wanted("closed") then task.background(nil, self.emitter.emit, self.emitter, "closed") end
@@ -431,6 +436,10 @@ local function make(opts, what, level)
   end
   self.core = raw
   scope.own(self)
+  -- Late: those who use it say goodbye first. A worker ends with its process, and has no such thing.
+  if not workers.is_worker() then
+    self.forget_stop = runtime.on_stop(function() self:drain(STOP_MS) end, true)
+  end
   return self
 end
 
