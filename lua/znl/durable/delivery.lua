@@ -63,7 +63,9 @@ end
 function M.new(intake, raw, now_ms)
   return setmetatable({
     0, 0, -- name its task to the core
+    -- With room for what every message gets: a table that grows costs as much as all the rest.
     raw = raw, reply = raw.reply, intake = intake, touched_ms = now_ms, began_ms = now_ms, is_settled = false,
+    before = false, after = false, -- in the list of the intake
   }, Delivery)
 end
 

@@ -94,7 +94,7 @@ end
 
 local function link(self, message)
   local last = self.last
-  message.before, message.after = last, nil
+  message.before, message.after = last, false
   if last then last.after = message else self.first = message end
   self.last = message
 end
@@ -103,12 +103,13 @@ local function unlink(self, message)
   local before, after = message.before, message.after
   if before then before.after = after else self.first = after end
   if after then after.before = before else self.last = before end
-  message.before, message.after = nil, nil
+  message.before, message.after = false, false
 end
 
 --- Sends an acknowledgement, now or when that is possible again.
 local function tell(self, reply, text)
-  local ok, _, code = self.bus:publish(reply, text)
+  -- Once for each message: not by way of znl.nats, which checks what is known to be right here.
+  local ok, _, code = self.bus.core:publish(reply, text)
   if ok or code == "CLOSED" then return end
   local unsent = self.unsent
   unsent[#unsent + 1] = reply
@@ -385,8 +386,10 @@ end
 
 local function receive(self, subscription)
   token.enter(nil, true) -- what runs for messages is under no token of who started this
+  local core = subscription.core
   while self.subscription == subscription do
-    local message, _, code = subscription:next(SILENCE_MS)
+    local message, _, code = core:next(SILENCE_MS)
+    while message == true do message, _, code = core:next(SILENCE_MS) end -- it was woken
     if message then
       if (message.status or 0) ~= 0 then
         on_status(self, message)
@@ -425,7 +428,6 @@ local function renew(self, now_ms)
     end
     unlink(self, message)
     link(self, message)
-    if after == nil or after == message then break end
     message = after
   end
 end

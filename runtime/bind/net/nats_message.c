@@ -12,7 +12,10 @@
 
 void znl_nats_pushmessage(lua_State *L, int index, const znl_nats_message *message)
 {
-    lua_createtable(L, 0, 8);
+    /* As large as it must be: most messages have no status and no headers. */
+    lua_createtable(L, 0,
+            2 + (message->reply != NULL) + 2 * (message->status != 0) +
+                    (message->headers.size > 0) + 1);
     lua_pushstring(L, message->subject);
     lua_setfield(L, -2, "subject");
     lua_pushlstring(L, message->size > 0 ? (const char *)message->data : "", message->size);
