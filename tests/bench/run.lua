@@ -9,7 +9,7 @@ usage: scripts/bench [options]
   --rounds N       rounds of each comparison; medians are printed (default 5)
   --seconds S      measured time of each run (default 2)
   --only LIST      of rpc,publish,push,startup,slaves,reload,workers,tasks,micro,
-                   cluster,hub (default all)
+                   cluster,hub,fleet (default all)
   --sizes LIST     payload bytes of rpc (default 32,1024)
   --in-flight LIST requests open at once (default 1,100,1000)
   --slaves N       connections of the slaves test, and of micro (default 1000)
@@ -20,7 +20,7 @@ usage: scripts/bench [options]
 
 local opts = {
   build = "build", rounds = 5, seconds = 2,
-  only = "rpc,publish,push,startup,slaves,reload,workers,tasks,micro,cluster,hub",
+  only = "rpc,publish,push,startup,slaves,reload,workers,tasks,micro,cluster,hub,fleet",
   sizes = "32,1024", in_flight = "1,100,1000", slaves = 1000, reloads = 1000,
   pin = true,
 }
@@ -305,6 +305,7 @@ local tests = {
   rpc = rpc, publish = publish, push = push, startup = startup, slaves = slaves,
   reload = reload, workers = workers, tasks = tasks, micro = require("compare_micro").run,
   cluster = require("compare_cluster").run, hub = require("compare_hub").run,
+  fleet = require("compare_fleet").run,
 }
 for _, name in ipairs(list(opts.only)) do
   if not tests[name] then
