@@ -128,8 +128,8 @@ end
 function Directory:start() return self.roster:start() end
 
 function Directory:stop()
+  self.remote = {} -- no events of slaves that are not known any more
   self.roster:stop()
-  self.remote = {}
 end
 
 --- A slave is with this master.
@@ -172,10 +172,11 @@ end
 function Directory:counters() return self.roster:counters() end
 function Directory:is_partial() return self.roster:is_partial() end
 
---- The masters of the fleet, this one included.
+--- The masters of the fleet, this one first.
+---@param own_slaves integer
 ---@return {instance: string, slaves: integer, age_ms: number}[]
-function Directory:masters()
-  local list = {}
+function Directory:masters(own_slaves)
+  local list = { { instance = self.opts.origin, slaves = own_slaves, age_ms = 0 } }
   for _, owner in ipairs(self.roster:owners()) do
     list[#list + 1] = { instance = owner.id, slaves = owner.members, age_ms = owner.age_ms }
   end

@@ -8,10 +8,13 @@
 --- SPDX-License-Identifier: MIT
 
 local asks = require("znl.fleet.asks")
+local bus = require("znl.bus")
 local crypto = require("znl.core.crypto")
+local directory = require("znl.fleet.directory")
 local letters = require("znl.fleet.letters")
 local options = require("znl.options")
 local sched = require("znl.core.sched")
+local scope = require("znl.versions.scope")
 local secret = require("znl.secret")
 
 local M = {}
@@ -28,10 +31,7 @@ local BAD_LOG_MS = 10000
 ---@field max_in_flight? integer  requests to other masters that wait; and of others at work here
 ---@field max_members? integer  slaves of all masters
 M.SPEC = {
-  bus = {
-    type = "any", required = true, allowed = "a nats:// url, options of znl.nats.connect, or a connection",
-    check = function(value) return type(value) == "string" or type(value) == "table" end,
-  },
+  bus = options.extend(bus.RULE, { required = true }),
   name = { type = "string", default = "default", min = 1, max = 100, pattern = "^[%w_-]+$",
     allowed = "a text of letters, digits, _ and -" },
   ttl_ms = { type = "integer", min = 2000, max = 3600000, default = 5000 },
@@ -105,7 +105,7 @@ local function emit(self, event, ...)
 end
 
 local function open_directory(self)
-  local made, message, code = require("znl.fleet.directory").new {
+  local made, message, code = directory.new {
     bus = self.bus.core, subject = self:subject("roster"), ttl_ms = self.opts.ttl_ms, origin = self.origin,
     master_id = self.master.id, max_members = self.opts.max_members, secret = self.opts.secret,
     on_added = function(id, master) emit(self, "slave_connected", id, master) end,
@@ -154,13 +154,8 @@ local function subscribe(self)
   return true
 end
 
---- Joins the fleet; NATS may come later.
----@return true|nil ok
----@return string? message
----@return string? code
-function Fleet:start()
-  if self.bus then return true end
-  local opened, is_own, code = require("znl.bus").open(self.opts.bus, "znl.master: cluster")
+local function join(self)
+  local opened, is_own, code = bus.open(self.opts.bus, "znl.master: cluster")
   if not opened then return nil, is_own, code end
   self.bus, self.is_own_bus, self.subscriptions = opened, is_own, {}
   self.origin = crypto.random(16):gsub(".", function(byte) return ("%02x"):format(byte:byte()) end)
@@ -173,6 +168,16 @@ function Fleet:start()
     return nil, message, code
   end
   return true
+end
+
+--- Joins the fleet; NATS may come later.
+---@return true|nil ok
+---@return string? message
+---@return string? code
+function Fleet:start()
+  if self.bus then return true end
+  -- The next version of the script takes the master over, with all it has.
+  return scope.outside(join, self)
 end
 
 --- Waits until the questions of other masters have their answers. Yields.
@@ -247,7 +252,7 @@ function Fleet:state()
   return {
     name = self.opts.name, instance = self.origin, bus = self.bus and self.bus:state() or "closed",
     is_partial = not self.directory or self.directory:is_partial(),
-    masters = self.directory and self.directory:masters() or {}, counters = counters,
+    masters = self.directory and self.directory:masters(self.core:counters().slaves) or {}, counters = counters,
   }
 end
 

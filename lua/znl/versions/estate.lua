@@ -32,11 +32,15 @@ function M.new(previous)
   return setmetatable({ entries = {}, previous = previous }, Estate)
 end
 
-local function equal(a, b)
+--- Objects among options may lead back to themselves: what is being compared counts as equal meanwhile.
+local function equal(a, b, under_way)
   if a == b then return true end
   if type(a) ~= "table" or type(b) ~= "table" or getmetatable(a) ~= getmetatable(b) then return false end
+  under_way = under_way or {}
+  if under_way[a] == b then return true end
+  under_way[a] = b
   for key, value in pairs(a) do
-    if not equal(value, b[key]) then return false end
+    if not equal(value, b[key], under_way) then return false end
   end
   for key in pairs(b) do
     if a[key] == nil then return false end

@@ -26,6 +26,8 @@ local by_owner = setmetatable({}, { __mode = "kv" })
 local running = {}
 --- The scope that commits or halts at this moment: what its functions register is its own.
 local acting
+--- Stands for none, while `outside` runs.
+local NOBODY = {}
 
 ---@class znl.Scope
 ---@field name string
@@ -60,7 +62,7 @@ end
 --- The scope of the running code.
 ---@return znl.Scope|nil
 function M.current()
-  if acting then return acting end
+  if acting then return acting ~= NOBODY and acting or nil end
   local owner = sched.current_owner()
   return owner and by_owner[owner]
 end
@@ -104,7 +106,7 @@ end
 function M.add(registration)
   local self = M.current()
   if not self then
-    local owner = sched.current_owner()
+    local owner = acting ~= NOBODY and sched.current_owner()
     if owner and owner:has_ended() then return refuse("ended") end
     registration:start()
     registration.started = true
@@ -162,6 +164,23 @@ local function at_once(self, fn, ...)
     ok, message = false, self.name .. ": waited where that is not possible, while a version goes into service"
   end
   return ok, message
+end
+
+local function back(before, ok, ...)
+  acting = before
+  if not ok then error((...), 0) end
+  return ...
+end
+
+--- Runs `fn(...)` as code of no version: what it opens and registers outlives the version that runs, and is for its
+--- caller to end. For what belongs to an object that the next version takes over. It must not wait.
+---@param fn function
+---@param ... any
+---@return any ...  what it returns; raises what it raises
+function M.outside(fn, ...)
+  local before = acting
+  acting = NOBODY
+  return back(before, pcall(fn, ...))
 end
 
 local function undo(self, registration)
