@@ -61,6 +61,7 @@ describe("a fleet of masters", { skip: SKIP_LUA }, () => {
                             foreign.kind,
                             slaveOptions(endpoints[0], { ...both, ...foreign.more }),
                         );
+                        slave.expectTrouble = true; // its handler throws below
                         await isOnline(first, slave);
                         const isKnown = () =>
                             until(
