@@ -4,6 +4,7 @@ local eventually = require("support.eventually")
 local folder = require("support.folder")
 local nats = require("znl.nats")
 local nats_server = require("support.nats_server")
+local scope = require("znl.versions.scope")
 local znl = require("znl")
 
 --- Longer than any test: what comes again within it was given back.
@@ -367,6 +368,20 @@ describe("a queue", function()
     _G.REPORT = nil
   end)
 
+  it("outlives the version of the code that started it", function()
+    local queue = make { bus = server.url }
+    local done = {}
+    queue:handle(function(message) done[#done + 1] = message.data end)
+    local version = assert(scope.new { name = "v1" })
+    assert(version:run(function() assert(queue:start()) end))
+    assert(version:commit())
+    version:finish()
+    assert(queue:push("one"))
+    eventually(function() return #done == 1 end)
+    assert.is_true(queue.bus:is_connected())
+    assert.equal(0, scope.count())
+  end)
+
   it("stops taking messages when its handler is taken away", function()
     local queue = make()
     local done = {}
@@ -517,6 +532,7 @@ describe("a queue", function()
       { function() queue:dead():get(0) end, "seq must be a whole number" },
       { function() queue:dead():list(1, 0) end, "limit must be a whole number" },
       { function() queue:on("nonsense", print) end, "there is no event" },
+      { function() znl.queue("a", { bus = { server = "x" } }):start() end, "did you mean servers" },
     } do
       local ok, message = pcall(case[1])
       assert.is_false(ok)

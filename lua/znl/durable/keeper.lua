@@ -175,6 +175,13 @@ end
 --- Called once with the stream there. Yields.
 local function open(self)
   local opts = self.opts
+  local opened, bus, is_own = pcall(buses.open, opts.bus, self.parts.what)
+  if not opened then
+    self.misuse = bus
+    return nil, bus, "INVALID"
+  end
+  self.bus, self.is_own_bus = bus, is_own
+  self.off_connected = bus:on("connected", function() self:heal() end)
   local ok, message, code = jetstream.await_bus(self.bus, opts.connect_ms)
   if not ok then return nil, message, code end
   local api = jetstream.new(self.bus, opts.domain, opts.timeout_ms)
@@ -191,6 +198,8 @@ local function open(self)
 end
 
 local function close_bus(self)
+  if self.off_connected then self.off_connected() end
+  self.off_connected = nil
   if self.is_own_bus then self.bus:close() end
   self.bus, self.is_own_bus, self.api, self.publisher = nil, nil, nil, nil
 end
@@ -222,18 +231,22 @@ function Keeper:start()
   if self.stopping then self.stopping:wait() end
   local started = sched.event()
   self.starting, self.state = started, "starting"
-  self.bus, self.is_own_bus = buses.open(self.opts.bus, self.parts.what, 2)
-  -- In a task of its own: what it subscribes to is not of the version of code that starts it.
+  -- In a task of its own: the connection and what it subscribes to are not of the version of code that starts it.
   local ok, message, code
-  local opening = task.background(self.owner, open, self)
-  if opening then ok, message, code = opening:wait() else ok, message, code = nil, "no task", "LIMIT" end
+  local opening, problem, why = task.background(self.owner, open, self)
+  if opening then ok, message, code = opening:wait() else ok, message, code = nil, problem, why end
   self.starting = nil
+  if self.misuse then
+    message, self.misuse, self.state = self.misuse, nil, "stopped"
+    started:set(nil, message, "INVALID")
+    message = message:gsub("^[^\n]-:%d+: ", "", 1)
+    error(message, 2)
+  end
   if ok and self.state ~= "starting" then
     ok, message, code = nil, "it was stopped", "STOPPED"
   end
   if ok then
     self.state = "running"
-    self.off_connected = self.bus:on("connected", function() self:heal() end)
     self.forget_stop = runtime.on_stop(function() self:stop(math.max(0, runtime.drain_ms() - LEAVE_MS)) end)
     started:set(true)
     return true
@@ -266,7 +279,6 @@ function Keeper:stop(drain_ms)
   self.stopping, self.state = stopped, "stopping"
   if self.forget_stop then self.forget_stop() end
   self.forget_stop = nil
-  self.off_connected()
   local ends_ms = sched.now_ms() + drain_ms
   local stops = {}
   for _, intake in pairs(self.intakes) do
