@@ -23,7 +23,7 @@ local workers = require("znl.core.workers")
 
 local M = {}
 
---- What is left of the time of a stopping process, once those who use a connection are done.
+--- What a connection keeps of the time a stopping process has, to close; it has as much when others took all of it.
 local STOP_MS = 300
 local EVENTS = { "connected", "disconnected", "closed", "error" }
 local MIB = 1024 * 1024
@@ -407,6 +407,21 @@ local function text_of(opts, name, what, level)
   return text
 end
 
+--- Handlers at work end, and their answers leave, before the process does. Late: those who use it say goodbye first.
+--- A worker ends with its process, and has no such thing.
+local function drain_at_stop(self)
+  if workers.is_worker() then return end
+  local latest_ms
+  local forget_begin = runtime.on_stop(function() latest_ms = sched.now_ms() + runtime.drain_ms() - STOP_MS end)
+  local forget_end = runtime.on_stop(function()
+    self:drain(math.max(STOP_MS, math.floor((latest_ms or 0) - sched.now_ms())))
+  end, true)
+  self.forget_stop = function()
+    forget_begin()
+    forget_end()
+  end
+end
+
 --- Makes a connection from options that have been read; blames `level` for what cannot be.
 local function make(opts, what, level)
   local tls = type(opts.tls) == "table" and options.read(TLS_SPEC, opts.tls, what .. ": tls", level + 1) or {}
@@ -436,10 +451,7 @@ local function make(opts, what, level)
   end
   self.core = raw
   scope.own(self)
-  -- Late: those who use it say goodbye first. A worker ends with its process, and has no such thing.
-  if not workers.is_worker() then
-    self.forget_stop = runtime.on_stop(function() self:drain(STOP_MS) end, true)
-  end
+  drain_at_stop(self)
   return self
 end
 
@@ -458,7 +470,7 @@ end
 ---@param given znl.NatsOptions|string  or just an address
 ---@return znl.Nats|nil nats
 ---@return string? message
----@return "UNREACHABLE"|"REFUSED"|"CANCELLED"|"DEADLINE"|"NO_MEMORY"? code
+---@return "UNREACHABLE"|"REFUSED"|"CLOSED"|"CANCELLED"|"DEADLINE"|"NO_MEMORY"? code  CLOSED: the process is told to end
 function M.connect(given)
   if type(given) == "string" then given = { servers = given } end
   local opts = options.read(M.SPEC, given, "nats.connect")
@@ -469,6 +481,7 @@ function M.connect(given)
   local ok
   ok, message, code = self.settled:wait(opts.wait_ms)
   self.settled = nil
+  if self.is_closed then return nil, "nats.connect: it was closed meanwhile", "CLOSED" end
   if ok then return self end
   self:close()
   if ok == false then return nil, "nats.connect: " .. self.failure, "REFUSED" end

@@ -81,7 +81,11 @@ static void lose(znl_nats *nats, int err, const char *text)
     int was_ready = nats->phase == ZNL_NATS_READY;
     if (err == 0)
         err = ZNL_E_GONE;
-    snprintf(why, sizeof why, "%s: %.255s", nats->server_text, text);
+    /* Who dials names the address, too. */
+    if (strncmp(text, nats->server_text, strlen(nats->server_text)) == 0)
+        snprintf(why, sizeof why, "%.255s", text);
+    else
+        snprintf(why, sizeof why, "%s: %.255s", nats->server_text, text);
     znl_stream_close(nats->stream, 0);
     nats->stream = NULL;
     nats->phase = ZNL_NATS_IDLE;
@@ -537,13 +541,25 @@ static int copy_options(znl_nats *nats, const znl_nats_options *options)
     return err;
 }
 
+/* An address as it may be shown: not where a password can be in it, and nothing that is no text. */
+static void show_address(const char *address, char *out, size_t size)
+{
+    out[0] = 0;
+    for (const char *at = address; *at != 0; at++) {
+        if (*at <= ' ' || *at >= 0x7f || *at == '@')
+            return;
+    }
+    snprintf(out, size, ", \"%.100s\"", address);
+}
+
 static int read_servers(znl_nats *nats, const znl_nats_options *options, char *text)
 {
     for (size_t i = 0; i < options->server_count; i++) {
         int err = znl_nats_servers_add(&nats->servers, znl_frame_text(options->servers[i]));
         if (err != 0) {
-            /* Not the address itself: there may be a password in it. */
-            snprintf(text, ZNL_NATS_TEXT_BYTES, "server %zu: %s", i + 1,
+            char shown[112];
+            show_address(options->servers[i], shown, sizeof shown);
+            snprintf(text, ZNL_NATS_TEXT_BYTES, "servers: number %zu%s: %s", i + 1, shown,
                     err == ZNL_E_INVALID ? "not an address such as nats://host:4222"
                                          : znl_err_text(err));
             return err == ZNL_E_LIMIT ? ZNL_E_INVALID : err;
@@ -582,8 +598,13 @@ static int prepare(znl_nats *nats, const znl_nats_options *options, char *text)
         has_tls |= nats->servers.entries[i].has_tls;
     if (err == 0 && has_tls)
         err = make_tls(nats, text, ZNL_NATS_TEXT_BYTES);
-    if (err == 0)
+    if (err == 0) {
         err = znl_nats_choose_inbox(nats);
+        if (err == ZNL_E_INVALID)
+            snprintf(text, ZNL_NATS_TEXT_BYTES,
+                    "inbox_prefix must be words with dots between them, without asterisks, > "
+                    "and white space");
+    }
     return err;
 }
 

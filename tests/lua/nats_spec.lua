@@ -350,6 +350,10 @@ describe("nats", function()
     blames(function() a:subscribe("a", nil, { que = "x" }) end, "que")
     blames(function() a:on("nothing", print) end, "no event")
     blames(function() znl.nats.connect { servers = "http://x" } end, "not an address")
+    blames(function() znl.nats.connect { servers = { "a", "b:x" } } end, 'servers: number 2, "b:x": not an address')
+    blames(function() znl.nats.connect { servers = "x", inbox_prefix = "a.>" } end, "inbox_prefix must be words")
+    local secret_one = failure(znl.nats.connect, { servers = "nats://ada:hidden@host:x" })
+    assert.is_nil(secret_one:find("hidden", 1, true))
     blames(function() znl.nats.connect { servers = {} } end, "servers")
     blames(function() znl.nats.connect { servers = "x", user = "u", token = "t" } end, "exclude each other")
     blames(function() znl.nats.connect { servers = "x", password = "t" } end, "needs a user")
@@ -420,6 +424,85 @@ describe("nats", function()
     eventually(function() return answer ~= nil end)
     assert.equal(0, code)
     assert.equal("late", answer.data)
+  end)
+
+  describe("in a process that is told to end", function()
+    local children = {}
+
+    after_each(function()
+      for _, child in ipairs(children) do
+        if child.code == nil then child.process:kill("sigkill") end
+      end
+      children = {}
+    end)
+
+    --- A script in a process of its own; `text` is what it has printed.
+    local function run(script)
+      local child = { text = "" }
+      local out = uv.new_pipe()
+      child.process = assert(uv.spawn(uv.exepath(), {
+        args = { "--log-level", "off", "--drain-ms", "60000", "-e", script }, stdio = { nil, out, 2 },
+      }, function(code)
+        child.code = code
+        child.process:close()
+      end))
+      out:read_start(function(_, piece)
+        if piece then child.text = child.text .. piece else out:close() end
+      end)
+      children[#children + 1] = child
+      return child
+    end
+
+    local function await(child, text)
+      eventually(function() return child.text:find(text, 1, true) end, text)
+    end
+
+    it("ends what is at work, and closes", function()
+      local child = run(([[
+        local znl = require("znl")
+        local nats = assert(znl.nats.connect("%s"))
+        nats:subscribe("slow", function(message)
+          print("at work") io.flush()
+          assert(nats:request("gate", "", { timeout_ms = 20000 }))
+          message:respond("done")
+        end)
+        nats:flush()
+        znl.on_stop(function() print("told") io.flush() end)
+        print("up") io.flush()
+        for _ in nats:subscribe("never"):messages() do end
+        print("the loop has ended")
+      ]]):format(server.url))
+      await(child, "up")
+      local a = connect()
+      local is_open = znl.event()
+      a:subscribe("gate", function(message)
+        is_open:wait()
+        message:respond("")
+      end)
+      a:flush()
+      local asked = znl.spawn(function() return a:request("slow", "", { timeout_ms = 20000 }) end)
+      await(child, "at work")
+      child.process:kill("sigterm")
+      await(child, "told")
+      is_open:set()
+      assert.equal("done", asked:wait().data)
+      await(child, "the loop has ended")
+      eventually(function() return child.code end)
+      assert.equal(0, child.code)
+    end)
+
+    it("stops connecting", function()
+      local child = run([[
+        local znl = require("znl")
+        znl.spawn(function() print("connecting") io.flush() end)
+        print(select(2, znl.nats.connect { servers = "127.0.0.1:1", wait_ms = 600000 }))
+      ]])
+      await(child, "connecting")
+      child.process:kill("sigterm")
+      await(child, "it was closed meanwhile")
+      eventually(function() return child.code end)
+      assert.equal(0, child.code)
+    end)
   end)
 
   it("is what roles take as a bus", function()
