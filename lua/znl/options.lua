@@ -8,7 +8,7 @@
 ---   min, max  of a number, or the length of a string in bytes
 ---   pattern   a Lua pattern a string must match
 ---   allowed   how an error describes what is accepted, in place of the generated words
----   check     function(value) -> false when it is refused; needs `allowed`
+---   check     function(value) -> false when it is refused, and which part of a table is to be shown; needs `allowed`
 --- An unknown name or a bad value raises, and blames the line that gave it.
 --- SPDX-License-Identifier: MIT
 
@@ -136,9 +136,18 @@ end
 
 --- Checks one value against a rule.
 ---@return boolean
+---@return any part  the key of what is wrong in a table, if that is known
 function M.accepts(rule, value)
-  local check = TYPES[rule.type]
-  return check(rule, value) and (rule.check == nil or rule.check(value) ~= false)
+  if not TYPES[rule.type](rule, value) then return false end
+  if rule.check == nil then return true end
+  local is_accepted, part = rule.check(value)
+  return is_accepted ~= false, part
+end
+
+local function refusal(rule, what, name, value, part)
+  if part ~= nil then name, value = ("%s[%s]"):format(name, tostring(part)), value[part] end
+  return ("%s: option %s is %s; %s must be %s"):format(
+    what, name, shown(rule, value), part == nil and "it" or "the option", allowed(rule))
 end
 
 --- Reads `given` by `spec` and returns a new table with defaults filled in.
@@ -161,10 +170,10 @@ function M.read(spec, given, what, level)
     local value = given[name]
     if value == nil and not rule.required then
       result[name] = rule.default
-    elseif value == nil or not M.accepts(rule, value) then
-      error(("%s: option %s is %s; it must be %s"):format(
-        what, name, shown(rule, value), allowed(rule)), level)
     else
+      local is_accepted, part = false, nil
+      if value ~= nil then is_accepted, part = M.accepts(rule, value) end
+      if not is_accepted then error(refusal(rule, what, name, value, part), level) end
       result[name] = value
     end
   end

@@ -394,7 +394,7 @@ function M.serve(opts)
     max_message_bytes = opts.max_message_bytes, max_queue_bytes = opts.max_queue_bytes,
     max_inbox_bytes = opts.max_inbox_bytes, close_ms = opts.close_ms,
   }, scope.bind(function(exchange, request) serve(self, exchange, request) end))
-  if not raw then return nil, message, code end
+  if not raw then return nil, (message:gsub("^websocket%.listen", "%0 " .. opts.listen:gsub("%%", "%%%%"))), code end
   self.core, self.port = raw, raw:port()
   self.forget = runtime.on_stop(function()
     self:close()

@@ -33,7 +33,8 @@ local function are_origins(value)
   local count = 0
   for index, origin in pairs(value) do
     count = count + 1
-    if type(index) ~= "number" or type(origin) ~= "string" or not origin:find(ORIGIN) then return false end
+    if type(index) ~= "number" then return false end
+    if type(origin) ~= "string" or not origin:find(ORIGIN) then return false, index end
   end
   return count == #value
 end
@@ -144,7 +145,7 @@ function M.read(given, what, level)
     end
   end
   if tonumber(config.listen:match(":(%d+)$")) > 65535 then
-    error(what .. ": option listen: the port must be in 0..65535", level + 1)
+    error(("%s: option listen is %q; its port must be in 0..65535"):format(what, config.listen), level + 1)
   end
   if config.bus == nil and (given.roster or {}).driver == "nats" then
     error(what .. ': option bus is missing: the roster driver "nats" needs it', level + 1)
