@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -94,6 +95,8 @@ static void what_joins_before_the_start_is_told_then(void **state)
     hall_open(&hall, 0, T);
     hall_forget(&hall);
     join(0, "early");
+    join(0, "too early");
+    leave(0, "too early");
     assert_int_equal(hall.published, 0);
     znl_roster_start(hall.rosters[0]);
     assert_int_equal(hall.published, 2);
@@ -158,6 +161,28 @@ static void joining_again_is_an_update(void **state)
     assert_string_equal(hall_view(&hall, 1, "/ws/news"), "s1:v:instA");
     assert_string_equal(hall.events[1].last, "added /ws/news s1 v instA");
     assert_int_equal(hall.events[1].removed, 1);
+}
+
+/* The number after "since": in a message. */
+static uint64_t since_in(const char *text)
+{
+    const char *at = text != NULL ? strstr(text, "\"since\":") : NULL;
+    assert_non_null(at);
+    return strtoull(at + strlen("\"since\":"), NULL, 10);
+}
+
+static void an_update_is_no_newer_join(void **state)
+{
+    (void)state;
+    start(0);
+    join(0, "s1");
+    uint64_t since = since_in(hall.texts[hall.published - 1]);
+    pass(50);
+    assert_int_equal(hall_join(&hall, 0, ROOM, "s1", "v", "{}"), 0);
+    assert_int_equal(since_in(hall.texts[hall.published - 1]), since);
+    leave(0, "s1");
+    join(0, "s1");
+    assert_true(since_in(hall.texts[hall.published - 1]) > since);
 }
 
 static void what_cannot_join_is_refused(void **state)
@@ -306,6 +331,66 @@ static void a_part_that_is_lost_deletes_nothing(void **state)
     assert_view(0, "a::x");
 }
 
+static void parts_that_do_not_fit_make_no_list(void **state)
+{
+    (void)state;
+    static const char *const marks[] = {
+            "\"gen\":2,\"part\":1,\"parts\":3", /* the first of three */
+            "\"gen\":3,\"part\":2,\"parts\":2", /* the end of another list */
+            "\"gen\":2,\"part\":3,\"parts\":3", /* not the next one */
+            "\"gen\":2,\"part\":0,\"parts\":0",
+            "\"gen\":0,\"part\":0,\"parts\":0",
+            "\"gen\":4,\"part\":9007199254740991,\"parts\":9007199254740991",
+            "\"gen\":5,\"part\":1,\"parts\":0",
+            "\"gen\":6,\"part\":1",
+            "\"gen\":7,\"part\":2,\"parts\":2",
+    };
+    char text[256];
+    start(0);
+    hall_inject(&hall,
+            "{\"o\":\"x\",\"op\":\"heartbeat\",\"v\":2,\"gen\":1,\"part\":1,\"parts\":1,"
+            "\"members\":[{\"ns\":\"/ws/chat\",\"sessionId\":\"a\"}],\"since\":[1]}",
+            NULL);
+    for (size_t i = 0; i < sizeof marks / sizeof marks[0]; i++) {
+        snprintf(text, sizeof text,
+                "{\"o\":\"x\",\"op\":\"heartbeat\",\"v\":2,%s,\"members\":[],\"since\":[]}",
+                marks[i]);
+        hall_inject(&hall, text, NULL);
+        assert_view(0, "a::x");
+    }
+    assert_int_equal(counters(0).missing, 0);
+    hall_inject(&hall,
+            "{\"o\":\"x\",\"op\":\"heartbeat\",\"v\":2,\"gen\":8,\"part\":1,\"parts\":1,"
+            "\"members\":[],\"since\":[]}",
+            NULL);
+    assert_view(0, "");
+}
+
+static void a_list_without_memory_for_it_deletes_nothing(void **state)
+{
+    (void)state;
+    char text[256];
+    unsigned lost = 0;
+    for (long n = 0; n < 8; n++) {
+        start(0);
+        hall_inject(&hall,
+                "{\"o\":\"x\",\"op\":\"heartbeat\",\"members\":[{\"ns\":\"/ws/chat\",\"sessionId\":"
+                "\"a\",\"userId\":\"u\"},{\"ns\":\"/ws/chat\",\"sessionId\":\"b\"}]}",
+                NULL);
+        snprintf(text, sizeof text,
+                "{\"o\":\"x\",\"op\":\"heartbeat\",\"members\":[{\"ns\":\"/ws/chat\",\"sessionId\":"
+                "\"a\",\"userId\":\"v\"},{\"ns\":\"/ws/chat\",\"sessionId\":\"b\"}]}");
+        znl_alloc_fail_after(n);
+        znl_roster_receive(hall.rosters[0], text, strlen(text), NULL);
+        znl_alloc_fail_after(-1);
+        assert_int_equal(counters(0).missing, 0);
+        lost += (unsigned)counters(0).refused;
+        assert_int_equal(znl_roster_count(hall.rosters[0], znl_frame_text(ROOM)), 2);
+        hall_close(&hall, 0);
+    }
+    assert_true(lost > 0); /* there was not enough for some */
+}
+
 static void an_answer_that_is_overtaken_takes_nothing_back(void **state)
 {
     (void)state;
@@ -375,6 +460,51 @@ static void alone_it_lists_as_originals_do(void **state)
     assert_int_equal(published("digest"), 0);
 }
 
+static void heartbeats_are_never_late_and_not_in_step(void **state)
+{
+    (void)state;
+    uint64_t last_ms = 0, shortest_ms = T, longest_ms = 0;
+    start(0);
+    hall_forget(&hall);
+    for (unsigned beats = 0; beats < 40;) {
+        pass(1);
+        if (hall.published == 0)
+            continue;
+        assert_int_equal(hall.published, 1);
+        hall_forget(&hall);
+        uint64_t now_ms = znl_clock_mono_ms(), passed_ms = now_ms - last_ms;
+        last_ms = now_ms;
+        if (beats++ == 0)
+            continue;
+        shortest_ms = passed_ms < shortest_ms ? passed_ms : shortest_ms;
+        longest_ms = passed_ms > longest_ms ? passed_ms : longest_ms;
+    }
+    assert_in_range(shortest_ms, T / 2 - T / 20, T / 2 - T / 40);
+    assert_in_range(longest_ms, T / 2 - T / 40, T / 2);
+}
+
+static void answers_do_not_come_all_at_once(void **state)
+{
+    (void)state;
+    unsigned at_once = 0, turns = 0;
+    for (unsigned i = 0; i < 4; i++)
+        start(i);
+    for (unsigned i = 0; i < 20; i++) {
+        pass(2 * T);
+        hall_forget(&hall);
+        hall_inject(&hall, "{\"o\":\"orig\",\"op\":\"sync_request\"}", NULL);
+        for (unsigned ms = 0; ms <= ZNL_ROSTER_SYNC_DELAY_MS; ms++) {
+            unsigned before = hall.published;
+            pass(ms > 0);
+            turns += hall.published > before;
+            at_once += hall.published >= before + 3;
+        }
+        assert_in_range(published("heartbeat"), 4, 8); /* some by the clock */
+    }
+    assert_true(turns > 50);
+    assert_true(at_once <= 1);
+}
+
 static void an_originals_list_is_whole(void **state)
 {
     (void)state;
@@ -418,6 +548,36 @@ static void many_requests_get_one_answer_a_second(void **state)
         pass(10);
     }
     assert_in_range(published("heartbeat"), 2, 3 + 1); /* in 2 s; one of them may be its own */
+}
+
+static void many_requests_of_ours_are_bounded_too(void **state)
+{
+    (void)state;
+    start(0);
+    join(0, "s1");
+    pass(2 * ZNL_ROSTER_SYNC_MS + 500);
+    hall_forget(&hall);
+    for (unsigned i = 0; i < 2000; i++) {
+        char text[64], reply[64];
+        snprintf(text, sizeof text, "{\"o\":\"o%u\",\"op\":\"sync_request\",\"v\":2}", i);
+        snprintf(reply, sizeof reply, "%s.o%u", HALL_SUBJECT, i);
+        hall_inject(&hall, text, reply);
+        pass(1);
+    }
+    /* In 2 s: answers to one, and to all, each with its bound. */
+    assert_in_range(published("heartbeat"), 2, 3 * ZNL_ROSTER_ANSWERS + 3);
+    /* What is for another is none of ours. */
+    pass(2 * T);
+    hall_forget(&hall);
+    for (unsigned i = 0; i < 10; i++) {
+        hall_inject(&hall, "{\"o\":\"y\",\"op\":\"ask\",\"v\":2,\"to\":\"instQ\"}", NULL);
+        hall_inject(&hall, "{\"o\":\"y\",\"op\":\"ask\",\"v\":2}", NULL);
+    }
+    pass(2 * ZNL_ROSTER_SYNC_DELAY_MS);
+    assert_int_equal(published("heartbeat"), 0);
+    hall_inject(&hall, "{\"o\":\"y\",\"op\":\"ask\",\"v\":2,\"to\":\"instA\"}", NULL);
+    pass(ZNL_ROSTER_SYNC_DELAY_MS);
+    assert_int_equal(published("heartbeat"), 1);
 }
 
 static void requests_of_ours_are_answered_to_them_alone(void **state)
@@ -470,12 +630,31 @@ static void the_newer_join_wins(void **state)
     for (unsigned i = 0; i < 3; i++)
         assert_view(i, "dup:u:instB");
     assert_int_equal(hall.events[0].displaced, 1);
+    /* No digest counts it twice, or not at all. */
+    znl_roster_counters before = counters(2);
+    pass(4 * T);
+    assert_int_equal(counters(2).unmatched, before.unmatched);
     /* When the loser's connection closes nothing is said. */
     hall_forget(&hall);
     leave(0, "dup");
     assert_int_equal(hall.published, 0);
     for (unsigned i = 0; i < 3; i++)
         assert_view(i, "dup:u:instB");
+}
+
+static void a_loser_that_stops_takes_nothing_along(void **state)
+{
+    (void)state;
+    start(0);
+    start(1);
+    join(0, "dup");
+    pass(5);
+    join(1, "dup");
+    hall_forget(&hall);
+    znl_roster_stop(hall.rosters[0]);
+    assert_int_equal(hall.published, 0);
+    hall_settle(&hall);
+    assert_view(1, "dup:u:instB");
 }
 
 static void the_loser_has_it_again_when_the_winner_goes(void **state)
@@ -486,9 +665,13 @@ static void the_loser_has_it_again_when_the_winner_goes(void **state)
     join(0, "dup");
     pass(5);
     join(1, "dup");
+    uint64_t since = since_in(hall.texts[hall.published - 1]);
+    hall_forget(&hall);
     leave(1, "dup");
     assert_view(0, "dup:u:instA");
     assert_view(1, "dup:u:instA");
+    /* Later than the winner's, for whoever has not heard that it is gone. */
+    assert_true(since_in(hall.texts[1]) > since);
     /* The same when it is killed. */
     pass(5);
     join(1, "dup");
@@ -765,6 +948,66 @@ static void lists_are_split_and_spread(void **state)
     for (unsigned at = 0; at < hall.published; at++)
         assert_true(strlen(hall.texts[at]) <= 4096);
     assert_int_equal(counters(0).too_big, 0);
+}
+
+static void members_may_leave_while_they_are_listed(void **state)
+{
+    (void)state;
+    char session[16];
+    hall.max_payload = 1024;
+    start(0);
+    for (unsigned i = 0; i < 600; i++) {
+        snprintf(session, sizeof session, "session%u", i);
+        join(0, session);
+    }
+    hall_inject(&hall, "{\"o\":\"orig\",\"op\":\"heartbeat\",\"members\":[]}", NULL);
+    start(1); /* it is sent an answer, and the list that goes to all is spread */
+    size_t seen = 0;
+    for (unsigned i = 0; i < 590; i++) {
+        snprintf(session, sizeof session, "session%u", i);
+        leave(0, session);
+        if (i % 10 == 0)
+            pass(1);
+        seen |= znl_roster_count(hall.rosters[1], znl_frame_text(ROOM));
+    }
+    assert_true(seen > 0);
+    pass(2 * T);
+    assert_int_equal(znl_roster_count(hall.rosters[1], znl_frame_text(ROOM)), 10);
+    assert_int_equal(znl_roster_count(hall.rosters[0], znl_frame_text(ROOM)), 10);
+    /* The next in a list that is spread. */
+    hall_inject(&hall, "{\"o\":\"orig\",\"op\":\"heartbeat\",\"members\":[]}", NULL);
+    for (unsigned i = 600; i < 1200; i++) {
+        snprintf(session, sizeof session, "session%u", i);
+        join(0, session);
+    }
+    for (unsigned i = 600; i < 1190; i++) {
+        snprintf(session, sizeof session, "session%u", i);
+        leave(0, session);
+        pass(i % 3 * 2);
+    }
+    pass(T);
+    assert_int_equal(znl_roster_count(hall.rosters[1], znl_frame_text(ROOM)), 20);
+    assert_int_equal(hall.events[1].displaced, 0);
+}
+
+static void an_id_with_escapes_leaves_room_for_members(void **state)
+{
+    (void)state;
+    char origin[201];
+    memset(origin, 1, sizeof origin - 1); /* six characters each */
+    origin[sizeof origin - 1] = 0;
+    hall.max_payload = 2048;
+    const znl_roster_options options = {.subject = HALL_SUBJECT, .origin = origin, .ttl_ms = T};
+    znl_roster_start(hall_open_with(&hall, 0, &options));
+    for (unsigned i = 0; i < 100; i++) {
+        char session[16];
+        snprintf(session, sizeof session, "session%u", i);
+        join(0, session);
+    }
+    start(1);
+    pass(T);
+    assert_int_equal(znl_roster_count(hall.rosters[1], znl_frame_text(ROOM)), 100);
+    assert_int_equal(counters(0).unsent, 0);
 }
 
 static void a_member_that_no_message_can_hold_stays_here(void **state)
@@ -1108,6 +1351,7 @@ int main(void)
             cmocka_unit_test_setup_teardown(
                     a_killed_instance_is_gone_after_its_time, begin, end),
             cmocka_unit_test_setup_teardown(joining_again_is_an_update, begin, end),
+            cmocka_unit_test_setup_teardown(an_update_is_no_newer_join, begin, end),
             cmocka_unit_test_setup_teardown(what_cannot_join_is_refused, begin, end),
             cmocka_unit_test_setup_teardown(times_and_names_have_bounds, begin, end),
             cmocka_unit_test_setup_teardown(
@@ -1118,17 +1362,25 @@ int main(void)
             cmocka_unit_test_setup_teardown(
                     a_digest_is_asked_for_until_the_list_comes, begin, end),
             cmocka_unit_test_setup_teardown(a_part_that_is_lost_deletes_nothing, begin, end),
+            cmocka_unit_test_setup_teardown(parts_that_do_not_fit_make_no_list, begin, end),
+            cmocka_unit_test_setup_teardown(
+                    a_list_without_memory_for_it_deletes_nothing, begin, end),
             cmocka_unit_test_setup_teardown(
                     an_answer_that_is_overtaken_takes_nothing_back, begin, end),
             cmocka_unit_test_setup_teardown(
                     among_ours_digests_replace_lists_until_an_original_comes, begin, end),
             cmocka_unit_test_setup_teardown(alone_it_lists_as_originals_do, begin, end),
+            cmocka_unit_test_setup_teardown(
+                    heartbeats_are_never_late_and_not_in_step, begin, end),
+            cmocka_unit_test_setup_teardown(answers_do_not_come_all_at_once, begin, end),
             cmocka_unit_test_setup_teardown(an_originals_list_is_whole, begin, end),
             cmocka_unit_test_setup_teardown(a_message_without_origin_is_no_echo, begin, end),
             cmocka_unit_test_setup_teardown(many_requests_get_one_answer_a_second, begin, end),
+            cmocka_unit_test_setup_teardown(many_requests_of_ours_are_bounded_too, begin, end),
             cmocka_unit_test_setup_teardown(
                     requests_of_ours_are_answered_to_them_alone, begin, end),
             cmocka_unit_test_setup_teardown(the_newer_join_wins, begin, end),
+            cmocka_unit_test_setup_teardown(a_loser_that_stops_takes_nothing_along, begin, end),
             cmocka_unit_test_setup_teardown(
                     the_loser_has_it_again_when_the_winner_goes, begin, end),
             cmocka_unit_test_setup_teardown(
@@ -1145,6 +1397,10 @@ int main(void)
             cmocka_unit_test_setup_teardown(away_for_long_it_is_partial, begin, end),
             cmocka_unit_test_setup_teardown(a_bus_without_room_gets_the_rest_later, begin, end),
             cmocka_unit_test_setup_teardown(lists_are_split_and_spread, begin, end),
+            cmocka_unit_test_setup_teardown(
+                    members_may_leave_while_they_are_listed, begin, end),
+            cmocka_unit_test_setup_teardown(
+                    an_id_with_escapes_leaves_room_for_members, begin, end),
             cmocka_unit_test_setup_teardown(
                     a_member_that_no_message_can_hold_stays_here, begin, end),
             cmocka_unit_test_setup_teardown(what_nobody_was_told_is_in_no_digest, begin, end),
