@@ -14,23 +14,30 @@
 
 /* --- life ---------------------------------------------------------------------------------------------- */
 
-/* Slow clients and the first publish that failed, told from the loop. What it calls may do anything but free
- * the hub. */
+static void tell_ids(znl_hub *hub, const znl_buffer *ids, void (*tell)(void *, uint64_t))
+{
+    for (size_t at = 0; at < ids->size; at += sizeof(uint64_t)) {
+        uint64_t id;
+        memcpy(&id, ids->data + at, sizeof id);
+        tell(hub->user, id);
+    }
+}
+
+/* Slow clients, those that have ended and the first publish that failed, told from the loop. What it calls may do
+ * anything but free the hub. */
 static void on_events_due(znl_deferred *deferred)
 {
     znl_hub *hub = (znl_hub *)(void *)((char *)deferred - offsetof(znl_hub, events_due));
-    znl_buffer ids = hub->slow_ids;
+    znl_buffer slow = hub->slow_ids, ended = hub->ended_ids;
     int is_error_due = hub->is_error_due;
-    hub->slow_ids = (znl_buffer){0};
+    hub->slow_ids = hub->ended_ids = (znl_buffer){0};
     hub->is_error_due = 0;
     if (is_error_due)
         hub->events->on_error(hub->user, hub->publish_error);
-    for (size_t at = 0; at < ids.size; at += sizeof(uint64_t)) {
-        uint64_t id;
-        memcpy(&id, ids.data + at, sizeof id);
-        hub->events->on_slow(hub->user, id);
-    }
-    znl_buffer_fini(&ids);
+    tell_ids(hub, &slow, hub->events->on_slow);
+    tell_ids(hub, &ended, hub->events->on_ended);
+    znl_buffer_fini(&slow);
+    znl_buffer_fini(&ended);
 }
 
 /* One token of a subject, as far as that can be told without the server. */
@@ -116,6 +123,7 @@ void znl_hub_free(znl_hub *hub)
     znl_buffer_fini(&hub->scratch);
     znl_buffer_fini(&hub->left);
     znl_buffer_fini(&hub->slow_ids);
+    znl_buffer_fini(&hub->ended_ids);
     znl_free(hub);
 }
 

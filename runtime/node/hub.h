@@ -29,6 +29,8 @@ typedef struct znl_hub_events {
     void (*on_slow)(void *user, uint64_t id);
     /* Messages are not published any more, since `err`; what was delivered here is. Again only after one was. */
     void (*on_error)(void *user, int err);
+    /* znl_hub_end() was called for a client, which may be detached by now. */
+    void (*on_ended)(void *user, uint64_t id);
 } znl_hub_events;
 
 typedef struct znl_hub_options {

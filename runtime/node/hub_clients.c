@@ -128,9 +128,12 @@ static void membership_free(hub_membership *membership)
 void znl_hub_end(znl_hub *hub, uint64_t id)
 {
     hub_client *client = hub_client_find(hub, id);
-    if (client == NULL)
+    if (client == NULL || client->ws == NULL)
         return;
     client->ws = NULL;
+    /* Without memory for it the event does not come, and it is over when it is detached. */
+    if (znl_buffer_append(&hub->ended_ids, &id, sizeof id) == 0)
+        znl_loop_defer(hub->loop, &hub->events_due);
     if (client->membership != NULL)
         leave_rooms(client->membership);
     stand_up(&client->seat);

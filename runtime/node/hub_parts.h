@@ -67,8 +67,8 @@ struct znl_hub {
     znl_buffer scratch;
     znl_buffer left; /* the name of a session that is over */
     znl_deferred events_due;
-    znl_buffer slow_ids; /* uint64_t: events to come */
-    int publish_error;   /* of the last publish */
+    znl_buffer slow_ids, ended_ids; /* uint64_t: events to come */
+    int publish_error;              /* of the last publish */
     int is_error_due;
     znl_hub_counters counters;
     znl_buffer origin;

@@ -174,8 +174,8 @@ describe("znl.core.hub", function()
     local sent = 0
     while hub:broadcast("/c", nil, HI) == 1 do sent = sent + 1 end -- in one turn: nothing leaves
     assert.same({}, slow)
-    eventually(function() return #slow > 0 and a.ended end)
-    assert.same({ { "slow", a.id } }, slow)
+    eventually(function() return #slow > 1 and a.ended end)
+    assert.same({ { "slow", a.id }, { "ended", a.id } }, slow)
     assert.equal(sent, #a.got)
     local _, code = a.far.core:ending()
     assert.equal("1013", tostring(code))

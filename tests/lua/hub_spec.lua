@@ -187,6 +187,31 @@ describe("a hub", function()
       eventually(function() return #hub:roster("/ws/chat") == 0 end)
     end)
 
+    it("leave the roster when the connection ends, whatever its handler waits for", function()
+      local hub, go = started {}, znl.event()
+      local seen, join_code, at_end = {}, nil, nil
+      hub:channel("/ws/chat", {
+        on_connect = function(ctx) assert(ctx.presence:join { user_id = "ada", session_id = "s1" }) end,
+        on_message = function(ctx)
+          go:wait()
+          seen.session_id = ctx.session_id
+          join_code = code_of(ctx.presence:join { user_id = "ada", session_id = "s1" })
+        end,
+        on_disconnect = function(ctx) at_end = { ctx.session_id, #hub:roster(ctx.ns) } end,
+      })
+      local client = assert(connect(hub))
+      client:say("wait")
+      eventually(function() return hub:counters().messages == 1 end)
+      assert.equal(1, #hub:roster("/ws/chat"))
+      client.conn:close()
+      eventually(function() return #hub:roster("/ws/chat") == 0 end)
+      assert.is_nil(at_end)
+      assert.equal(0, hub:direct_to_user("ada", { type = "x" }))
+      go:set(true)
+      assert.same({ "s1", 0 }, eventually(function() return at_end end))
+      assert.same({ "s1", "CLOSED" }, { seen.session_id, join_code })
+    end)
+
     it("can be changed and left", function()
       local hub, ctx = started {}, nil
       hub:channel("/ws/chat", { on_connect = function(given) ctx = given end })

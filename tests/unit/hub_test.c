@@ -94,6 +94,8 @@ struct scene {
     /* Events. */
     int slow, errors, last_error;
     uint64_t slow_id;
+    int ended;
+    uint64_t ended_id;
 };
 
 static void on_request(
@@ -141,7 +143,15 @@ static void on_error(void *user, int err)
     scene->last_error = err;
 }
 
-static const znl_hub_events hub_events = {.on_slow = on_slow, .on_error = on_error};
+static void on_ended(void *user, uint64_t id)
+{
+    struct scene *scene = user;
+    scene->ended++;
+    scene->ended_id = id;
+}
+
+static const znl_hub_events hub_events = {
+        .on_slow = on_slow, .on_error = on_error, .on_ended = on_ended};
 
 static znl_frame text(const char *string)
 {
@@ -401,6 +411,10 @@ static void who_has_ended_gets_nothing_and_keeps_the_session(void **state)
     join(scene, a, "s", "ann", "room");
     znl_hub_end(scene->hub, a->id);
     znl_hub_end(scene->hub, a->id);
+    assert_int_equal(scene->ended, 0); /* from the loop */
+    RUN_UNTIL(scene->loop, scene->ended > 0);
+    assert_int_equal(scene->ended, 1);
+    assert_true(scene->ended_id == a->id);
     assert_int_equal(broadcast(scene, "/c", NULL, HI, "s"), 0);
     assert_int_equal(broadcast(scene, "/c", "room", HI, NULL), 0);
     assert_int_equal(znl_hub_direct(scene->hub, text("ann"), text(HI)), 0);

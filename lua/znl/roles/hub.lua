@@ -278,6 +278,14 @@ end
 
 --- Without yielding: from callbacks of the core.
 local FANOUT_EVENTS = {
+  -- Its handler may be at work for long; the session must not be there so long.
+  ended = function(self, id)
+    local ctx = self.open[id]
+    if not ctx or not ctx.session_id then return end
+    local session_id, channels = ctx.session_id, ctx.channels
+    self.instance.sessions:leave(ctx)
+    ctx.session_id, ctx.channels = session_id, channels -- to be read until the end
+  end,
   slow = function(self, id)
     local ctx = self.open[id]
     if not ctx then return end

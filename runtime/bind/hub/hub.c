@@ -13,8 +13,8 @@
  *     h:send(id, message) -> true | nil, message, code
  *     h:clients() -> how many are attached;  h:counters() -> table
  *
- * A message is a table { type = text, payload = any }. on_event("slow", id), on_event("error", code, text): on the
- * main state, it must not yield.
+ * A message is a table { type = text, payload = any }. on_event("slow", id), on_event("ended", id): its connection,
+ * on_event("error", code, text): on the main state, it must not yield.
  *
  * A hub is anchored while it is started. It does not keep connections; of one that ended it keeps the session
  * until it is detached.
@@ -114,7 +114,14 @@ static void on_error(void *user, int err)
     znl_vm_protect(occasion.box->anchor.vm, run_event, &occasion, "hub.on_event");
 }
 
-static const znl_hub_events events = {.on_slow = on_slow, .on_error = on_error};
+static void on_ended(void *user, uint64_t id)
+{
+    struct occasion occasion = {.box = user, .name = "ended", .id = id};
+    znl_vm_protect(occasion.box->anchor.vm, run_event, &occasion, "hub.on_event");
+}
+
+static const znl_hub_events events = {
+        .on_slow = on_slow, .on_error = on_error, .on_ended = on_ended};
 
 static void on_broadcast(void *user, const znl_nats_message *message)
 {
