@@ -446,6 +446,11 @@ describe("a fleet", function()
     knows(watcher, "moving", "k1")
     knows(watcher, "staying", "k1")
     assert.equal("moving got x", watcher:request("moving", "x"))
+    local code
+    local under_way = znl.spawn(function()
+      code = code_of(watcher:request("moving", "wait", { timeout_ms = 60000 }))
+    end)
+    eventually(function() return watcher:cluster().counters.waiting == 1 end)
     for index = 1, 2 do
       masters[index].process:kill("sigkill")
       knows(watcher, "moving", "k" .. index + 1)
@@ -454,6 +459,8 @@ describe("a fleet", function()
       eventually(function() return masters[3].answer == "moving got y" end)
       masters[3].answer = nil
     end
+    under_way:wait()
+    assert.equal("GONE", code)
     knows(watcher, "staying", nil) -- it has no other master, and is forgotten after ttl_ms
     assert.equal("UNREACHABLE", code_of(watcher:request("staying", "x")))
     assert.is_nil(staying.has_ended)
