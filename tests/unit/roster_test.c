@@ -1131,6 +1131,18 @@ static void after_a_stall_what_has_arrived_is_read_first(void **state)
     assert_view(1, "");
 }
 
+static void all_are_asked_once_a_second(void **state)
+{
+    (void)state;
+    start(0);
+    hall_forget(&hall);
+    for (unsigned i = 0; i < 3000; i++) {
+        znl_roster_sync(hall.rosters[0]);
+        pass(1);
+    }
+    assert_int_equal(published("sync_request"), 3);
+}
+
 static void a_reconnect_does_not_wait_for_its_turn_to_ask(void **state)
 {
     (void)state;
@@ -1409,6 +1421,7 @@ int main(void)
                     what_is_expired_is_not_shown_before_the_timer_runs, begin, end),
             cmocka_unit_test_setup_teardown(
                     after_a_stall_what_has_arrived_is_read_first, begin, end),
+            cmocka_unit_test_setup_teardown(all_are_asked_once_a_second, begin, end),
             cmocka_unit_test_setup_teardown(
                     a_reconnect_does_not_wait_for_its_turn_to_ask, begin, end),
             cmocka_unit_test_setup_teardown(one_owner_leaves_room_for_others, begin, end),
