@@ -239,6 +239,13 @@ describe("hubs on a bus", function()
     assert.equal("ada/s1", a:list())
     assert.equal("oli/s3", o:list())
     assert.equal("pia/s4", p:list())
+    -- And to their ttl: with the default nothing would be heard for long.
+    eventually(function()
+      local counters = one:counters()
+      return counters.roster_lists + counters.roster_digests >= 4
+    end)
+    local none = silent:counters()
+    assert.same({ 0, 0, 0 }, { none.roster_sent, none.roster_unsent, none.roster_received })
   end)
 
   it("can share a connection of the script", function()
