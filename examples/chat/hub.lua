@@ -50,7 +50,11 @@ local function tell(ns)
   is_due[ns] = nil
   local list = {}
   for _, member in ipairs(hub:roster(ns)) do
-    list[#list + 1] = { id = member.session_id, name = member.user_id, at = member.metadata and member.metadata.at }
+    -- Other programs on these subjects may join sessions without a user.
+    local name = member.user_id
+    list[#list + 1] = {
+      id = member.session_id, name = name and name ~= "" and name or "?", at = member.metadata and member.metadata.at,
+    }
   end
   for _, ctx in ipairs(hub:contexts(ns)) do ctx:send("roster", znl.json.array(list)) end
 end

@@ -121,4 +121,23 @@ describe("the chat", { timeout: 300000 }, () => {
         assert.equal(await hubs[1].ended, 0);
         await listed(ada, "Ada");
     });
+
+    test("names that are long, or HTML, are texts that fit", async () => {
+        const name = "<b>" + "W".repeat(20) + "\u00e4";
+        const page = await browser.open(`http://127.0.0.1:${ports[0]}/`);
+        await enter(page, name);
+        await until("the name in the list", async () => (await people(page)).includes(name), WAIT_MS);
+        const sizes = await page.run(() => {
+            const room = document.querySelector("aside").getBoundingClientRect();
+            return [...document.querySelectorAll("#people small")].map((port) => [
+                port.getBoundingClientRect().right <= room.right,
+                port.scrollWidth <= port.clientWidth,
+            ]);
+        });
+        for (const size of sizes) assert.deepEqual(size, [true, true]);
+        assert.equal(await page.run(() => document.querySelectorAll("#people b").length), 0);
+
+        const letters = await browser.open(`http://127.0.0.1:${ports[0]}/`);
+        await enter(letters, "\u{10348}".repeat(12)); // 24 of the page, 48 bytes
+    });
 });

@@ -4,7 +4,7 @@
 --- text }`, `whisper { from, to, text }`, `bus state` and `refused reason`.
 --- SPDX-License-Identifier: MIT
 
-local TEXT_BYTES_MAX = 2000
+local NAME_BYTES_MAX, TEXT_BYTES_MAX = 4 * 24, 4 * 1000 -- as many letters as the page lets through
 
 --- A text as it was before a browser put it into an address.
 local function decoded(text)
@@ -14,7 +14,7 @@ end
 --- A real application looks for a cookie or a token here, and never believes a name.
 local function authenticate(request)
   local name = decoded((request.query or ""):match("name=([^&]*)") or ""):match("^%s*(.-)%s*$")
-  if #name < 1 or #name > 40 or name:find("%c") then return nil, "a name has 1 to 40 letters", 400 end
+  if #name < 1 or #name > NAME_BYTES_MAX or name:find("%c") then return nil, "a name has 1 to 24 letters", 400 end
   return { name = name }
 end
 

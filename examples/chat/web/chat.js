@@ -112,7 +112,7 @@ function connect() {
   };
   socket.onclose = () => {
     if (!me) {
-      $("problem").textContent = "That did not work. Try another name.";
+      $("problem").textContent = "No connection. The server is away, or wants another name.";
       $("enter").disabled = false;
       return;
     }
