@@ -118,6 +118,16 @@ function Consumer:ensure()
   return create(self, config)
 end
 
+--- When its stream was made: one of the same name that was made later is another one. Yields.
+---@return string|nil created
+---@return string? message
+---@return "NOT_FOUND"|string? code
+function Consumer:stream_born()
+  local info, message, code = self.api:ask("STREAM.INFO." .. self.stream)
+  if not info then return nil, message, code end
+  return tostring(info.created)
+end
+
 ---@return table|nil info  as JetStream tells it
 ---@return string? message
 ---@return string? code

@@ -5,7 +5,10 @@
 --- It asks for as many messages as it has room for, ahead of need: those at work, waiting and asked for are
 --- never more than `max_in_flight`. What a handler returns settles its message; while it works the server hears of
 --- that before `ack_wait_ms` are over. Requests that were lost, with a connection, a server or a consumer, are
---- noticed by silence and asked anew.
+--- noticed by silence and asked anew, from another inbox: the server drops those of an inbox that nobody listens to.
+---
+--- Numbers of messages mean something in one stream alone. After an outage nothing is acknowledged before it is
+--- known that the stream is the same; what belongs to one that is gone is acknowledged to nobody.
 --- SPDX-License-Identifier: MIT
 
 local ack_subject = require("znl.durable.ack_subject")
@@ -61,7 +64,7 @@ function M.new(parts)
   local opts = parts.opts
   return setmetatable({
     parts = parts, name = parts.name, bus = parts.api.bus, counts = parts.counts, consumer = parts.consumer,
-    max_in_flight = opts.max_in_flight, ack_wait_ms = opts.ack_wait_ms, state = "idle", generation = 0,
+    max_in_flight = opts.max_in_flight, ack_wait_ms = opts.ack_wait_ms, state = "idle", refused_ms = REFUSED_MS,
     running = 0, waiting = 0, asked = 0, queue = {}, first_waiting = 1, unsent = {}, next_seq = 0, given_back = {},
     next_subject = parts.api:subject(("CONSUMER.MSG.NEXT.%s.%s"):format(parts.consumer.stream, parts.consumer.name)),
   }, Intake)
@@ -108,9 +111,11 @@ end
 
 --- Sends an acknowledgement, now or when that is possible again.
 local function tell(self, reply, text)
-  -- Once for each message: not by way of znl.nats, which checks what is known to be right here.
-  local ok, _, code = self.bus.core:publish(reply, text)
-  if ok or code == "CLOSED" then return end
+  if self.is_ready then
+    -- Once for each message: not by way of znl.nats, which checks what is known to be right here.
+    local ok, _, code = self.bus.core:publish(reply, text)
+    if ok or code == "CLOSED" then return end
+  end
   local unsent = self.unsent
   unsent[#unsent + 1] = reply
   unsent[#unsent + 1] = text
@@ -138,7 +143,7 @@ local function settle(self, message)
 end
 
 local function acknowledge(self, message)
-  if not settle(self, message) then return end
+  if not settle(self, message) or message.is_lost then return end
   self.counts.acked = self.counts.acked + 1
   if self.parts.remembers then self.given_back[message.seq] = nil end
   tell(self, message.reply, "+ACK")
@@ -146,7 +151,7 @@ end
 
 --- It comes again, after `delay_ms`.
 local function give_back(self, message, delay_ms)
-  if not settle(self, message) then return end
+  if not settle(self, message) or message.is_lost then return end
   self.counts.given_back = self.counts.given_back + 1
   if self.parts.remembers and not self.consumer.is_shared then self.given_back[message.seq] = true end
   local text = delay_ms > 0 and ('-NAK {"delay":%d}'):format(delay_ms * NS_PER_MS) or "-NAK"
@@ -155,7 +160,7 @@ end
 
 --- It never comes again.
 local function terminate(self, message)
-  if not settle(self, message) then return end
+  if not settle(self, message) or message.is_lost then return end
   if self.parts.remembers then self.given_back[message.seq] = nil end
   tell(self, message.reply, "+TERM")
 end
@@ -166,7 +171,12 @@ local function confirm(self, message)
   local attempt = 0
   while attempt < CONFIRM_TIMES do
     local answer
-    answer, problem, code = self.bus:request(message.reply, "+ACK", { timeout_ms = self.ack_wait_ms })
+    if message.is_lost then return acknowledge(self, message) end
+    if self.is_ready then
+      answer, problem, code = self.bus:request(message.reply, "+ACK", { timeout_ms = self.ack_wait_ms })
+    else
+      problem, code = "JetStream is away", "OFFLINE"
+    end
     if answer then
       self.counts.confirmed = self.counts.confirmed + 1
       if settle(self, message) then self.counts.acked = self.counts.acked + 1 end
@@ -175,7 +185,7 @@ local function confirm(self, message)
     end
     if message.is_settled or code == "CLOSED" then break end
     if code ~= "OFFLINE" then attempt = attempt + 1 end
-    sched.sleep(RETRY_MS * (attempt + 1))
+    if not sched.sleep(RETRY_MS * (attempt + 1)) then break end
   end
   if message.is_settled then return end
   self.parts.fail(("message %d may be delivered again, its acknowledgement is not confirmed: %s"):format(
@@ -248,6 +258,7 @@ end
 --- also when the code was replaced meanwhile.
 local function begin(self, message)
   self.running = self.running + 1
+  message.began_ms = sched.now_ms()
   link(self, message)
   local is_first = message.reply:find(".1.", self.deliveries_at, true) == self.deliveries_at
   if not is_first and message.deliveries > 1 then
@@ -293,9 +304,10 @@ local function give_back_waiting(self)
   end
 end
 
-local function on_message(self, raw)
+local function on_message(self, raw, is_asked_for)
   self.counts.received = self.counts.received + 1
-  if self.asked > 0 then self.asked = self.asked - 1 end
+  if is_asked_for and self.asked > 0 then self.asked = self.asked - 1 end
+  self.refused_ms, self.told = REFUSED_MS, nil
   local message = delivery.new(self, raw, sched.now_ms())
   if self.parts.remembers and message.seq >= self.next_seq then self.next_seq = message.seq + 1 end
   if self.state ~= "taking" or not self.handler then
@@ -312,22 +324,49 @@ local function on_message(self, raw)
   link(self, message)
 end
 
---- The requests that are under way are lost: whatever else they were answered counts no more.
+local receive
+
+--- The requests that are under way are lost, here and on the server: what they were answered is taken, no more comes.
 local function forget_requests(self)
   self.asked = 0
-  self.generation = self.generation + 1
-  self.reply = ("%s.%d"):format(self.inbox, self.generation)
+  local inbox, before = self.bus:new_inbox(), self.subscription
+  local subscription = self.bus:subscribe(inbox, nil, { max_messages = 2 * self.max_in_flight + 1000 })
+  if not subscription then return end -- it is closed
+  self.reply, self.subscription = inbox, subscription
+  sched.spawn_owned(self.owner, receive, self, subscription)
+  if not before then return end
+  if not sched.spawn_background(self.owner, before.drain, before, FLUSH_MS) then before:unsubscribe() end
 end
 
 --- Where to go on, should the consumer have to be made again.
 local function resume_point(self)
   local seq, message = self.next_seq, self.first
   while message do
-    seq = math.min(seq, message.seq)
+    if not message.is_lost then seq = math.min(seq, message.seq) end
     message = message.after
   end
   for other in pairs(self.given_back) do seq = math.min(seq, other) end
   return seq
+end
+
+--- Whether the stream is the one that it was; what came of another is lost. Yields.
+---@return true|nil ok  nil: it is not known
+---@return string? message
+---@return string? code
+local function check_stream(self)
+  local born, message, code = self.consumer:stream_born()
+  if not born then return nil, message, code end
+  if self.born and born ~= self.born then
+    local lost = self.first
+    while lost do
+      lost.is_lost = true
+      lost = lost.after
+    end
+    self.unsent, self.given_back = {}, {}
+    if self.parts.remembers then self.next_seq = 1 end
+  end
+  self.born = born
+  return true
 end
 
 --- Finds the consumer, or makes it again, and goes on asking. Yields.
@@ -335,8 +374,12 @@ local function recover(self, patience_ms)
   local wait_ms, told = RETRY_MS, nil
   if patience_ms > 0 then sched.sleep(patience_ms) end
   while self.state == "taking" do
-    if self.parts.remembers and self.next_seq > 0 then self.consumer:resume_at(resume_point(self)) end
-    local info, message, code, is_new = self.consumer:ensure()
+    local info, is_new
+    local ok, message, code = check_stream(self)
+    if ok then
+      if self.parts.remembers and self.next_seq > 0 then self.consumer:resume_at(resume_point(self)) end
+      info, message, code, is_new = self.consumer:ensure()
+    end
     if info then
       if is_new and self.next_seq > 0 then
         self.parts.fail("the consumer was lost, and is made again", "GONE")
@@ -350,8 +393,10 @@ local function recover(self, patience_ms)
       told = message
       self.parts.fail(message, code)
     end
-    if code == "CLOSED" then break end
-    sched.sleep(wait_ms)
+    if code == "CLOSED" or not sched.sleep(wait_ms) then
+      self.is_recovering = false
+      return
+    end
     wait_ms = math.min(2 * wait_ms, RETRY_MAX_MS)
   end
   self.is_recovering = false
@@ -362,14 +407,15 @@ local function recover(self, patience_ms)
 end
 
 local function lose(self, patience_ms)
+  if self.state ~= "taking" then return end
   forget_requests(self)
-  if self.is_recovering or self.state ~= "taking" then return end
+  if self.is_recovering then return end
   self.is_recovering, self.is_ready = true, false
   self.counts.recoveries = self.counts.recoveries + 1
   if not sched.spawn_background(self.owner, recover, self, patience_ms or 0) then self.is_recovering = false end
 end
 
---- What the server says of a request of ours; of an earlier generation we know.
+--- What the server says of a request of ours; of an earlier inbox we know.
 local function on_status(self, message)
   local status = message.status
   if message.subject ~= self.reply or status == 100 then return end
@@ -380,25 +426,30 @@ local function on_status(self, message)
     return ask(self)
   end
   local text = message.status_text or ""
-  if text:find("Exceeded", 1, true) or status == 400 then self.parts.fail("JetStream: " .. text, "LIMIT") end
-  lose(self, REFUSED_MS)
+  if (text:find("Exceeded", 1, true) or status == 400) and self.told ~= text then
+    self.told = text
+    self.parts.fail("JetStream: " .. text, "LIMIT")
+  end
+  lose(self, self.refused_ms)
+  self.refused_ms = math.min(2 * self.refused_ms, RETRY_MAX_MS)
 end
 
-local function receive(self, subscription)
+function receive(self, subscription)
   token.enter(nil, true) -- what runs for messages is under no token of who started this
   local core = subscription.core
-  while self.subscription == subscription do
+  while true do
     local message, _, code = core:next(SILENCE_MS)
     while message == true do message, _, code = core:next(SILENCE_MS) end -- it was woken
     if message then
       if (message.status or 0) ~= 0 then
         on_status(self, message)
       elseif ack_subject.is(message.reply) then
-        on_message(self, message)
+        on_message(self, message, self.subscription == subscription)
       else
         self.counts.malformed = self.counts.malformed + 1
       end
     elseif code == "TIMEOUT" then
+      if self.subscription ~= subscription then break end
       if self.asked > 0 and self.bus:is_connected() then lose(self) end
     else
       break
@@ -436,7 +487,7 @@ local function pulse(self)
   local period_ms = math.max(20, math.min(1000, math.floor(self.ack_wait_ms / 4)))
   while sched.sleep(period_ms) and self.state ~= "idle" do
     if self.bus:is_connected() then
-      tell_unsent(self)
+      if self.is_ready then tell_unsent(self) end
       renew(self, sched.now_ms())
       ask(self) -- what could not be asked for when there was room
     end
@@ -450,8 +501,11 @@ end
 ---@param owner any  its tasks run for it
 function Intake:set_handler(fn, owner)
   self.handler, self.handler_owner = fn, owner
-  if not fn then return give_back_waiting(self) end
-  if self.state == "taking" then ask(self) end
+  if self.state ~= "taking" or not self.subscription then return end
+  if fn then return ask(self) end
+  -- What is given back is not to come here again.
+  if self.asked > 0 then forget_requests(self) end
+  give_back_waiting(self)
 end
 
 --- Begins to take messages. Yields.
@@ -461,7 +515,9 @@ end
 function Intake:start()
   if self.state ~= "idle" then return true end
   self.state = "taking"
-  local info, message, code = self.consumer:ensure()
+  local info
+  local ok, message, code = check_stream(self)
+  if ok then info, message, code = self.consumer:ensure() end
   if not info then
     self.state = "idle"
     return nil, message, code
@@ -479,12 +535,22 @@ function Intake:start()
   if type(info.delivered) == "table" and self.parts.remembers then
     self.next_seq = (tonumber(info.delivered.stream_seq) or 0) + 1
   end
-  self.inbox = self.bus:new_inbox()
   forget_requests(self)
-  self.subscription = self.bus:subscribe(self.inbox .. ".*", nil, { max_messages = 2 * self.max_in_flight + 1000 })
-  self.off = self.bus:on("connected", function() lose(self) end)
+  if not self.subscription then
+    self.state = "idle"
+    owner:end_background()
+    return nil, "the connection to NATS is closed", "CLOSED"
+  end
+  local off_connected = self.bus:on("connected", function() lose(self) end)
+  local off_disconnected = self.bus:on("disconnected", function()
+    self.is_ready = false
+    if self.state == "taking" then forget_requests(self) end
+  end)
+  self.off = function()
+    off_connected()
+    off_disconnected()
+  end
   self.is_ready = true
-  sched.spawn_owned(owner, receive, self, self.subscription)
   sched.spawn_background(owner, pulse, self)
   ask(self)
   return true
@@ -517,13 +583,14 @@ function Intake:stop(drain_ms)
     if serial ~= 0 then sched.cancel(index, serial, "stopped") end
     message = after
   end
-  tell_unsent(self)
   self.subscription = nil
   if self.bus:is_connected() then
+    if not self.is_ready and #self.unsent > 0 then self.is_ready = check_stream(self) end
+    if self.is_ready then tell_unsent(self) end
     self.consumer:leave()
     self.bus:flush(FLUSH_MS)
   end
-  self.state, self.unsent = "idle", {}
+  self.state, self.unsent, self.is_ready = "idle", {}, false
   self.owner:end_background()
 end
 
