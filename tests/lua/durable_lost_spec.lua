@@ -138,6 +138,42 @@ describe("what is durable, where things get lost:", function()
     assert.same({ "new1", "new2", "new3" }, { seen[6], seen[7], seen[8] })
   end)
 
+  it("letters of messages with the same number in another stream are not taken for one", function()
+    local queue = make("queue")
+    queue:handle(function() return nil, "never", "TERM" end)
+    assert(queue:start())
+    assert(queue:push("first"))
+    eventually(function() return queue:dead():count() == 1 end)
+    eventually(function() return queue:info().messages == 0 end)
+    assert.is_true(api("STREAM.DELETE." .. queue.stream_name).success)
+    eventually(function() return queue:push("second") end)
+    eventually(function() return queue:counters().dead == 2 end)
+    local letters = assert(queue:dead():list())
+    assert.same({ "first", "second" }, { letters[1].data, (letters[2] or {}).data })
+  end)
+
+  it("a letter is redriven, though one of the same number was before", function()
+    local queue = make("queue")
+    local is_good, done = false, {}
+    queue:handle(function(message)
+      if not is_good then return nil, "not yet", "TERM" end
+      done[#done + 1] = message.data
+    end)
+    assert(queue:start())
+    for _, data in ipairs { "one", "two" } do
+      is_good = false
+      assert(queue:push(data))
+      eventually(function() return queue:dead():count() == 1 end)
+      is_good = true
+      assert.equal(1, queue:dead():redrive())
+      eventually(function() return done[#done] == data end)
+      assert.is_true(api("STREAM.DELETE." .. queue.dead_name).success)
+      queue:stop()
+      assert(queue:start())
+    end
+    assert.same({ "one", "two" }, done)
+  end)
+
   it("requests of a connection that was cut are not answered any more", function()
     local between = relay(server.port)
     local own = assert(nats.connect { servers = between.url, reconnect_min_ms = 1 })

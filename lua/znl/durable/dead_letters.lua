@@ -68,7 +68,8 @@ function DeadLetters:put(subject, message, reason, code)
     if not name:find(FOREIGN) and name:sub(1, #PREFIX) ~= PREFIX then headers[name] = value end
   end
   headers["Znl-Msg-Id"] = message:header("Nats-Msg-Id")
-  headers["Nats-Msg-Id"] = ("dead.%s.%s.%d"):format(message.stream, message.consumer, message.seq)
+  headers["Nats-Msg-Id"] = ("dead.%s.%s.%d.%.0f"):format(
+    message.stream, message.consumer, message.seq, message.time_ms) -- numbers begin anew with the stream
   local said = {
     Reason = clean(reason, REASON_BYTES), Code = clean(code, CODE_BYTES), Subject = message.subject,
     Stream = message.stream, Consumer = message.consumer, Seq = ("%d"):format(message.seq),
@@ -182,7 +183,7 @@ local function redrive(self, api, letter)
     return nil, ("%s: letter %d says it was published to %q, which is not ours"):format(
       self.what, letter.seq, letter.subject), "REFUSED"
   end
-  letter.headers["Nats-Msg-Id"] = ("redrive.%s.%d"):format(self.stream, letter.seq)
+  letter.headers["Nats-Msg-Id"] = ("redrive.%s.%d.%.0f"):format(self.stream, letter.seq, letter.died_ms)
   local ack, message, code = publisher.insist(
     api.bus, letter.subject, letter.data, letter.headers, self.parts.timeout_ms)
   if not ack then return nil, message, code end
