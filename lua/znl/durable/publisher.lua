@@ -191,7 +191,10 @@ local function send_later(self, subject, data, headers, opts)
   if not ack then
     self.failed, self.failure, self.failure_code = self.failed + 1, message, code
   end
-  if self.pending == 0 and self.emptied then self.emptied:set(true) end
+  if self.pending == 0 and self.emptied then
+    self.emptied:set(true)
+    self.emptied = nil
+  end
   return ack, message, code
 end
 
@@ -233,7 +236,6 @@ function Publisher:flush(timeout_ms)
       end
       return nil, message, code
     end
-    self.emptied = nil
   end
   if self.failed == 0 then return true end
   local message = ("%s: %d messages are not kept; the last: %s"):format(self.parts.what, self.failed, self.failure)
