@@ -36,4 +36,16 @@ function M.open(value, what, level, defaults)
   return nats.open(options.extend(given, { wait_ms = 0 }), what .. ": bus", level), true
 end
 
+--- The same for roles that start: what cannot be is their result.
+---@param value znl.Nats|string|znl.NatsOptions
+---@param what string
+---@return znl.Nats|nil nats
+---@return boolean|string is_own  or the message
+---@return "INVALID"? code
+function M.try(value, what)
+  local ok, nats_or_message, is_own = pcall(M.open, value, what)
+  if ok then return nats_or_message, is_own end
+  return nil, (tostring(nats_or_message):gsub("^[^\n:]-:%d+: ", "")), "INVALID"
+end
+
 return M

@@ -407,6 +407,12 @@ describe("a fleet", function()
       assert.is_false(ok)
       assert.is_truthy(message:find(expected, 1, true) and message:find("fleet_spec", 1, true), message)
     end
+    local made = znl.master { id = "m", endpoint = "sim://*", cluster = { bus = "http://nowhere" } }
+    local ok, message, code = made:start()
+    assert.is_nil(ok)
+    assert.equal("INVALID", code)
+    assert.matches('^znl.master: cluster: bus: servers: number 1, "http://nowhere"', message)
+    made:stop()
   end)
 
   --- A process; what it says is in `lines`.
@@ -450,7 +456,7 @@ describe("a fleet", function()
     local under_way = znl.spawn(function()
       code = code_of(watcher:request("moving", "wait", { timeout_ms = 60000 }))
     end)
-    eventually(function() return watcher:cluster().counters.waiting == 1 end)
+    eventually(function() return moving.working end) -- else nothing may have been done, and it is UNREACHABLE
     for index = 1, 2 do
       masters[index].process:kill("sigkill")
       knows(watcher, "moving", "k" .. index + 1)

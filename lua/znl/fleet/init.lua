@@ -155,7 +155,7 @@ local function subscribe(self)
 end
 
 local function join(self)
-  local opened, is_own, code = bus.open(self.opts.bus, "znl.master: cluster")
+  local opened, is_own, code = bus.try(self.opts.bus, "znl.master: cluster")
   if not opened then return nil, is_own, code end
   self.bus, self.is_own_bus, self.subscriptions = opened, is_own, {}
   self.origin = crypto.random(16):gsub(".", function(byte) return ("%02x"):format(byte:byte()) end)

@@ -8,6 +8,7 @@
 
 local address = require("znl.micro.address")
 local balance = require("znl.micro.balance")
+local bus_rule = require("znl.bus").RULE
 local json = require("znl.json")
 local json_signature = require("znl.core.json").signature
 local options = require("znl.options")
@@ -52,10 +53,7 @@ end
 ---@field secret? string|znl.Secret|(string|znl.Secret)[]  signs messages, the first of them; others are not taken
 ---@field label? string  what this registry is called in lists; nil: host name and port
 M.SPEC = {
-  bus = {
-    type = "any", required = true, allowed = "a znl.nats, a url of NATS, or options of znl.nats.connect",
-    check = function(value) return type(value) == "string" or type(value) == "table" end,
-  },
+  bus = options.extend(bus_rule, { required = true }),
   name = { type = "string", default = "default", check = is_token, allowed = "letters, digits, - and _, up to 64" },
   subject_prefix = {
     type = "string", default = "znl.registry", check = is_prefix, allowed = "tokens of letters, digits, - and _",

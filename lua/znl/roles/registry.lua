@@ -296,7 +296,7 @@ local function new_cluster(self)
     config = config.cluster, owner = self.owner, log = self.log, directory = self.directory,
     topics = self.topic_store, registrations = self.links,
     -- Here: a registry that is alone needs no NATS.
-    open_bus = function() return require("znl.bus").open(config.cluster.bus, "znl.registry: cluster") end,
+    open_bus = function() return require("znl.bus").try(config.cluster.bus, "options") end,
     limits = {
       registrations = config.max_registrations, topics = config.max_topics,
       payload_bytes = config.max_payload_bytes, topic_bytes = config.max_topic_bytes,

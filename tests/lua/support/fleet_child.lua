@@ -23,7 +23,10 @@ if kind == "master" then
 else
   node = znl.slave { id = id, endpoints = { unpack(arg, 3) }, heartbeat_ms = 500 }
   node:handle(function(req)
-    if req.payload == "wait" then znl.sleep(60000) end
+    if req.payload == "wait" then
+      say("working", "yes")
+      znl.sleep(60000)
+    end
     return id .. " got " .. req.payload
   end)
   node:on("master_online", function() say("online", node:endpoint()) end)
