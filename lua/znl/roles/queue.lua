@@ -164,7 +164,8 @@ end
 ---@return znl.Queue
 function M.new(name, opts)
   if not options.accepts(keeper.NAME, name) then
-    error("znl.queue: the name must be a text of 1 to 64 letters, digits, _ and -", 2)
+    error(("znl.queue: the name is %s; it must be a text of 1 to 64 letters, digits, _ and -"):format(
+      type(name) == "string" and #name <= 80 and ("%q"):format(name) or "a " .. type(name)), 2)
   end
   opts = options.read(SPEC, opts, "znl.queue", 2)
   local self, message = estate.take("znl.queue", name, keeper.declaration(name, opts), function()

@@ -276,7 +276,8 @@ local function close(self) task.background(self.owner, self.stop, self) end
 ---@return znl.Topic
 function M.new(name, opts)
   if not options.accepts(keeper.NAME, name) then
-    error("znl.topic: the name must be a text of 1 to 64 letters, digits, _ and -", 2)
+    error(("znl.topic: the name is %s; it must be a text of 1 to 64 letters, digits, _ and -"):format(
+      type(name) == "string" and #name <= 80 and ("%q"):format(name) or "a " .. type(name)), 2)
   end
   opts = options.read(SPEC, opts, "znl.topic", 2)
   local self, message = estate.take("znl.topic", name, keeper.declaration(name, opts), function()
