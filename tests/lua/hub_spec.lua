@@ -73,6 +73,12 @@ describe("a hub", function()
       assert.equal(1, hub:broadcast(entry))
       assert.equal(0, hub:direct_to_user("nobody", { type = "x" }))
       assert.same({ type = "all" }, a:hear())
+      -- Of a connection: its own namespace, or the one that is named.
+      local presence = hub:contexts("/ws/other")[1].presence
+      assert.equal(1, presence:broadcast { message = { type = "here" } })
+      assert.equal("here", c:hear().type)
+      assert.equal(2, presence:broadcast { ns = "/ws/chat", message = { type = "there" } })
+      assert.equal("there", a:hear().type)
     end)
 
     it("tells contexts what they are, and when they begin and end", function()

@@ -163,12 +163,16 @@ static void joining_again_is_an_update(void **state)
     assert_int_equal(hall.events[1].removed, 1);
 }
 
-/* The number after "since": in a message. */
+static uint64_t number_in(const char *text, const char *name)
+{
+    const char *at = text != NULL ? strstr(text, name) : NULL;
+    assert_non_null(at);
+    return strtoull(at + strlen(name), NULL, 10);
+}
+
 static uint64_t since_in(const char *text)
 {
-    const char *at = text != NULL ? strstr(text, "\"since\":") : NULL;
-    assert_non_null(at);
-    return strtoull(at + strlen("\"since\":"), NULL, 10);
+    return number_in(text, "\"since\":");
 }
 
 static void an_update_is_no_newer_join(void **state)
@@ -247,6 +251,93 @@ static void a_lost_join_is_asked_for_when_the_next_message_comes(void **state)
     pass(ZNL_ROSTER_SYNC_DELAY_MS);
     assert_view(1, "s2:u:instA s1:u:instA");
     assert_int_equal(counters(1).asks, 1);
+}
+
+static void what_the_bus_did_not_take_is_a_gap_too(void **state)
+{
+    (void)state;
+    start(0);
+    start(1);
+    pass(2 * T);
+    hall.err = ZNL_E_BUSY;
+    join(0, "s1");
+    hall.err = 0;
+    assert_int_equal(counters(0).unsent, 1);
+    join(0, "s2");
+    assert_int_equal(counters(1).gaps, 1);
+    pass(ZNL_ROSTER_SYNC_DELAY_MS);
+    assert_view(1, "s2:u:instA s1:u:instA");
+}
+
+static void what_happens_is_counted(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        size_t counter;
+        unsigned more;
+    } cases[] = {
+            {"{\"o\":\"instA\",\"op\":\"add\",\"member\":{\"ns\":\"/ws/chat\",\"sessionId\":\"a\"}}",
+                    offsetof(znl_roster_counters, echoes), 1},
+            {"{\"o\":\"instA\",\"op\":\"remove\",\"sessionId\":\"s1\"}",
+                    offsetof(znl_roster_counters, echoes), 1},
+            {"{\"o\":\"x\"", offsetof(znl_roster_counters, malformed), 1},
+            {"no", offsetof(znl_roster_counters, malformed), 1},
+            {"{\"o\":\"x\",\"op\":\"heartbeat\",\"members\":[1,{},{\"ns\":\"a\"},{\"ns\":1,"
+             "\"sessionId\":\"a\"},{\"ns\":\"a\",\"sessionId\":null}]}",
+                    offsetof(znl_roster_counters, skipped), 5},
+            {"{\"o\":\"x\",\"op\":\"add\",\"member\":{\"ns\":\"a\"}}",
+                    offsetof(znl_roster_counters, skipped), 1},
+            {"{\"o\":\"x\",\"op\":\"dance\"}", offsetof(znl_roster_counters, ignored), 1},
+            {"{\"o\":\"x\"}", offsetof(znl_roster_counters, ignored), 1},
+            {"null", offsetof(znl_roster_counters, ignored), 1},
+            {"{\"o\":\"x\",\"op\":\"remove\"}", offsetof(znl_roster_counters, ignored), 1},
+            {"{\"o\":\"x\",\"op\":\"heartbeat\"}", offsetof(znl_roster_counters, ignored), 1},
+            {"{\"o\":\"x\",\"op\":\"heartbeat\",\"v\":2,\"members\":[],\"to\":\"instQ\"}",
+                    offsetof(znl_roster_counters, ignored), 1},
+            {"{\"o\":\"x\",\"op\":\"digest\",\"v\":2,\"count\":-1,\"hash\":\"0000000000000000\"}",
+                    offsetof(znl_roster_counters, ignored), 1},
+            {"{\"o\":\"x\",\"op\":\"digest\",\"v\":2,\"count\":0,\"hash\":\"000000000000000G\"}",
+                    offsetof(znl_roster_counters, ignored), 1},
+            {"{\"o\":\"x\",\"op\":\"remove\",\"sessionId\":\"s1\"}",
+                    offsetof(znl_roster_counters, disowned), 1},
+    };
+    start(0);
+    join(0, "s1");
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        znl_roster_counters before = counters(0), after;
+        hall_inject(&hall, cases[i].text, NULL);
+        after = counters(0);
+        uint64_t was, is;
+        memcpy(&was, (const char *)&before + cases[i].counter, sizeof was);
+        memcpy(&is, (const char *)&after + cases[i].counter, sizeof is);
+        if (is - was != cases[i].more || after.received != before.received + 1)
+            fail_msg("%s", cases[i].text);
+        assert_view(0, "s1:u:instA");
+    }
+    /* What it says itself. */
+    pass(3 * T);
+    start(1);
+    for (unsigned i = 0; i < 3; i++) {
+        znl_roster_counters before = counters(0);
+        uint64_t bytes = 0;
+        unsigned others = 0;
+        hall_forget(&hall);
+        pass(i == 1 ? 4 * T : T);
+        for (unsigned at = 0; at < hall.published; at++) {
+            if (strstr(hall.texts[at], "{\"o\":\"instA\"") == hall.texts[at])
+                bytes += strlen(hall.texts[at]);
+            else
+                others++;
+        }
+        znl_roster_counters after = counters(0);
+        assert_int_equal(after.sent - before.sent, hall.published - others);
+        assert_int_equal(after.sent_bytes - before.sent_bytes, bytes);
+        assert_int_equal(after.lists - before.lists + after.digests - before.digests,
+                after.sent - before.sent);
+        assert_int_equal(i == 0, after.lists - before.lists > 0); /* the answer to who began */
+        assert_true(after.digests > before.digests);
+    }
 }
 
 static void a_lost_leave_is_noticed_by_the_digest(void **state)
@@ -463,7 +554,7 @@ static void alone_it_lists_as_originals_do(void **state)
 static void heartbeats_are_never_late_and_not_in_step(void **state)
 {
     (void)state;
-    uint64_t last_ms = 0, shortest_ms = T, longest_ms = 0;
+    uint64_t last_ms = 0, shortest_ms = T, longest_ms = 0, gen = 0;
     start(0);
     hall_forget(&hall);
     for (unsigned beats = 0; beats < 40;) {
@@ -471,6 +562,8 @@ static void heartbeats_are_never_late_and_not_in_step(void **state)
         if (hall.published == 0)
             continue;
         assert_int_equal(hall.published, 1);
+        assert_true(number_in(hall.texts[0], "\"gen\":") > gen); /* a list of its own */
+        gen = number_in(hall.texts[0], "\"gen\":");
         hall_forget(&hall);
         uint64_t now_ms = znl_clock_mono_ms(), passed_ms = now_ms - last_ms;
         last_ms = now_ms;
@@ -950,44 +1043,66 @@ static void lists_are_split_and_spread(void **state)
     assert_int_equal(counters(0).too_big, 0);
 }
 
-static void members_may_leave_while_they_are_listed(void **state)
+/* The number of the last session that the message lists; -1: none. */
+static long last_listed(const char *text)
+{
+    long number = -1;
+    for (const char *at = text; (at = strstr(at, "\"sessionId\":\"session")) != NULL; at++)
+        number = strtol(at + strlen("\"sessionId\":\"session"), NULL, 10);
+    return number;
+}
+
+/* Time goes on; after each part of a list the member leaves with which the next one would begin. Returns how many. */
+static unsigned leave_before_each_part(uint64_t ms)
+{
+    char session[32];
+    unsigned left = 0;
+    hall_forget(&hall);
+    for (uint64_t end_ms = znl_clock_mono_ms() + ms; znl_clock_mono_ms() < end_ms;) {
+        pass(1);
+        long next = hall.published > 0 ? last_listed(hall.texts[hall.published - 1]) : -1;
+        for (long at = next + 1, is_left = next < 0; !is_left && at < 1000; at++) {
+            snprintf(session, sizeof session, "session%ld", at);
+            is_left = hall_leave(&hall, 0, session);
+            left += (unsigned)is_left;
+        }
+        hall_forget(&hall); /* what was said of the leave, too */
+    }
+    return left;
+}
+
+static void members_may_leave_before_they_are_listed(void **state)
 {
     (void)state;
-    char session[16];
     hall.max_payload = 1024;
     start(0);
-    for (unsigned i = 0; i < 600; i++) {
+    start(1);
+    for (unsigned i = 0; i < 1000; i++) {
+        char session[16];
         snprintf(session, sizeof session, "session%u", i);
         join(0, session);
     }
-    hall_inject(&hall, "{\"o\":\"orig\",\"op\":\"heartbeat\",\"members\":[]}", NULL);
-    start(1); /* it is sent an answer, and the list that goes to all is spread */
-    size_t seen = 0;
-    for (unsigned i = 0; i < 590; i++) {
-        snprintf(session, sizeof session, "session%u", i);
-        leave(0, session);
-        if (i % 10 == 0)
-            pass(1);
-        seen |= znl_roster_count(hall.rosters[1], znl_frame_text(ROOM));
-    }
-    assert_true(seen > 0);
     pass(2 * T);
-    assert_int_equal(znl_roster_count(hall.rosters[1], znl_frame_text(ROOM)), 10);
-    assert_int_equal(znl_roster_count(hall.rosters[0], znl_frame_text(ROOM)), 10);
-    /* The next in a list that is spread. */
+    /* Lists go to all, spread over each interval. */
     hall_inject(&hall, "{\"o\":\"orig\",\"op\":\"heartbeat\",\"members\":[]}", NULL);
-    for (unsigned i = 600; i < 1200; i++) {
-        snprintf(session, sizeof session, "session%u", i);
-        join(0, session);
-    }
-    for (unsigned i = 600; i < 1190; i++) {
-        snprintf(session, sizeof session, "session%u", i);
-        leave(0, session);
-        pass(i % 3 * 2);
-    }
+    pass(T / 2);
+    unsigned left = leave_before_each_part(T);
+    assert_true(left > 20);
     pass(T);
-    assert_int_equal(znl_roster_count(hall.rosters[1], znl_frame_text(ROOM)), 20);
-    assert_int_equal(hall.events[1].displaced, 0);
+    assert_int_equal(counters(1).missing, 0);
+    assert_int_equal(counters(1).skipped, 0);
+    assert_int_equal(znl_roster_count(hall.rosters[1], znl_frame_text(ROOM)), 1000 - left);
+    /* An answer to one, in bursts. */
+    pass(3 * T);
+    start(2);
+    unsigned more = leave_before_each_part(2 * ZNL_ROSTER_SYNC_DELAY_MS);
+    assert_true(more > 0);
+    hall_settle(&hall);
+    assert_int_equal(counters(2).missing, 0);
+    assert_int_equal(counters(2).skipped, 0);
+    for (unsigned i = 0; i < 3; i++)
+        assert_int_equal(
+                znl_roster_count(hall.rosters[i], znl_frame_text(ROOM)), 1000 - left - more);
 }
 
 static void an_id_with_escapes_leaves_room_for_members(void **state)
@@ -1186,6 +1301,44 @@ static void one_owner_leaves_room_for_others(void **state)
     assert_int_equal(hall_join(&hall, 0, ROOM, "s7", "again", NULL), 0);
 }
 
+static void their_bytes_are_bounded(void **state)
+{
+    (void)state;
+    const znl_roster_options options = {.subject = HALL_SUBJECT,
+            .origin = "instA",
+            .ttl_ms = T,
+            .max_member_bytes = 2000,
+            .max_bytes = 16 * 1024};
+    hall_open_with(&hall, 0, &options);
+    znl_roster_start(hall.rosters[0]);
+    for (unsigned i = 0; i < 100; i++) {
+        char text[1400];
+        snprintf(text, sizeof text,
+                "{\"o\":\"x%u\",\"op\":\"add\",\"member\":{\"ns\":\"/ws/chat\",\"sessionId\":\"x%u\","
+                "\"metadata\":{\"a\":\"%1000u\"}}}",
+                i / 50, i, i);
+        hall_inject(&hall, text, NULL);
+    }
+    size_t count = znl_roster_count(hall.rosters[0], (znl_frame){0});
+    assert_in_range(count, 8, 16);
+    assert_int_equal(counters(0).refused, 100 - count);
+    assert_non_null(znl_roster_find(hall.rosters[0], znl_frame_text("x50"))); /* of another */
+    /* What grows is refused too, what shrinks is not. */
+    char grown[2400];
+    snprintf(grown, sizeof grown,
+            "{\"o\":\"x0\",\"op\":\"add\",\"member\":{\"ns\":\"/ws/chat\",\"sessionId\":\"x0\","
+            "\"userId\":\"grown\",\"metadata\":{\"a\":\"%1900u\"}}}",
+            0);
+    hall_inject(&hall, grown, NULL);
+    assert_int_equal(counters(0).refused, 101 - count);
+    assert_false(hall_view_contains(&hall, 0, ROOM, "x0:grown:x0"));
+    hall_inject(&hall,
+            "{\"o\":\"x0\",\"op\":\"add\",\"member\":{\"ns\":\"/ws/chat\",\"sessionId\":\"x0\","
+            "\"userId\":\"small\"}}",
+            NULL);
+    assert_true(hall_view_contains(&hall, 0, ROOM, "x0:small:x0"));
+}
+
 static void the_number_of_instances_is_bounded(void **state)
 {
     (void)state;
@@ -1368,6 +1521,8 @@ int main(void)
             cmocka_unit_test_setup_teardown(times_and_names_have_bounds, begin, end),
             cmocka_unit_test_setup_teardown(
                     a_lost_join_is_asked_for_when_the_next_message_comes, begin, end),
+            cmocka_unit_test_setup_teardown(what_the_bus_did_not_take_is_a_gap_too, begin, end),
+            cmocka_unit_test_setup_teardown(what_happens_is_counted, begin, end),
             cmocka_unit_test_setup_teardown(a_lost_leave_is_noticed_by_the_digest, begin, end),
             cmocka_unit_test_setup_teardown(
                     a_list_that_is_refused_is_asked_for_less_often, begin, end),
@@ -1410,7 +1565,7 @@ int main(void)
             cmocka_unit_test_setup_teardown(a_bus_without_room_gets_the_rest_later, begin, end),
             cmocka_unit_test_setup_teardown(lists_are_split_and_spread, begin, end),
             cmocka_unit_test_setup_teardown(
-                    members_may_leave_while_they_are_listed, begin, end),
+                    members_may_leave_before_they_are_listed, begin, end),
             cmocka_unit_test_setup_teardown(
                     an_id_with_escapes_leaves_room_for_members, begin, end),
             cmocka_unit_test_setup_teardown(
@@ -1425,6 +1580,7 @@ int main(void)
             cmocka_unit_test_setup_teardown(
                     a_reconnect_does_not_wait_for_its_turn_to_ask, begin, end),
             cmocka_unit_test_setup_teardown(one_owner_leaves_room_for_others, begin, end),
+            cmocka_unit_test_setup_teardown(their_bytes_are_bounded, begin, end),
             cmocka_unit_test_setup_teardown(the_number_of_instances_is_bounded, begin, end),
             cmocka_unit_test_setup_teardown(asks_are_bounded_too, begin, end),
             cmocka_unit_test_setup_teardown(after_the_stop_nothing_is_said, begin, end),
