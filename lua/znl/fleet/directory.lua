@@ -40,6 +40,7 @@ end
 ---@field on_removed fun(id: string, cause: string, master: string)
 ---@field on_gone fun(id: string, owner: string)  a slave is not with that instance any more
 ---@field on_displaced fun(id: string, master: string|nil)  a slave of ours is with another master now
+---@field on_disputed fun(id: string)  somebody without the secret says so of a slave of ours
 ---@field on_partial fun(is_partial: boolean)
 
 ---@class znl.FleetDirectory
@@ -99,6 +100,7 @@ end
 
 function EVENTS.displaced(self, session_id)
   local id = M.unescape(session_id)
+  if id and self.opts.secret and not read(self, self.roster:find(session_id)) then return self.opts.on_disputed(id) end
   if id then self.opts.on_displaced(id) end
   notice(self, session_id)
 end

@@ -116,6 +116,10 @@ local function open_directory(self)
       self.log.info("a slave is with another master now", { slave = id })
       self.core:forget(id)
     end,
+    on_disputed = function(id)
+      self:report_bad("it takes a slave of ours, and is not signed with this secret")
+      self:joined(id)
+    end,
     on_partial = function(is_partial)
       self.log[is_partial and "warn" or "info"](
         is_partial and "slaves of other masters are not known: no NATS" or "slaves of other masters are known again",
