@@ -152,16 +152,54 @@ describe("replica_wire", function()
 
   it("takes nothing without the secret, of another cluster, changed or late", function()
     local from, to = wire(A, { secrets = { "one", "old" } }), wire(B, { secrets = { "two", "one" } })
-    local packet = from:seal({ t = "x", v = 1 }, 1000)[1]
-    assert.same({ t = "x", v = 1 }, (to:open(packet)))
+    local packet = from:seal({ t = "x", v = 1 }, 1000, "all")[1]
+    assert.same({ t = "x", v = 1 }, (to:open(packet, "all")))
     local bad = "it is not made with this secret"
-    assert.same({ nil, bad }, { to:open((packet:gsub('"v":1', '"v":2'))) })
-    assert.same({ nil, bad }, { to:open((packet:gsub(A, ("c"):rep(32)))) })
-    assert.same({ nil, bad }, { to:open(wire(A):seal({ t = "x" }, 1000)[1]) })
-    assert.same({ nil, bad }, { wire(B, { name = "m", secrets = { "one" } }):open(packet) })
-    assert.same({ nil, bad }, { wire(B, { secrets = { "old" } }):open(packet) })
+    assert.same({ nil, bad }, { to:open((packet:gsub('"v":1', '"v":2')), "all") })
+    assert.same({ nil, bad }, { to:open((packet:gsub(A, ("c"):rep(32))), "all") })
+    assert.same({ nil, bad }, { to:open(wire(A):seal({ t = "x" }, 1000)[1], "all") })
+    assert.same({ nil, bad }, { wire(B, { name = "m", secrets = { "one" } }):open(packet, "all") })
+    assert.same({ nil, bad }, { wire(B, { secrets = { "old" } }):open(packet, "all") })
+    assert.same({ nil, bad }, { to:open(packet, "to." .. B) })
     now = now + 30001
-    assert.same({ nil, "it is too old, or the clocks differ" }, { to:open(packet) })
+    assert.same({ nil, "it is too old, or the clocks differ" }, { to:open(packet, "all") })
+  end)
+
+  it("takes what is signed once, in the order in which it was sent", function()
+    local from, to = wire(A, { secrets = { "one" } }), wire(B, { secrets = { "one" } })
+    local before = "it has come before"
+    local first = from:seal({ t = "x", v = 1 }, 1000, "all")[1]
+    local second = from:seal({ t = "x", v = 2 }, 1000, "all")[1]
+    local own = from:seal({ t = "x", v = 3 }, 1000, "to." .. B)[1]
+    assert.equal(3, to:open(own, "to." .. B).v)
+    assert.equal(2, to:open(second, "all").v)
+    assert.same({ nil, before }, { to:open(second, "all") })
+    assert.same({ nil, before }, { to:open(first, "all") })
+    local parts = from:seal({ t = "x", text = ("y"):rep(1000) }, 600, "all")
+    assert.same({ nil, "" }, { to:open(parts[1], "all") })
+    assert.same({ nil, "" }, { to:open(parts[2], "all") })
+    assert.same({ nil, before }, { to:open(parts[1], "all") })
+    assert.is_table((to:open(parts[3], "all")))
+    -- For as long as it is not too old.
+    for _ = 1, 3 do
+      local packet = from:seal({ t = "x", v = 4 }, 1000, "all")[1]
+      now = now + 30000
+      assert.equal(4, to:open(packet, "all").v)
+      assert.same({ nil, before }, { to:open(packet, "all") })
+    end
+    for index = 1, 20 do
+      local other = wire(("%032x"):format(index), { secrets = { "one" } })
+      assert.is_table((to:open(other:seal({ t = "x" }, 1000, "all")[1], "all")))
+    end
+    now = now + 62000
+    to:open(from:seal({ t = "x" }, 1000, "all")[1], "all")
+    now = now + 62000
+    to:open(from:seal({ t = "x" }, 1000, "all")[1], "all")
+    local count = 0
+    for _, map in ipairs { to.seen, to.older } do
+      for _ in pairs(map) do count = count + 1 end
+    end
+    assert.is_true(count <= 2)
   end)
 end)
 

@@ -303,11 +303,12 @@ function Cluster:open()
   if not bus then return nil, is_own, code end
   self.bus, self.is_own_bus, self.is_on = bus, is_own, true
   self.values:loaded()
-  local function receive(message) self.replica:receive(message.data) end
   self.subscriptions = {}
   for _, to in ipairs { "all", "to." .. self.id } do
     local subscription, message
-    subscription, message, code = bus:subscribe(self.subject .. to, receive)
+    subscription, message, code = bus:subscribe(self.subject .. to, function(packet)
+      self.replica:receive(packet.data, to)
+    end)
     if not subscription then
       self:leave()
       return nil, message, code

@@ -78,7 +78,7 @@ end
 -- --- sending -------------------------------------------------------------------------------------
 
 local function send(self, subject, message)
-  local packets = self.opts.wire:seal(message, self.opts.max_payload())
+  local packets = self.opts.wire:seal(message, self.opts.max_payload(), subject)
   if not packets then return nil, "TOO_BIG" end
   for _, packet in ipairs(packets) do
     local ok, _, code = self.opts.publish(subject, packet)
@@ -383,9 +383,10 @@ local COSTLY = { sync = true, orphans = true }
 
 --- A packet from the bus.
 ---@param packet string
-function Replica:receive(packet)
+---@param to string  the subject it was published to, as given to `publish`
+function Replica:receive(packet, to)
   self.counters.received = self.counters.received + 1
-  local message, origin = self.opts.wire:open(packet)
+  local message, origin = self.opts.wire:open(packet, to)
   if message then
     local on = ON[message.t]
     if not on then return end -- of a later release

@@ -4,8 +4,8 @@
 ---     ZNLR1 <origin> <unix_ms> <message> <part> <parts> <mac>\n<bytes>
 ---
 --- A message is one JSON object. One that is larger than NATS takes is sent in parts, one after the other.
---- With a secret, `mac` is the HMAC-SHA256 over the name of the cluster, the line before it and the bytes;
---- without, it is "-". SPDX-License-Identifier: MIT
+--- With a secret, `mac` is the HMAC-SHA256 over the name of the cluster, whom it is for, the line before it and the
+--- bytes; a packet is good once, and not for long. Without, it is "-". SPDX-License-Identifier: MIT
 
 local crypto = require("znl.core.crypto")
 local json = require("znl.json")
@@ -49,19 +49,20 @@ Wire.__index = Wire
 function M.new(opts)
   return setmetatable({
     opts = opts, sent = 0, unix_ms = opts.unix_ms or sched.unix_ms, key = crypto.random(32),
-    parts = {}, held_bytes = 0, torn = 0,
+    parts = {}, held_bytes = 0, torn = 0, seen = {}, older = {}, turned_ms = (opts.unix_ms or sched.unix_ms)(),
   }, Wire)
 end
 
-local function mac(self, secret, line, bytes)
-  return crypto.hmac(secret, ("%s\n%s\n%s\n%s"):format(PURPOSE, self.opts.name, line, bytes))
+local function mac(self, secret, to, line, bytes)
+  return crypto.hmac(secret, ("%s\n%s\n%s\n%s\n%s"):format(PURPOSE, self.opts.name, to, line, bytes))
 end
 
 --- The packets of a message.
 ---@param message table|string  or its JSON
 ---@param max_payload integer  of one packet
+---@param to string  whom it is for: "all", or "to." and an id
 ---@return string[]|nil packets  nil: it is larger than any reader takes
-function Wire:seal(message, max_payload)
+function Wire:seal(message, max_payload, to)
   local text = type(message) == "string" and message or json.encode(message)
   if #text > self.opts.max_bytes then return nil end
   self.sent = self.sent + 1
@@ -71,7 +72,7 @@ function Wire:seal(message, max_payload)
   for part = 1, parts do
     local bytes = text:sub((part - 1) * room + 1, part * room)
     local line = ("ZNLR1 %s %d %d %d %d"):format(self.opts.origin, self.unix_ms(), self.sent, part, parts)
-    packets[part] = ("%s %s\n%s"):format(line, secrets and mac(self, secrets[1], line, bytes) or "-", bytes)
+    packets[part] = ("%s %s\n%s"):format(line, secrets and mac(self, secrets[1], to, line, bytes) or "-", bytes)
   end
   return packets
 end
@@ -108,26 +109,41 @@ local function collect(self, origin, number, part, parts, bytes)
   return table.concat(held)
 end
 
-local function is_signed(self, given, line, bytes)
+local function is_signed(self, given, to, line, bytes)
   for _, secret in ipairs(self.opts.secrets) do
-    if proof.is_equal(self.key, mac(self, secret, line, bytes), given) then return true end
+    if proof.is_equal(self.key, mac(self, secret, to, line, bytes), given) then return true end
   end
   return false
 end
 
+--- Whether a packet that was signed well comes behind those of its origin: NATS keeps the order of one sender. Each
+--- origin is remembered for as long as its packets are not too old.
+local function is_new(self, key, number, part, now_ms)
+  if math.abs(now_ms - self.turned_ms) > 2 * SKEW_MS + 1000 then
+    self.older, self.seen, self.turned_ms = self.seen, {}, now_ms
+  end
+  local last = self.seen[key] or self.older[key]
+  if last and (number < last.number or number == last.number and part <= last.part) then return false end
+  self.seen[key] = { number = number, part = part }
+  return true
+end
+
 --- Takes a packet.
 ---@param packet string
+---@param to string  whom it came for
 ---@return table|nil message  nil: more parts are to come, it is our own, or, with a reason, it is bad
 ---@return string origin_or_reason
-function Wire:open(packet)
+function Wire:open(packet, to)
   local line, origin, unix_ms, number, part, parts, given, at = packet:sub(1, LINE_BYTES):match(LINE)
   if not line or #origin ~= ORIGIN_DIGITS then return nil, "it is malformed" end
   if origin == self.opts.origin then return nil, "" end
   local bytes = packet:sub(at)
   if self.opts.secrets then
-    if not is_signed(self, given, line, bytes) then return nil, "it is not made with this secret" end
-    if math.abs(self.unix_ms() - tonumber(unix_ms)) > SKEW_MS then
-      return nil, "it is too old, or the clocks differ"
+    if not is_signed(self, given, to, line, bytes) then return nil, "it is not made with this secret" end
+    local now_ms = self.unix_ms()
+    if math.abs(now_ms - tonumber(unix_ms)) > SKEW_MS then return nil, "it is too old, or the clocks differ" end
+    if not is_new(self, origin .. to, tonumber(number), tonumber(part), now_ms) then
+      return nil, "it has come before"
     end
   end
   part, parts = tonumber(part), tonumber(parts)
