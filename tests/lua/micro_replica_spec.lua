@@ -504,6 +504,26 @@ describe("registries of one cluster", function()
     assert.equal(503, #nodes[2]:listed())
   end)
 
+  it("do not list again what is gone, when an old change comes once more", function()
+    local net, nodes = cluster(2)
+    local heard, bus = {}, nodes[1].bus
+    local publish = bus.publish
+    function bus:publish(subject, packet)
+      heard[#heard + 1] = packet
+      return publish(self, subject, packet)
+    end
+    local client = nodes[1]:connect("users", 1)
+    net:settle()
+    nodes[1]:disconnect(client)
+    net:settle()
+    assert.same({}, nodes[2]:listed())
+    nodes[2].cluster.replica:receive(heard[1], "all")
+    assert.same({}, nodes[2]:listed())
+    nodes[1]:connect("users", 2)
+    net:settle()
+    assert.same({ "users 10.0.0.1:2" }, nodes[2]:listed())
+  end)
+
   it("ask for everything when too much is missing", function()
     local net, nodes = cluster(2)
     local clients = {}

@@ -177,10 +177,12 @@ local function in_step(self, peer)
   ask_orphans(self, peer)
 end
 
-local function apply(self, owner, rows)
+--- `known`: what came up to this change is known, and what is gone since does not come back.
+local function apply(self, owner, rows, known)
   if type(rows) ~= "table" then return end
   for _, fields in ipairs(rows) do
-    if type(fields) ~= "table" or self.opts.rows:put(owner, fields) == nil then
+    local is_old = known and type(fields) == "table" and is_number(fields[1]) and fields[1] > 0 and fields[1] <= known
+    if not is_old and (type(fields) ~= "table" or self.opts.rows:put(owner, fields) == nil) then
       self.counters.bad = self.counters.bad + 1
     end
   end
@@ -265,8 +267,8 @@ function ON.ops(self, message, id)
     self.counters.gaps = self.counters.gaps + 1
     ask(self, peer, peer.n)
   end
-  apply(self, self.opts.rows:owner(id), message.r)
   local sync = peer.sync
+  apply(self, self.opts.rows:owner(id), message.r, not sync and peer.n or nil)
   if not sync then
     peer.n = math.max(peer.n, upto)
   elseif sync.last == before then
