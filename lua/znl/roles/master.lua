@@ -100,7 +100,8 @@ function Master:start()
     ok, message, code = self.fleet:start()
     if not ok then self:stop() end
   end
-  return ok, message, code
+  if not ok then return nil, message, code end
+  return true
 end
 
 --- Stops it: it leaves the cluster, and its slaves go elsewhere if they can. Harmless when it is stopped.
