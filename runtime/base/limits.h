@@ -254,5 +254,8 @@
 #define ZNL_BATCH_ROUNDS 16u   /* rounds before the other sockets and timers have a turn */
 #define ZNL_BATCH_MS 2u /* the same in time: handlers that compute must not starve the others */
 #define ZNL_TASK_POOL_MAX 4096u /* finished coroutines kept for reuse */
+/* Waits in a row that a cancelled task is refused at once: more than any cleaning up has. Later ones take so long. */
+#define ZNL_CANCELLED_WAITS 100u
+#define ZNL_CANCELLED_WAIT_MS 10u
 
 #endif

@@ -74,8 +74,14 @@ static void unqueue(task *t)
 static void unpark(task *t)
 {
     t->ticket = 0;
+    t->is_told_late = 0;
     znl_wheel_stop(t->sched->wheel, &t->timer);
     unqueue(t);
+}
+
+static int is_parked(const task *t)
+{
+    return t->ticket != 0 || t->queued != ZNL_NOT_QUEUED || t->is_told_late;
 }
 
 /* The wait, if there is one, ends without a wake. */
@@ -111,7 +117,7 @@ void znl_task_doom(task *t)
     if (t->is_doomed)
         return;
     t->is_doomed = 1;
-    if (t->ticket != 0 || t->queued != ZNL_NOT_QUEUED)
+    if (is_parked(t))
         znl_task_enqueue(t, ZNL_QUEUED_DROP, 0);
 }
 
@@ -270,6 +276,7 @@ static void retire(znl_sched *sched, task *t)
         t->own = NULL;
     }
     t->owner = NULL;
+    t->cancelled = 0;
     t->is_live = 0;
     sched->live_count--;
 }
@@ -349,7 +356,7 @@ static void resume(znl_sched *sched, lua_State *L, task *t, int nargs)
         znl_watchdog_calm(sched->vm);
     if (__builtin_expect(status == LUA_YIELD, 1)) {
         lua_settop(t->co, 0);
-        if (t->ticket != 0 || t->queued != ZNL_NOT_QUEUED)
+        if (is_parked(t))
             return;
         lua_rawgeti(t->co, LUA_REGISTRYINDEX, sched->stray_ref); /* nobody would resume it */
     }
@@ -443,8 +450,28 @@ int znl_sched_is_task(lua_State *L)
     return t != NULL && t->co == L;
 }
 
-/* Starts a wait. One that cannot be, because the task is cancelled or dropped, ends in the loop's
- * next turn: a script that takes no notice and waits on holds up nobody. */
+static void on_told(znl_timer *timer)
+{
+    task *t = (task *)(void *)((char *)timer - offsetof(task, timer));
+    znl_task_enqueue(t, ZNL_QUEUED_CANCEL, 0);
+}
+
+/* The wait of a cancelled task ends in the loop's next turn, but one that has been told often and takes no
+ * notice is told with a pause: a loop that waits and looks at no result must not keep a core busy. */
+static void refuse_wait(task *t)
+{
+    if (t->cancelled < ZNL_CANCELLED_WAITS) {
+        t->cancelled++;
+        znl_task_enqueue(t, ZNL_QUEUED_CANCEL, 0);
+    } else {
+        t->is_told_late = 1;
+        znl_wheel_start(t->sched->wheel, &t->timer, znl_clock_mono_ms() + ZNL_CANCELLED_WAIT_MS,
+                on_told);
+    }
+}
+
+/* Starts a wait. One that cannot be, because the task is cancelled or dropped, ends soon: a script
+ * that takes no notice and waits on holds up nobody. */
 static task *begin_wait(lua_State *L, const char *where)
 {
     znl_sched *sched = znl_vm_of(L)->sched;
@@ -456,13 +483,15 @@ static task *begin_wait(lua_State *L, const char *where)
     unpark(t);
     t->where = where;
     t->lost = NULL;
-    if (__builtin_expect(t->is_doomed, 0))
+    if (__builtin_expect(t->is_doomed, 0)) {
         znl_task_enqueue(t, ZNL_QUEUED_DROP, 0);
-    else if (__builtin_expect(
-                     (t->token != NULL || t->own != NULL) && znl_token_cause(t) != NULL, 0))
-        znl_task_enqueue(t, ZNL_QUEUED_CANCEL, 0);
-    else
+    } else if (__builtin_expect(
+                       (t->token != NULL || t->own != NULL) && znl_token_cause(t) != NULL, 0)) {
+        refuse_wait(t);
+    } else {
+        t->cancelled = 0;
         t->ticket = ++sched->last_ticket;
+    }
     return t;
 }
 

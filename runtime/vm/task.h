@@ -32,6 +32,8 @@ struct znl_task {
     uint8_t is_doomed;      /* dropped where it waits next */
     uint8_t is_interrupted; /* by the watchdog, in this run */
     uint8_t queued;         /* ZNL_QUEUED_... */
+    uint8_t cancelled;      /* waits in a row that ended because of a token, up to the limit */
+    uint8_t is_told_late;   /* it waits to be told of that once more */
     int queued_err;
     const char *where; /* of the wait, or of queued_err: begins a message; static */
     int times_out;     /* the timer reports TIMEOUT; otherwise it wakes with true */

@@ -203,3 +203,42 @@ describe("race", function()
     assert.equal("DEADLINE", code)
   end)
 end)
+
+describe("a cancelled task", function()
+  it("that takes no notice is told at once, and then with pauses", function()
+    local told, goes_on = 0, true
+    local task = znl.spawn(function()
+      while goes_on do
+        if select(3, znl.sleep(60000)) == "CANCELLED" then told = told + 1 end
+      end
+    end)
+    task:cancel("no")
+    local turns, began_ms = 0, znl.now_ms()
+    repeat
+      znl.sleep(0)
+      turns = turns + 1
+    until turns >= 2000 and told > 100
+    -- 100 at once, the others at least 10 ms apart.
+    assert.is_true(told <= 102 + (znl.now_ms() - began_ms) / 9, told .. " times")
+    goes_on = false
+    local _, _, code = task:wait(30000)
+    assert.not_equal("TIMEOUT", code)
+  end)
+
+  it("that takes no notice ends with its owner", function()
+    local owner, told = sched.owner(), 0
+    local own = znl.token()
+    own:cancel("no")
+    sched.spawn_owned(owner, function()
+      znl.with(own, function()
+        while true do told = told + (znl.sleep(60000) == nil and 1 or 0) end
+      end)
+    end)
+    eventually(function() return told > 100 end)
+    owner:cut("over")
+    eventually(function() return owner:active() == 0 end)
+    local before = told
+    for _ = 1, 100 do znl.sleep(0) end
+    assert.equal(before, told)
+  end)
+end)
