@@ -520,7 +520,7 @@ describe("a queue", function()
   it("raises at misuse, and blames the caller", function()
     local queue = make()
     for _, case in ipairs {
-      { function() znl.queue("a b", { bus = bus }) end, "the name must be a text" },
+      { function() znl.queue("a b", { bus = bus }) end, 'the name is "a b"; it must be a text' },
       { function() znl.queue("a") end, "option bus is missing" },
       { function() znl.queue("a", { bus = bus, discards = "old" }) end, "did you mean discard" },
       { function() queue:push(1) end, "the message must be a text, not a number" },

@@ -337,7 +337,7 @@ describe("a topic", function()
     for _, case in ipairs {
       { function() znl.topic("a", { bus = bus }) end, "option durable is missing" },
       { function() znl.topic("a", { bus = bus, durable = false }) end, "znl.nats" },
-      { function() znl.topic("a.b", { bus = bus, durable = true }) end, "the name must be a text" },
+      { function() znl.topic("a.b", { bus = bus, durable = true }) end, 'the name is "a.b"; it must be a text' },
       { function() topic:publish({}) end, "must be a text, not a table" },
       { function() topic:publish("x", { subject = "a..b" }) end, "words with dots" },
       { function() topic:publish("x", { subject = "a.*" }) end, "words with dots" },
