@@ -225,6 +225,72 @@ describe("what is durable, where things get lost:", function()
     between.remove()
   end)
 
+  --- Requests whose subject contains `what` wait until the function that this returns is called.
+  local function hold(what)
+    local request, held, go_on = bus.request, znl.event(), znl.event()
+    function bus.request(...)
+      local _, subject = ...
+      if subject:find(what, 1, true) then
+        held:set(true)
+        while not go_on:is_set() do znl.sleep(1) end
+      end
+      return request(...)
+    end
+    return function()
+      bus.request = nil
+      go_on:set(true)
+    end, held
+  end
+
+  it("a start that nobody waits for any more ends stopped, and takes nothing", function()
+    local queue = make("queue")
+    local done = {}
+    queue:handle(function(message) done[#done + 1] = message.data end)
+    local release, held = hold("$JS.API.CONSUMER.INFO")
+    local starting = znl.spawn(function() return queue:start() end)
+    held:wait()
+    starting:cancel()
+    assert.equal("CANCELLED", select(3, starting:wait()))
+    assert.equal("stopping", queue.state) -- what it began is still under way
+    release()
+    eventually(function() return queue.state == "stopped" end)
+    assert.same({}, queue.intakes)
+    assert(queue:start())
+    assert(queue:push("x"))
+    eventually(function() return done[1] end)
+    queue:stop()
+    assert.equal("stopped", queue.state)
+  end)
+
+  it("the handler that is set while it starts is the one", function()
+    local queue = make("queue")
+    local done = {}
+    queue:handle(function() done[#done + 1] = "old" end)
+    local release, held = hold("$JS.API.CONSUMER.INFO")
+    local starting = znl.spawn(function() return queue:start() end)
+    held:wait()
+    queue:handle(function() done[#done + 1] = "new" end)
+    release()
+    assert(starting:wait())
+    assert(queue:push("x"))
+    eventually(function() return done[1] end)
+    assert.equal("new", done[1])
+  end)
+
+  it("a subscription that is made while the topic starts gets messages", function()
+    local topic = make("topic")
+    local seen = {}
+    assert(topic:subscribe(function() end, { group = "a" }))
+    local release, held = hold("$JS.API.CONSUMER.INFO")
+    local starting = znl.spawn(function() return topic:start() end)
+    held:wait()
+    assert(topic:subscribe(function(message) seen[#seen + 1] = message.data end, { group = "b", from = "first" }))
+    release()
+    assert(starting:wait())
+    assert(topic:publish("x"))
+    eventually(function() return seen[1] end)
+  end)
+
   it("who has no handler any more is not handed messages again and again", function()
     local topic = make("topic")
     assert(topic:start())

@@ -215,12 +215,33 @@ function Keeper:ensure_dead()
   return true
 end
 
+--- Opens, and is running then or stopped again. In a task of its own: the connection and what it subscribes to are
+--- not of the version of code that starts it, and whoever waits for it may give up. Yields.
+local function begin(self, started)
+  local ok, message, code = open(self)
+  self.starting = nil
+  if ok and self.state ~= "starting" then
+    ok, message, code = nil, "it was stopped", "STOPPED"
+  end
+  if ok then
+    self.state = "running"
+    self.forget_stop = runtime.on_stop(function() self:stop(math.max(0, runtime.drain_ms() - LEAVE_MS)) end)
+    self:began()
+    return started:set(true)
+  end
+  for _, intake in pairs(self.intakes) do intake:stop(0) end
+  self.intakes = {}
+  close_bus(self)
+  self.state = "stopped"
+  started:set(nil, self.misuse and message or ("%s: %s"):format(self.title, message), code)
+end
+
 --- Connects, makes the stream or checks the one that is there, and begins to take messages. Harmless when it
 --- runs. It stops by itself when the process is told to end. Yields.
 ---@return true|nil ok
 ---@return string? message
----@return "UNREACHABLE"|"UNSUPPORTED"|"EXISTS"|"LIMIT"|"STOPPED"|string? code  UNREACHABLE: no NATS; UNSUPPORTED: no
---- JetStream; EXISTS: what is there is configured differently
+---@return "UNREACHABLE"|"UNSUPPORTED"|"EXISTS"|"LIMIT"|"STOPPED"|"CANCELLED"|string? code  UNREACHABLE: no NATS;
+--- UNSUPPORTED: no JetStream; EXISTS: what is there is configured differently
 function Keeper:start()
   if self.state == "running" then return true end
   if self.starting then
@@ -231,33 +252,21 @@ function Keeper:start()
   if self.stopping then self.stopping:wait() end
   local started = sched.event()
   self.starting, self.state = started, "starting"
-  -- In a task of its own: the connection and what it subscribes to are not of the version of code that starts it.
-  local ok, message, code
-  local opening, problem, why = task.background(self.owner, open, self)
-  if opening then ok, message, code = opening:wait() else ok, message, code = nil, problem, why end
-  self.starting = nil
-  if self.misuse then
-    message, self.misuse, self.state = self.misuse, nil, "stopped"
-    started:set(nil, message, "INVALID")
+  self.misuse = nil
+  local opening, message, code = task.background(self.owner, begin, self, started)
+  if not opening then
+    self.starting, self.state = nil, "stopped"
+    started:set(nil, message, code)
+    return nil, ("%s: %s"):format(self.title, message), code
+  end
+  local ok
+  ok, message, code = started:wait()
+  if not ok and self.starting == started then self.state = "stopping" end -- nobody waits for it any more
+  if self.misuse and code == "INVALID" then
     message = message:gsub("^[^\n]-:%d+: ", "", 1)
     error(message, 2)
   end
-  if ok and self.state ~= "starting" then
-    ok, message, code = nil, "it was stopped", "STOPPED"
-  end
-  if ok then
-    self.state = "running"
-    self.forget_stop = runtime.on_stop(function() self:stop(math.max(0, runtime.drain_ms() - LEAVE_MS)) end)
-    started:set(true)
-    return true
-  end
-  for _, intake in pairs(self.intakes) do intake:stop(0) end
-  self.intakes = {}
-  close_bus(self)
-  self.state = "stopped"
-  message = ("%s: %s"):format(self.title, message)
-  started:set(nil, message, code)
-  return nil, message, code
+  return ok, message, code
 end
 
 --- Takes no more messages, waits for handlers, and gives back what they are not through with, at once. Harmless

@@ -116,6 +116,10 @@ local function follow(self)
   end)
 end
 
+--- For `start`: the handler may have become another one meanwhile.
+---@private
+function Queue:began() follow(self) end
+
 --- Hands messages to `handler`, of this process as of all others; the last one set wins, nil takes none any more. It
 --- runs in a coroutine of its own for each message and may yield.
 ---   it returns                   the message is done

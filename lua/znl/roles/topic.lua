@@ -178,6 +178,19 @@ local function begin(self)
   return nil, message, code
 end
 
+--- The same for a topic that runs; `begun` tells how it went.
+local function begin_later(self)
+  local topic, begun = self.topic, sched.event()
+  self.begun = begun
+  local run = task.background(topic.owner, begin, self)
+  if not run then return begun:set(nil, "no task", "LIMIT") end
+  run:on_end(function()
+    local ok, message, code = run:wait()
+    if not ok and not self.is_removed then topic:fail(message, code) end
+    begun:set(ok, message, code)
+  end)
+end
+
 ---@private
 function Subscription:start()
   local topic = self.topic
@@ -187,15 +200,7 @@ function Subscription:start()
     local made = topic.intakes[self]
     if made then made:set_handler(fn, owner) end
   end)
-  if topic.state ~= "running" then return end
-  self.begun = sched.event()
-  local run = task.background(topic.owner, begin, self)
-  if not run then return self.begun:set(nil, "no task", "LIMIT") end
-  run:on_end(function()
-    local ok, message, code = run:wait()
-    if not ok and not self.is_removed then topic:fail(message, code) end
-    self.begun:set(ok, message, code)
-  end)
+  if topic.state == "running" then begin_later(self) end
 end
 
 ---@private
@@ -254,6 +259,14 @@ function Topic:opened()
     if not ok and not subscription.is_removed then return nil, message, code end
   end
   return true
+end
+
+--- For `start`: subscriptions may have been added meanwhile.
+---@private
+function Topic:began()
+  for subscription in pairs(self.subscriptions) do
+    if not self.intakes[subscription] then begin_later(subscription) end
+  end
 end
 
 local function build(name, opts)
