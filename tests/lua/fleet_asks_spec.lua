@@ -227,6 +227,12 @@ describe("requests through other masters", function()
     assert.equal(10, served.serving)
   end)
 
+  it("are answered also when the master stopped meanwhile", function()
+    local real = require("znl.fleet").new({ log = {} }, { name = "n" })
+    assert.is_nil(real.bus)
+    assert.is_true(real:fits(1000))
+  end)
+
   it("from elsewhere that are no questions do nothing", function()
     local fleet = fleet_of()
     local served = asks.new(fleet)

@@ -84,7 +84,7 @@ end
 
 --- Whether NATS carries a message of so many bytes; false, message when not.
 function Fleet:fits(size)
-  local limit = self.bus:max_payload()
+  local limit = self.bus and self.bus:max_payload() -- none when it was stopped while a question was at work
   if not limit or limit == 0 or size <= limit then return true end
   return false, ("%d bytes are more than NATS carries in one message (max_payload is %d)"):format(size, limit)
 end
