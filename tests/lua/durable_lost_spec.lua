@@ -152,6 +152,17 @@ describe("what is durable, where things get lost:", function()
     assert.same({ "first", "second" }, { letters[1].data, (letters[2] or {}).data })
   end)
 
+  it("the stream of dead letters is made again when it is needed", function()
+    local queue = make("queue")
+    queue:handle(function() return nil, "never", "TERM" end)
+    assert(queue:start())
+    assert.is_true(api("STREAM.DELETE." .. queue.dead_name).success)
+    assert(queue:push("x"))
+    eventually(function() return queue:counters().dead == 1 end)
+    assert.equal("x", queue:dead():list()[1].data)
+    assert.equal(0, queue:counters().dead_failed)
+  end)
+
   it("a letter is redriven, though one of the same number was before", function()
     local queue = make("queue")
     local is_good, done = false, {}

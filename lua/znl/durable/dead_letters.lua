@@ -43,6 +43,7 @@ DeadLetters.__index = DeadLetters
 ---@field filter string  the subjects of its letters
 ---@field source string  pattern of the subjects they may go back to
 ---@field timeout_ms integer
+---@field on_missing fun()  no stream takes a letter, or what is redriven
 
 ---@param parts znl.DeadLettersParts
 ---@return znl.DeadLetters
@@ -77,7 +78,7 @@ function DeadLetters:put(subject, message, reason, code)
     At = ("%d"):format(sched.unix_ms()),
   }
   for name, value in pairs(said) do headers[PREFIX .. name] = value end
-  return publisher.insist(api.bus, subject, message.data, headers, self.parts.timeout_ms)
+  return publisher.insist(api.bus, subject, message.data, headers, self.parts.timeout_ms, self.parts.on_missing)
 end
 
 local function api_of(self)
@@ -185,7 +186,7 @@ local function redrive(self, api, letter)
   end
   letter.headers["Nats-Msg-Id"] = ("redrive.%s.%d.%.0f"):format(self.stream, letter.seq, letter.died_ms)
   local ack, message, code = publisher.insist(
-    api.bus, letter.subject, letter.data, letter.headers, self.parts.timeout_ms)
+    api.bus, letter.subject, letter.data, letter.headers, self.parts.timeout_ms, self.parts.on_missing)
   if not ack then return nil, message, code end
   return remove(self, api, letter.seq)
 end

@@ -168,6 +168,7 @@ function M.new(parts)
   self.letters = dead_letters.new {
     what = self.title .. ": dead letters", api = function() return self.api end, stream = self.dead_name,
     filter = filter, source = "^" .. parts.subjects[1]:gsub("%p", "%%%0") .. "%f[.%z]", timeout_ms = opts.timeout_ms,
+    on_missing = function() self:heal() end,
   }
   return self
 end
