@@ -236,6 +236,12 @@ describe("a queue", function()
     assert.equal("REFUSED", code)
     assert.equal(0, queue:dead():list()[1].source_seq)
     assert.equal(1, queue:dead():count())
+    local own = "znl.queue.q" .. count
+    for _, subject in ipairs { own .. ".a b", own .. ".*", own .. ".>", own .. ".", own .. "..a", own .. ".\9a" } do
+      assert.equal(1, queue:dead():purge())
+      assert(bus:request("znl.dead.queue.q" .. count, "x", { headers = { ["Znl-Dead-Subject"] = subject } }))
+      assert.equal("REFUSED", select(3, queue:dead():redrive()), subject)
+    end
   end)
 
   it("tells the server of handlers that take long", function()

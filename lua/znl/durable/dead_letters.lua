@@ -12,6 +12,7 @@ local M = {}
 local REASON_BYTES = 512
 local CODE_BYTES = 64
 local LIST_MAX = 10000
+local SUBJECT_BYTES = 512
 local PREFIX = "Znl-Dead-"
 --- Headers of the message itself that mean something to JetStream.
 local FOREIGN = "^[Nn][Aa][Tt][Ss]%-"
@@ -177,10 +178,15 @@ local function remove(self, api, seq)
   return nil, message, code
 end
 
+--- Whether one can publish to it; anybody may have written the letter.
+local function is_subject(text)
+  return #text <= SUBJECT_BYTES and not text:find("[%s%c*>]") and not (text .. "."):find("..", 1, true)
+end
+
 --- Publishes a letter again and takes it away, in this order: when this is cut short it may be done again, and
 --- JetStream keeps the first only.
 local function redrive(self, api, letter)
-  if not letter.subject:find(self.parts.source) then
+  if not letter.subject:find(self.parts.source) or not is_subject(letter.subject) then
     return nil, ("%s: letter %d says it was published to %q, which is not ours"):format(
       self.what, letter.seq, letter.subject), "REFUSED"
   end
