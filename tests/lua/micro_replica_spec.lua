@@ -615,6 +615,28 @@ describe("registries of one cluster", function()
     assert.same({ "users 10.0.0.1:1" }, nodes[2]:listed())
   end)
 
+  it("hear a newcomer also when many are gone that are still remembered", function()
+    local net, nodes = cluster(2, nil, { config = { ttl_ms = 3000, grace_ms = 86400000 } })
+    local replica = nodes[1].cluster.replica
+    nodes[2]:connect("users", 1)
+    net:settle()
+    for index = 1, 100 do
+      local life = replica_wire.new { name = "n", origin = ("%032x"):format(index), max_bytes = 1e6 }
+      replica:receive(life:seal({ t = "hb", a = "restless", n = 0, c = 0, l = 3000 }, 1e6)[1], "all")
+      replica:receive(life:seal({ t = "bye" }, 1e6)[1], "all")
+      net.now_ms = net.now_ms + 1
+    end
+    net.queue = {}
+    assert.equal(64, replica.count)
+    assert.equal(0, replica.counters.refused_peers)
+    assert.is_nil(replica.peers[("%032x"):format(1)])
+    assert.is_table(replica.peers[("%032x"):format(100)])
+    local late = net:node({ label = "late", config = { ttl_ms = 3000, grace_ms = 86400000 } }):join()
+    late:connect("users", 2)
+    net:pass(2000)
+    assert.same({ "users 10.0.0.1:1", "users 10.0.0.1:2" }, nodes[1]:listed())
+  end)
+
   it("share what configuration files say", function()
     local net, nodes = cluster(2)
     local topic = "registry:users/limits"

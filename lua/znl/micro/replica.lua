@@ -190,7 +190,20 @@ end
 
 -- --- who is there --------------------------------------------------------------------------------
 
-local function add_peer(self, id)
+local forget
+
+--- Who is gone makes room for who is there, the one that went first: a registry that cannot stay up has many lives
+--- within the time of grace.
+local function make_room(self)
+  local first
+  for _, peer in pairs(self.peers) do
+    if peer.gone_ms and (not first or peer.gone_ms < first.gone_ms) then first = peer end
+  end
+  if first then forget(self, first) end
+end
+
+local function add_peer(self, id, is_there)
+  if is_there and self.count >= PEERS_MAX then make_room(self) end
   if self.count >= PEERS_MAX then
     self.counters.refused_peers = self.counters.refused_peers + 1
     return nil
@@ -204,7 +217,7 @@ end
 local function heard(self, id)
   local peer = self.peers[id]
   local is_new = not peer
-  peer = peer or add_peer(self, id)
+  peer = peer or add_peer(self, id, true)
   if not peer then return nil end
   peer.seen_ms = self.opts.now()
   if peer.gone_ms then
@@ -222,7 +235,7 @@ local function lose(self, peer, reason)
   self.opts.on_event("gone", peer, reason)
 end
 
-local function forget(self, peer)
+function forget(self, peer)
   local owner = self.opts.rows:owner(peer.id)
   local count = owner.registrations
   self.opts.rows:forget(owner)
