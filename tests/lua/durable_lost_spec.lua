@@ -51,7 +51,7 @@ local function relay(port)
 end
 
 describe("what is durable, where things get lost:", function()
-  local server, bus, opened, level, count = nil, nil, nil, nil, 0
+  local server, bus, opened, let_go, level, count = nil, nil, nil, nil, nil, 0
 
   setup(function()
     level = znl.log.level()
@@ -67,11 +67,12 @@ describe("what is durable, where things get lost:", function()
   end)
 
   before_each(function()
-    opened = {}
+    opened, let_go = {}, function() end
     count = count + 1
   end)
 
   after_each(function()
+    let_go()
     for _, one in ipairs(opened) do one:stop(0) end
   end)
 
@@ -89,6 +90,24 @@ describe("what is durable, where things get lost:", function()
     local ok, value = znl.json.decode(answer.data)
     assert.is_true(ok)
     return value
+  end
+
+  --- Requests whose subject contains `what` wait until the function that this returns is called.
+  local function hold(what)
+    local request, held, go_on = bus.request, znl.event(), znl.event()
+    function bus.request(...)
+      local _, subject = ...
+      if subject:find(what, 1, true) then
+        held:set(true)
+        while not go_on:is_set() do znl.sleep(1) end
+      end
+      return request(...)
+    end
+    let_go = function()
+      bus.request = nil
+      go_on:set(true)
+    end
+    return let_go, held
   end
 
   it("a late acknowledgement does not take a message of the stream that was made anew", function()
@@ -188,21 +207,15 @@ describe("what is durable, where things get lost:", function()
   it("a flush waits also when one before was too short", function()
     local queue = make("queue")
     assert(queue:start())
-    local request, hold = bus.request, znl.event()
-    function bus:request(...)
-      hold:wait()
-      return request(self, ...)
-    end
+    local release = hold(queue.subject)
     local run = queue:push_async("one")
     assert.equal("TIMEOUT", select(3, queue:flush(1)))
-    hold:set(true)
+    release()
     assert(run:wait())
-    hold = znl.event()
+    release = hold(queue.subject)
     assert(queue:push_async("two"))
-    local code = select(3, queue:flush(1))
-    hold:set(true)
-    bus.request = nil
-    assert.equal("TIMEOUT", code)
+    assert.equal("TIMEOUT", select(3, queue:flush(1)))
+    release()
     assert(queue:flush())
   end)
 
@@ -235,23 +248,6 @@ describe("what is durable, where things get lost:", function()
     own:close()
     between.remove()
   end)
-
-  --- Requests whose subject contains `what` wait until the function that this returns is called.
-  local function hold(what)
-    local request, held, go_on = bus.request, znl.event(), znl.event()
-    function bus.request(...)
-      local _, subject = ...
-      if subject:find(what, 1, true) then
-        held:set(true)
-        while not go_on:is_set() do znl.sleep(1) end
-      end
-      return request(...)
-    end
-    return function()
-      bus.request = nil
-      go_on:set(true)
-    end, held
-  end
 
   it("a start that nobody waits for any more ends stopped, and takes nothing", function()
     local queue = make("queue")
