@@ -1,8 +1,8 @@
 --- znl.queue and znl.topic on a real nats-server that loses streams, and connections that come and go.
 --- SPDX-License-Identifier: MIT
+local durable_scene = require("support.durable_scene")
 local eventually = require("support.eventually")
 local nats = require("znl.nats")
-local nats_server = require("support.nats_server")
 local uv = require("luv")
 local znl = require("znl")
 
@@ -51,29 +51,18 @@ local function relay(port)
 end
 
 describe("what is durable, where things get lost:", function()
-  local server, bus, opened, let_go, level, count = nil, nil, nil, nil, nil, 0
+  local server, bus, opened, let_go, count
 
-  setup(function()
-    level = znl.log.level()
-    znl.log.set_level("off")
-    server = nats_server.start { jetstream = true }
-    bus = assert(nats.connect { servers = server.url })
-  end)
-
-  teardown(function()
-    bus:close()
-    server:remove()
-    znl.log.set_level(level)
-  end)
-
+  local scene = durable_scene.new()
+  setup(function() server, bus = scene:open() end)
+  teardown(function() scene:close() end)
   before_each(function()
-    opened, let_go = {}, function() end
-    count = count + 1
+    opened, count = scene:begin()
+    let_go = function() end
   end)
-
   after_each(function()
     let_go()
-    for _, one in ipairs(opened) do one:stop(0) end
+    scene:finish()
   end)
 
   local function make(kind, opts)

@@ -1,8 +1,8 @@
 --- znl.queue on a real nats-server: what is handled, what comes again, what becomes a dead letter.
 --- SPDX-License-Identifier: MIT
+local durable_scene = require("support.durable_scene")
 local eventually = require("support.eventually")
 local folder = require("support.folder")
-local nats = require("znl.nats")
 local nats_server = require("support.nats_server")
 local scope = require("znl.versions.scope")
 local znl = require("znl")
@@ -11,28 +11,14 @@ local znl = require("znl")
 local LONG_MS = 600000
 
 describe("a queue", function()
-  local server, bus, opened, files, level, count = nil, nil, nil, nil, nil, 0
+  local server, bus, opened, files, count
 
-  setup(function()
-    level = znl.log.level()
-    znl.log.set_level("off")
-    server = nats_server.start { jetstream = true }
-    bus = assert(nats.connect { servers = server.url })
-  end)
-
-  teardown(function()
-    bus:close()
-    server:remove()
-    znl.log.set_level(level)
-  end)
-
-  before_each(function()
-    opened = {}
-    count = count + 1
-  end)
-
+  local scene = durable_scene.new()
+  setup(function() server, bus = scene:open() end)
+  teardown(function() scene:close() end)
+  before_each(function() opened, count = scene:begin() end)
   after_each(function()
-    for _, queue in ipairs(opened) do queue:stop(0) end
+    scene:finish()
     if files then files:remove() end
     files = nil
   end)

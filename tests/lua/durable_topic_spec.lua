@@ -1,37 +1,20 @@
 --- znl.topic on a real nats-server: who gets what, from where on, and after what.
 --- SPDX-License-Identifier: MIT
+local durable_scene = require("support.durable_scene")
 local eventually = require("support.eventually")
-local nats = require("znl.nats")
-local nats_server = require("support.nats_server")
 local scope = require("znl.versions.scope")
 local znl = require("znl")
 
 local LONG_MS = 600000
 
 describe("a topic", function()
-  local server, bus, opened, level, count = nil, nil, nil, nil, 0
+  local bus, opened, count
 
-  setup(function()
-    level = znl.log.level()
-    znl.log.set_level("off")
-    server = nats_server.start { jetstream = true }
-    bus = assert(nats.connect { servers = server.url })
-  end)
-
-  teardown(function()
-    bus:close()
-    server:remove()
-    znl.log.set_level(level)
-  end)
-
-  before_each(function()
-    opened = {}
-    count = count + 1
-  end)
-
-  after_each(function()
-    for _, topic in ipairs(opened) do topic:stop(0) end
-  end)
+  local scene = durable_scene.new()
+  setup(function() bus = select(2, scene:open()) end)
+  teardown(function() scene:close() end)
+  before_each(function() opened, count = scene:begin() end)
+  after_each(function() scene:finish() end)
 
   local function make(opts)
     opts = opts or {}
