@@ -36,7 +36,8 @@ local function run(command, args, stdout)
     if running == 0 then all_ended:set(true) end
   end)
   if not process then
-    say("tour", ("%s did not start: %s"):format(command, problem))
+    local hint = command == "nats-server" and " (apt-get install nats-server)" or ""
+    say("tour", ("%s did not start: %s%s"):format(command, problem, hint))
     end_all("sigkill")
     znl.exit(1)
   end
