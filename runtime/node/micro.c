@@ -79,10 +79,14 @@ static int is_silent(znl_micro *micro, uint64_t now_ms)
     if (micro->options.strict_heartbeat || micro->has_beaten)
         return now_ms - micro->last_beat_ms > timeout_ms;
     uint64_t quiet_ms = now_ms - micro->last_seen_ms;
-    if (quiet_ms > timeout_ms)
+    /* A check that came late may be the first to notice: who was not asked has not failed to answer. */
+    if (quiet_ms > timeout_ms && micro->asked_ms > micro->last_seen_ms &&
+            micro->asked_ms < now_ms)
         return 1;
-    if (quiet_ms >= (uint64_t)timeout_ms * 3 / 4)
+    if (quiet_ms >= (uint64_t)timeout_ms * 3 / 4) {
+        micro->asked_ms = now_ms;
         micro->carrier->ping(micro->carrier_user);
+    }
     return 0;
 }
 

@@ -44,6 +44,7 @@ struct znl_micro {
     znl_timer timer;
     uint64_t planned_ms, next_beat_ms, next_check_ms;
     uint64_t last_beat_ms, last_seen_ms;
+    uint64_t asked_ms; /* the last ping that asked for a sign of life; 0: none */
     int has_beaten, owes_heartbeat;
 
     znl_micro_counters counters;

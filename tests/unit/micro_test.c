@@ -1412,6 +1412,26 @@ static void a_peer_without_heartbeats(void **state)
     assert_true(a.pings > pings);
 }
 
+/* Between three quarters of the limit and the limit there may be no check at all. */
+static void who_was_not_asked_is_not_silent(void **state)
+{
+    (void)state;
+    use_heartbeats();
+    options.heartbeat_check_ms = 700;
+    one();
+    pass(1399);
+    assert_int_equal(a.pings, 0);
+    pass(1);
+    assert_int_equal(a.pings, 1);
+    assert_int_equal(a.silences, 0);
+    znl_micro_ponged(a.micro);
+    pass(1400);
+    assert_int_equal(a.pings, 2);
+    assert_int_equal(a.silences, 0);
+    pass(700);
+    assert_int_equal(a.silences, 1);
+}
+
 static void strict_heartbeats(void **state)
 {
     (void)state;
@@ -1581,6 +1601,7 @@ int main(void)
             STAGED(heartbeats_both_ways),
             STAGED(a_peer_that_stops_its_heartbeats),
             STAGED(a_peer_without_heartbeats),
+            STAGED(who_was_not_asked_is_not_silent),
             STAGED(strict_heartbeats),
             STAGED(a_peer_that_is_not_read_is_not_silent),
             STAGED(a_stall_of_ours_is_not_their_silence),
