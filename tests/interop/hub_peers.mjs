@@ -180,12 +180,6 @@ export class HubPeer extends Peer {
         return new Instance(this, as);
     }
 
-    /** Resident bytes. */
-    rss() {
-        const status = readFileSync(`/proc/${this.process.pid}/status`);
-        return Number(/VmRSS:\s+(\d+)/.exec(status)[1]) * 1024;
-    }
-
     /** Ends the process and looks at what it left behind. */
     async end() {
         if (!this.exit) await this.kill();

@@ -3,7 +3,6 @@
 //
 // SPDX-License-Identifier: MIT
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
 import { freeEndpoint, Peer, SKIP_LUA, until } from "./scene.mjs";
 
 export const KINDS = (process.env.ZNL_KINDS ?? "v1,v2,lua").split(",");
@@ -87,12 +86,6 @@ export class MicroPeer extends Peer {
 
     object(as, kind) {
         return new Micro(this, as, kind);
-    }
-
-    /** Resident bytes. */
-    rss() {
-        const status = readFileSync(`/proc/${this.process.pid}/status`);
-        return Number(/VmRSS:\s+(\d+)/.exec(status)[1]) * 1024;
     }
 
     /** Ends the process and looks at what it left behind. */

@@ -191,6 +191,12 @@ export class Peer {
         return this.call("request", { timeout_ms: 4000, ...fields });
     }
 
+    /** Resident bytes. */
+    rss() {
+        const status = readFileSync(`/proc/${this.process.pid}/status`);
+        return Number(/VmRSS:\s+(\d+)/.exec(status)[1]) * 1024;
+    }
+
     kill(signal = "SIGKILL") {
         this.process.kill(signal);
         return this.ended;
