@@ -1506,86 +1506,68 @@ static void memory_may_be_short_anywhere(void **state)
     }
 }
 
+#define STAGED(test) cmocka_unit_test_setup_teardown(test, begin, end)
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-            cmocka_unit_test_setup_teardown(joins_and_leaves_are_seen_elsewhere, begin, end),
-            cmocka_unit_test_setup_teardown(a_new_instance_gets_all_soon, begin, end),
-            cmocka_unit_test_setup_teardown(
-                    what_joins_before_the_start_is_told_then, begin, end),
-            cmocka_unit_test_setup_teardown(
-                    a_killed_instance_is_gone_after_its_time, begin, end),
-            cmocka_unit_test_setup_teardown(joining_again_is_an_update, begin, end),
-            cmocka_unit_test_setup_teardown(an_update_is_no_newer_join, begin, end),
-            cmocka_unit_test_setup_teardown(what_cannot_join_is_refused, begin, end),
-            cmocka_unit_test_setup_teardown(times_and_names_have_bounds, begin, end),
-            cmocka_unit_test_setup_teardown(
-                    a_lost_join_is_asked_for_when_the_next_message_comes, begin, end),
-            cmocka_unit_test_setup_teardown(what_the_bus_did_not_take_is_a_gap_too, begin, end),
-            cmocka_unit_test_setup_teardown(what_happens_is_counted, begin, end),
-            cmocka_unit_test_setup_teardown(a_lost_leave_is_noticed_by_the_digest, begin, end),
-            cmocka_unit_test_setup_teardown(
-                    a_list_that_is_refused_is_asked_for_less_often, begin, end),
-            cmocka_unit_test_setup_teardown(
-                    a_digest_is_asked_for_until_the_list_comes, begin, end),
-            cmocka_unit_test_setup_teardown(a_part_that_is_lost_deletes_nothing, begin, end),
-            cmocka_unit_test_setup_teardown(parts_that_do_not_fit_make_no_list, begin, end),
-            cmocka_unit_test_setup_teardown(
-                    a_list_without_memory_for_it_deletes_nothing, begin, end),
-            cmocka_unit_test_setup_teardown(
-                    an_answer_that_is_overtaken_takes_nothing_back, begin, end),
-            cmocka_unit_test_setup_teardown(
-                    among_ours_digests_replace_lists_until_an_original_comes, begin, end),
-            cmocka_unit_test_setup_teardown(alone_it_lists_as_originals_do, begin, end),
-            cmocka_unit_test_setup_teardown(
-                    heartbeats_are_never_late_and_not_in_step, begin, end),
-            cmocka_unit_test_setup_teardown(answers_do_not_come_all_at_once, begin, end),
-            cmocka_unit_test_setup_teardown(an_originals_list_is_whole, begin, end),
-            cmocka_unit_test_setup_teardown(a_message_without_origin_is_no_echo, begin, end),
-            cmocka_unit_test_setup_teardown(many_requests_get_one_answer_a_second, begin, end),
-            cmocka_unit_test_setup_teardown(many_requests_of_ours_are_bounded_too, begin, end),
-            cmocka_unit_test_setup_teardown(
-                    requests_of_ours_are_answered_to_them_alone, begin, end),
-            cmocka_unit_test_setup_teardown(the_newer_join_wins, begin, end),
-            cmocka_unit_test_setup_teardown(a_loser_that_stops_takes_nothing_along, begin, end),
-            cmocka_unit_test_setup_teardown(
-                    the_loser_has_it_again_when_the_winner_goes, begin, end),
-            cmocka_unit_test_setup_teardown(
-                    a_session_that_moves_wins_against_a_clock_that_is_ahead, begin, end),
-            cmocka_unit_test_setup_teardown(at_the_same_time_the_greater_id_wins, begin, end),
-            cmocka_unit_test_setup_teardown(an_original_that_joins_displaces, begin, end),
-            cmocka_unit_test_setup_teardown(ours_takes_nothing_over_without_a_time, begin, end),
-            cmocka_unit_test_setup_teardown(
-                    a_time_that_cannot_be_passed_is_told_each_time, begin, end),
-            cmocka_unit_test_setup_teardown(numbers_at_their_end_lose_nothing, begin, end),
-            cmocka_unit_test_setup_teardown(a_flood_of_removes_brings_few_answers, begin, end),
-            cmocka_unit_test_setup_teardown(
-                    after_a_reconnect_all_is_there_again_at_once, begin, end),
-            cmocka_unit_test_setup_teardown(away_for_long_it_is_partial, begin, end),
-            cmocka_unit_test_setup_teardown(a_bus_without_room_gets_the_rest_later, begin, end),
-            cmocka_unit_test_setup_teardown(lists_are_split_and_spread, begin, end),
-            cmocka_unit_test_setup_teardown(
-                    members_may_leave_before_they_are_listed, begin, end),
-            cmocka_unit_test_setup_teardown(
-                    an_id_with_escapes_leaves_room_for_members, begin, end),
-            cmocka_unit_test_setup_teardown(
-                    a_member_that_no_message_can_hold_stays_here, begin, end),
-            cmocka_unit_test_setup_teardown(what_nobody_was_told_is_in_no_digest, begin, end),
-            cmocka_unit_test_setup_teardown(ten_thousand_members, begin, end),
-            cmocka_unit_test_setup_teardown(
-                    what_is_expired_is_not_shown_before_the_timer_runs, begin, end),
-            cmocka_unit_test_setup_teardown(
-                    after_a_stall_what_has_arrived_is_read_first, begin, end),
-            cmocka_unit_test_setup_teardown(all_are_asked_once_a_second, begin, end),
-            cmocka_unit_test_setup_teardown(
-                    a_reconnect_does_not_wait_for_its_turn_to_ask, begin, end),
-            cmocka_unit_test_setup_teardown(one_owner_leaves_room_for_others, begin, end),
-            cmocka_unit_test_setup_teardown(their_bytes_are_bounded, begin, end),
-            cmocka_unit_test_setup_teardown(the_number_of_instances_is_bounded, begin, end),
-            cmocka_unit_test_setup_teardown(asks_are_bounded_too, begin, end),
-            cmocka_unit_test_setup_teardown(after_the_stop_nothing_is_said, begin, end),
-            cmocka_unit_test_setup_teardown(callbacks_may_do_anything, begin, end),
-            cmocka_unit_test_setup_teardown(memory_may_be_short_anywhere, begin, end),
+            STAGED(joins_and_leaves_are_seen_elsewhere),
+            STAGED(a_new_instance_gets_all_soon),
+            STAGED(what_joins_before_the_start_is_told_then),
+            STAGED(a_killed_instance_is_gone_after_its_time),
+            STAGED(joining_again_is_an_update),
+            STAGED(an_update_is_no_newer_join),
+            STAGED(what_cannot_join_is_refused),
+            STAGED(times_and_names_have_bounds),
+            STAGED(a_lost_join_is_asked_for_when_the_next_message_comes),
+            STAGED(what_the_bus_did_not_take_is_a_gap_too),
+            STAGED(what_happens_is_counted),
+            STAGED(a_lost_leave_is_noticed_by_the_digest),
+            STAGED(a_list_that_is_refused_is_asked_for_less_often),
+            STAGED(a_digest_is_asked_for_until_the_list_comes),
+            STAGED(a_part_that_is_lost_deletes_nothing),
+            STAGED(parts_that_do_not_fit_make_no_list),
+            STAGED(a_list_without_memory_for_it_deletes_nothing),
+            STAGED(an_answer_that_is_overtaken_takes_nothing_back),
+            STAGED(among_ours_digests_replace_lists_until_an_original_comes),
+            STAGED(alone_it_lists_as_originals_do),
+            STAGED(heartbeats_are_never_late_and_not_in_step),
+            STAGED(answers_do_not_come_all_at_once),
+            STAGED(an_originals_list_is_whole),
+            STAGED(a_message_without_origin_is_no_echo),
+            STAGED(many_requests_get_one_answer_a_second),
+            STAGED(many_requests_of_ours_are_bounded_too),
+            STAGED(requests_of_ours_are_answered_to_them_alone),
+            STAGED(the_newer_join_wins),
+            STAGED(a_loser_that_stops_takes_nothing_along),
+            STAGED(the_loser_has_it_again_when_the_winner_goes),
+            STAGED(a_session_that_moves_wins_against_a_clock_that_is_ahead),
+            STAGED(at_the_same_time_the_greater_id_wins),
+            STAGED(an_original_that_joins_displaces),
+            STAGED(ours_takes_nothing_over_without_a_time),
+            STAGED(a_time_that_cannot_be_passed_is_told_each_time),
+            STAGED(numbers_at_their_end_lose_nothing),
+            STAGED(a_flood_of_removes_brings_few_answers),
+            STAGED(after_a_reconnect_all_is_there_again_at_once),
+            STAGED(away_for_long_it_is_partial),
+            STAGED(a_bus_without_room_gets_the_rest_later),
+            STAGED(lists_are_split_and_spread),
+            STAGED(members_may_leave_before_they_are_listed),
+            STAGED(an_id_with_escapes_leaves_room_for_members),
+            STAGED(a_member_that_no_message_can_hold_stays_here),
+            STAGED(what_nobody_was_told_is_in_no_digest),
+            STAGED(ten_thousand_members),
+            STAGED(what_is_expired_is_not_shown_before_the_timer_runs),
+            STAGED(after_a_stall_what_has_arrived_is_read_first),
+            STAGED(all_are_asked_once_a_second),
+            STAGED(a_reconnect_does_not_wait_for_its_turn_to_ask),
+            STAGED(one_owner_leaves_room_for_others),
+            STAGED(their_bytes_are_bounded),
+            STAGED(the_number_of_instances_is_bounded),
+            STAGED(asks_are_bounded_too),
+            STAGED(after_the_stop_nothing_is_said),
+            STAGED(callbacks_may_do_anything),
+            STAGED(memory_may_be_short_anywhere),
     };
     return cmocka_run_group_tests_name("roster", tests, NULL, NULL);
 }
