@@ -203,10 +203,6 @@ describe("znl.core.micro, frame by frame:", function()
   it("TLS", function()
     local folder = folders.new()
     local certificate, key = certificates(folder)
-    if not certificate then
-      folder:remove()
-      return pending("needs the command openssl")
-    end
     scene:serve(function(req) return req.data end, { tls = { certificate = certificate, key = key } })
     assert.truthy(scene.server:endpoint():find("^wss://127%.0%.0%.1:%d+$"))
     local conn = assert(scene:connect { tls = { authorities = certificate } })

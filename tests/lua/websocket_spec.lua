@@ -467,11 +467,6 @@ describe("websocket", function()
 
     teardown(function() folder:remove() end)
 
-    if not certificate then
-      pending("needs the command openssl")
-      return
-    end
-
     local function wss(server, host) return ("wss://%s:%d/x"):format(host or "localhost", server.port) end
 
     it("serves those who trust the certificate", function()

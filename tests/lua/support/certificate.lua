@@ -3,17 +3,18 @@
 
 local process = require("znl").process
 
---- Writes it and its key into a folder. Yields.
+--- Writes it and its key into a folder; raises without openssl, which the tests need. Yields.
 ---@param folder TestFolder
----@return string? certificate  the file; nil when there is no openssl
----@return string? key
+---@return string certificate  the file
+---@return string key
 return function(folder)
   local certificate, key = folder:at("certificate.pem"), folder:at("key.pem")
-  local made = process.run {
+  local made, problem = process.run {
     "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
     "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
     "-keyout", key, "-out", certificate,
   }
-  if not made or made.code ~= 0 then return nil end
+  if not made then error("openssl cannot be run: " .. problem) end
+  if made.code ~= 0 then error("openssl made no certificate: " .. made.stderr) end
   return certificate, key
 end
