@@ -16,6 +16,13 @@
 
 typedef struct znl_link znl_link;
 
+/* What moves the bytes. The two speak the same protocol (ZMTP 3) and meet on the wire. */
+typedef enum znl_link_engine {
+    ZNL_LINK_AUTO,  /* zmtp where it can, else libzmq */
+    ZNL_LINK_ZMTP,  /* our own, on the loop: tcp and ipc, no encryption of its own */
+    ZNL_LINK_LIBZMQ /* tcp, ipc, inproc, CURVE */
+} znl_link_engine;
+
 typedef struct znl_link_events {
     /* One message. The frames are borrowed until the function returns, also when it closes the
      * link. ROUTER: frames[0] is the routing id of the sender. */
@@ -30,9 +37,13 @@ typedef struct znl_link_events {
      * wanted, which saves two descriptors. */
     void (*on_lost)(void *user);
     void (*on_joined)(void *user);
+    /* A peer was turned away, or turned us away, before any message: another protocol, version, mechanism or
+     * socket type, no hands shaken in time. `text` says it for people, borrowed. NULL: not wanted. */
+    void (*on_refused)(void *user, int err, const char *text);
 } znl_link_events;
 
 typedef struct znl_link_options {
+    znl_link_engine engine;
     int is_router;
     const char *endpoint; /* borrowed; ROUTER: to bind, port * or 0 lets the system choose */
     znl_frame routing_id; /* borrowed; DEALER: 1 to 255 bytes, the first not 0; empty: none */
@@ -47,6 +58,7 @@ typedef struct znl_link_options {
  *   ZNL_E_ADDRESS_IN_USE  another socket is bound there
  *   ZNL_E_ADDRESS         malformed, or nothing here has that address
  *   ZNL_E_INVALID         the routing id cannot be used
+ *   ZNL_E_UNSUPPORTED     the engine does not speak that transport
  *   ZNL_E_NOMEM, ZNL_E_LIMIT (descriptors, sockets), ZNL_E_SYSTEM */
 int znl_link_open(znl_link **out, znl_loop *loop, const znl_link_options *options,
         const znl_link_events *events, void *user);
