@@ -118,8 +118,7 @@ int znl_zmtp_read_command(znl_frame frame, znl_zmtp_command *out)
     if (frame.size < 2 || frame.data[0] == 0 || frame.data[0] > frame.size - 1)
         return ZNL_E_PROTO;
     out->name = znl_frame_of(frame.data + 1, frame.data[0]);
-    out->body = znl_frame_of(
-            frame.data + 1 + out->name.size, frame.size - 1 - out->name.size);
+    out->body = znl_frame_of(frame.data + 1 + out->name.size, frame.size - 1 - out->name.size);
     if (is_name(out->name, "READY")) {
         out->kind = ZNL_ZMTP_READY;
     } else if (is_name(out->name, "ERROR")) {

@@ -340,7 +340,10 @@ int znl_master_start(znl_master *master)
     if (node->running)
         return 0;
     static const znl_link_events events = {
-            on_link_message, on_link_writable, on_link_dropped, NULL, NULL};
+            .on_message = on_link_message,
+            .on_writable = on_link_writable,
+            .on_dropped = on_link_dropped,
+    };
     int err = znl_node_open_link(node, 1, &events, master);
     if (err != 0)
         return err;

@@ -316,7 +316,12 @@ static int open_link(znl_slave *slave)
 {
     znl_node *node = &slave->node;
     static const znl_link_events events = {
-            on_link_message, on_link_writable, on_link_dropped, on_link_lost, on_link_joined};
+            .on_message = on_link_message,
+            .on_writable = on_link_writable,
+            .on_dropped = on_link_dropped,
+            .on_lost = on_link_lost,
+            .on_joined = on_link_joined,
+    };
     node->options.endpoint = znl_rota_endpoint(&slave->rota);
     slave->is_answered = 0;
     int err = znl_node_open_link(node, 0, &events, slave);

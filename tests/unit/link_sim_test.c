@@ -75,7 +75,8 @@ static void on_writable(void *user)
 static void open_end(
         struct end *end, znl_loop *loop, int is_router, const char *id, uint32_t hwm)
 {
-    static const znl_link_events events = {on_message, on_writable, NULL, NULL, NULL};
+    static const znl_link_events events = {
+            .on_message = on_message, .on_writable = on_writable};
     const znl_link_options options = {
             .is_router = is_router,
             .endpoint = NAME,

@@ -143,9 +143,15 @@ static void on_joined(void *user)
     assert_int_equal(end->lost, ++end->joined);
 }
 
-static const znl_link_events events = {on_message, on_writable, on_dropped, NULL, NULL};
+static const znl_link_events events = {
+        .on_message = on_message, .on_writable = on_writable, .on_dropped = on_dropped};
 static const znl_link_events lost_events = {
-        on_message, on_writable, on_dropped, on_lost, on_joined};
+        .on_message = on_message,
+        .on_writable = on_writable,
+        .on_dropped = on_dropped,
+        .on_lost = on_lost,
+        .on_joined = on_joined,
+};
 
 static znl_link_options options_of(int is_router, const char *endpoint, const char *id)
 {

@@ -172,7 +172,7 @@ static void on_link_writable(void *user)
 static void raw_open(int is_router)
 {
     static const znl_link_events link_events = {
-            on_link_message, on_link_writable, NULL, NULL, NULL};
+            .on_message = on_link_message, .on_writable = on_link_writable};
     const znl_link_options options = {
             .is_router = is_router,
             .endpoint = NAME,

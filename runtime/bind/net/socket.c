@@ -79,7 +79,8 @@ static struct sock *check(lua_State *L)
 
 static int open_socket(lua_State *L, int is_router)
 {
-    static const znl_link_events events = {on_message, on_writable, on_dropped, NULL, NULL};
+    static const znl_link_events events = {
+            .on_message = on_message, .on_writable = on_writable, .on_dropped = on_dropped};
     znl_link_options options = {
             .is_router = is_router,
             .send_hwm = ZNL_HWM_DEFAULT,
