@@ -15,6 +15,8 @@ end
 local parser = argparse("znlrun scripts/master.lua", "Runs a ZNL master.")
 parser:option("--id", "Name of this node."):default("master-1")
 parser:option("--endpoint", "Where to bind; port * lets the system choose."):default("tcp://127.0.0.1:6003")
+parser:option("--engine", "What moves the messages: auto (default), zmtp or libzmq."):argname("<engine>")
+  :choices { "auto", "zmtp", "libzmq" }
 parser:option("--handlers", "Lua file or folder that answers requests; reloaded on change."):argname("<path>")
 parser:option("--workers", "Threads that run the handlers; 0: on the loop."):argname("<n>"):convert(whole)
 parser:flag("--encrypted", "Proofs and sealed payloads; implied by a key.")
@@ -43,6 +45,7 @@ local master = znl.master {
   cluster = args.cluster and {
     bus = args.cluster, name = args.cluster_name, secret = args.cluster_secret and znl.secret(args.cluster_secret),
   },
+  engine = args.engine,
   encrypted = args.encrypted or args.key ~= nil or next(auth_keys) ~= nil,
   auth_key = args.key and znl.secret(args.key),
   auth_keys = auth_keys,

@@ -16,6 +16,8 @@ local parser = argparse("znlrun scripts/slave.lua", "Runs a ZNL slave.")
 parser:option("--id", "Name of this node; one slave per name."):count(1)
 parser:option("--endpoint", "Where the master is (default tcp://127.0.0.1:6003). Several: masters that take turns.")
   :count("*")
+parser:option("--engine", "What moves the messages: auto (default), zmtp or libzmq."):argname("<engine>")
+  :choices { "auto", "zmtp", "libzmq" }
 parser:option("--handlers", "Lua file or folder that answers requests; reloaded on change."):argname("<path>")
 parser:option("--workers", "Threads that run the handlers; 0: on the loop."):argname("<n>"):convert(whole)
 parser:option("--service", "Lua file that answers service requests; may be repeated.")
@@ -32,6 +34,7 @@ local args = parser:parse()
 local slave = znl.slave {
   id = args.id,
   endpoints = #args.endpoint > 0 and args.endpoint or nil,
+  engine = args.engine,
   encrypted = args.encrypted or args.key ~= nil,
   auth_key = args.key and znl.secret(args.key),
   master_id = args.master_id,

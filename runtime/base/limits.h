@@ -86,6 +86,7 @@
  * the next one 20 per ms. */
 #define ZNL_FAILOVER_WAIT_MS (ZNL_RECONNECT_MS + 50u)
 #define ZNL_FAILOVER_SPREAD_MS 500u
+#define ZNL_LINK_ENDPOINTS_MAX 32u /* that one master binds: its networks and a unix socket */
 /* How old a timestamp may be when the node is made: older ones could be replays from before. */
 #define ZNL_START_ALLOWANCE_MS_DEFAULT 10000u
 #define ZNL_STOP_LINGER_MS 250u /* what a stopping node grants its last frames */

@@ -13,6 +13,7 @@
 #include "base/shared.h"
 #include "bind/bind.h"
 #include "host/modules.h"
+#include "transport/link.h"
 #include "transport/loop.h"
 #include "vm/sched.h"
 #include "vm/vm.h"
@@ -101,6 +102,7 @@ static const char usage[] =
         "\n"
         "Environment:\n"
         "  ZNL_LUA_PATH          folder where modules are looked for first, before those built in\n"
+        "  ZNL_ENGINE            what moves messages where a script leaves it open: zmtp or libzmq\n"
         "  ZNL_LEAK_CHECK=1      report what is left open at the end, and exit with 70 if anything is\n"
         "\n"
         "SIGINT and SIGTERM run what the script registered to run before stopping; then the process\n"
@@ -292,6 +294,17 @@ static int parse(struct options *options, int argc, char **argv)
     if (!options->is_level_given)
         options->level = ZNL_LOG_WARN;
     return -1;
+}
+
+/* -1, or the exit code: a name that means nothing would go unnoticed otherwise. */
+static int check_environment(void)
+{
+    znl_link_engine engine;
+    const char *name = getenv(ZNL_LINK_ENGINE_VARIABLE);
+    if (name == NULL || name[0] == '\0' ||
+            znl_link_engine_parse(&engine, znl_frame_text(name)) == 0)
+        return -1;
+    return bad_usage(ZNL_LINK_ENGINE_VARIABLE, name, "must be " ZNL_LINK_ENGINE_NAMES);
 }
 
 /* --- stopping ----------------------------------------------------------------------------- */
@@ -725,6 +738,8 @@ int main(int argc, char **argv)
             .watchdog_ms = ZNL_WATCHDOG_MS_DEFAULT,
     };
     int exit_code = parse(&options, argc, argv);
+    if (exit_code < 0)
+        exit_code = check_environment();
     if (exit_code < 0)
         exit_code = options.is_check ? check_scripts(&options) : run(&options);
     if (fflush(stdout) != 0 && exit_code == 0 && errno != EPIPE) {

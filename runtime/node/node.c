@@ -82,6 +82,7 @@ void znl_node_fini(znl_node *node)
 int znl_node_open_link(znl_node *node, int is_router, const znl_link_events *events, void *user)
 {
     znl_link_options options = {
+            .engine = node->options.engine,
             .is_router = is_router,
             .endpoint = node->options.endpoint,
             .send_hwm = node->options.send_hwm,

@@ -37,6 +37,7 @@ typedef struct znl_node_events {
 
 /* Strings and frames are copied by the constructors. Times in milliseconds. */
 typedef struct znl_node_options {
+    znl_link_engine engine;
     znl_frame id;
     const char *endpoint;
     int encrypted;

@@ -4,25 +4,116 @@
 #include "base/err.h"
 #include "base/limits.h"
 
-int znl_link_open(znl_link **out, znl_loop *loop, const znl_link_options *options,
-        const znl_link_events *events, void *user)
+#include <stdlib.h>
+
+/* What AUTO means for tcp and paths of ipc, unless the environment says otherwise. */
+#define AUTO_ENGINE ZNL_LINK_LIBZMQ
+
+int znl_link_engine_parse(znl_link_engine *out, znl_frame name)
 {
-    znl_endpoint endpoint;
+    static const struct {
+        const char *name;
+        znl_link_engine engine;
+    } engines[] = {
+            {"auto", ZNL_LINK_AUTO}, {"zmtp", ZNL_LINK_ZMTP}, {"libzmq", ZNL_LINK_LIBZMQ}};
+    for (size_t i = 0; i < sizeof engines / sizeof *engines; i++) {
+        if (znl_frame_equal(name, znl_frame_text(engines[i].name))) {
+            *out = engines[i].engine;
+            return 0;
+        }
+    }
+    return ZNL_E_INVALID;
+}
+
+/* The program has refused to start with a name that is none. */
+static znl_link_engine auto_engine(void)
+{
+    znl_link_engine engine = ZNL_LINK_AUTO;
+    const char *name = getenv(ZNL_LINK_ENGINE_VARIABLE);
+    if (name != NULL)
+        znl_link_engine_parse(&engine, znl_frame_text(name));
+    return engine == ZNL_LINK_AUTO ? AUTO_ENGINE : engine;
+}
+
+static int is_for_zmtp(const znl_endpoint *endpoint)
+{
+    return endpoint->kind == ZNL_ENDPOINT_TCP ||
+            (endpoint->kind == ZNL_ENDPOINT_IPC && endpoint->name.data[0] != '@');
+}
+
+/* All endpoints of a link have the same backend. NULL: what was asked for cannot. */
+static const znl_link_backend *choose(const znl_link_options *options,
+        const znl_endpoint *endpoints, size_t count, size_t *failed)
+{
+    znl_link_engine engine = options->engine;
+    int is_sim = endpoints[0].kind == ZNL_ENDPOINT_SIM;
+    for (*failed = 1; *failed < count; ++*failed)
+        if (is_sim || endpoints[*failed].kind == ZNL_ENDPOINT_SIM)
+            return NULL;
+    if (is_sim)
+        return &znl_link_sim;
+    for (*failed = 0; *failed < count; ++*failed)
+        if (!is_for_zmtp(&endpoints[*failed]))
+            break;
+    if (engine == ZNL_LINK_AUTO)
+        engine = *failed == count ? auto_engine() : ZNL_LINK_LIBZMQ;
+    if (engine == ZNL_LINK_LIBZMQ)
+        return &znl_link_zmq;
+    if (*failed == count)
+        *failed = 0;
+    return NULL;
+}
+
+static int open_link(znl_link **out, znl_loop *loop, const znl_link_options *options,
+        const znl_link_events *events, void *user, size_t *failed)
+{
+    znl_endpoint endpoints[ZNL_LINK_ENDPOINTS_MAX];
+    size_t count = 1 + options->more_endpoint_count;
     znl_frame id = options->routing_id;
-    int err = znl_endpoint_parse(
-            &endpoint, znl_frame_text(options->endpoint), options->is_router, NULL);
-    if (err != 0)
-        return err;
+    *failed = 0;
+    if (options->more_endpoint_count >= ZNL_LINK_ENDPOINTS_MAX ||
+            (count > 1 && !options->is_router))
+        return ZNL_E_INVALID;
+    for (; *failed < count; ++*failed) {
+        const char *text = *failed == 0 ? options->endpoint
+                                        : options->more_endpoints[*failed - 1];
+        int err = znl_endpoint_parse(
+                &endpoints[*failed], znl_frame_text(text), options->is_router, NULL);
+        if (err != 0)
+            return err;
+    }
+    *failed = 0;
     if (id.size > ZNL_ID_BYTES_MAX || (id.size > 0 && id.data[0] == 0))
         return ZNL_E_INVALID; /* ids that begin with 0 are those a ROUTER invents */
-    const znl_link_backend *backend = endpoint.kind == ZNL_ENDPOINT_SIM ? &znl_link_sim
-                                                                        : &znl_link_zmq;
-    err = backend->open(out, loop, options, &endpoint, events, user);
+    const znl_link_backend *backend = choose(options, endpoints, count, failed);
+    if (backend == NULL)
+        return ZNL_E_UNSUPPORTED;
+    *failed = 0;
+    znl_link_options copy = *options;
+    copy.failed = failed;
+    int err = backend->open(out, loop, &copy, endpoints, events, user);
     if (err != 0)
         return err;
     (*out)->backend = backend;
     (*out)->is_router = options->is_router != 0;
+    (*out)->endpoint_count = count;
     return 0;
+}
+
+int znl_link_open(znl_link **out, znl_loop *loop, const znl_link_options *options,
+        const znl_link_events *events, void *user)
+{
+    size_t failed;
+    int err = open_link(out, loop, options, events, user, &failed);
+    if (err != 0 && options->failed != NULL)
+        *options->failed = failed;
+    return err;
+}
+
+const char *znl_link_open_text(int err)
+{
+    return err == ZNL_E_UNSUPPORTED ? "the engine cannot do that; engine = \"libzmq\" may"
+                                    : znl_err_text(err);
 }
 
 void znl_link_close(znl_link *link, uint32_t linger_ms)
@@ -55,5 +146,10 @@ int znl_link_is_lost(znl_link *link)
 
 const char *znl_link_endpoint(znl_link *link)
 {
-    return link->backend->endpoint(link);
+    return link->backend->endpoint(link, 0);
+}
+
+const char *znl_link_endpoint_at(znl_link *link, size_t index)
+{
+    return index < link->endpoint_count ? link->backend->endpoint(link, index) : NULL;
 }

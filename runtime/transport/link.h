@@ -18,10 +18,16 @@ typedef struct znl_link znl_link;
 
 /* What moves the bytes. The two speak the same protocol (ZMTP 3) and meet on the wire. */
 typedef enum znl_link_engine {
-    ZNL_LINK_AUTO,  /* zmtp where it can, else libzmq */
-    ZNL_LINK_ZMTP,  /* our own, on the loop: tcp and ipc, no encryption of its own */
+    ZNL_LINK_AUTO,  /* what ZNL_LINK_ENGINE_VARIABLE says, where that can */
+    ZNL_LINK_ZMTP,  /* our own, on the loop: tcp and paths of ipc, no encryption of its own */
     ZNL_LINK_LIBZMQ /* tcp, ipc, inproc, CURVE */
 } znl_link_engine;
+
+#define ZNL_LINK_ENGINE_NAMES "auto, zmtp or libzmq"
+#define ZNL_LINK_ENGINE_VARIABLE "ZNL_ENGINE" /* environment: what auto means; or empty */
+
+/* The engine of that name. 0 or ZNL_E_INVALID. */
+int znl_link_engine_parse(znl_link_engine *out, znl_frame name);
 
 typedef struct znl_link_events {
     /* One message. The frames are borrowed until the function returns, also when it closes the
@@ -52,13 +58,17 @@ typedef struct znl_link_options {
     size_t max_frame_bytes;
     uint32_t max_frames; /* in one received message, a routing id counts */
     size_t max_message_bytes;
+    /* Borrowed; ROUTER: bound besides `endpoint`, up to ZNL_LINK_ENDPOINTS_MAX with it, all or none. */
+    const char *const *more_endpoints;
+    size_t more_endpoint_count;
+    size_t *failed; /* which was refused: 0 `endpoint`, 1 the first of the others. NULL: not wanted */
 } znl_link_options;
 
 /* Returns an open link, owned. A new peer with the routing id of an old one takes its place.
  *   ZNL_E_ADDRESS_IN_USE  another socket is bound there
  *   ZNL_E_ADDRESS         malformed, or nothing here has that address
  *   ZNL_E_INVALID         the routing id cannot be used
- *   ZNL_E_UNSUPPORTED     the engine does not speak that transport
+ *   ZNL_E_UNSUPPORTED     the engine does not speak that transport, or binds no more than one
  *   ZNL_E_NOMEM, ZNL_E_LIMIT (descriptors, sockets), ZNL_E_SYSTEM */
 int znl_link_open(znl_link **out, znl_loop *loop, const znl_link_options *options,
         const znl_link_events *events, void *user);
@@ -86,5 +96,11 @@ int znl_link_is_lost(znl_link *link);
 
 /* The endpoint with the port or path that was really bound. Valid until the link is closed. */
 const char *znl_link_endpoint(znl_link *link);
+
+/* The same of the endpoint at `index`, 0 being the first; NULL past the last. */
+const char *znl_link_endpoint_at(znl_link *link, size_t index);
+
+/* One phrase for people about what znl_link_open() returned. Static. */
+const char *znl_link_open_text(int err);
 
 #endif

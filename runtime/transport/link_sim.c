@@ -452,8 +452,9 @@ static int is_lost(znl_link *base)
     return link_of(base)->is_lost;
 }
 
-static const char *get_endpoint(znl_link *base)
+static const char *get_endpoint(znl_link *base, size_t index)
 {
+    (void)index; /* there is one */
     return link_of(base)->endpoint;
 }
 

@@ -38,6 +38,11 @@
 #define DRAIN_MESSAGES (ZNL_BATCH_MESSAGES * ZNL_BATCH_ROUNDS)
 #define CLOCK_MESSAGES 16u /* between two looks at the clock */
 
+struct place {
+    znl_endpoint_kind kind;
+    char text[ZNL_ENDPOINT_BYTES_MAX];
+};
+
 typedef struct zmq_link {
     znl_link base; /* first */
     uv_poll_t poll;
@@ -54,11 +59,11 @@ typedef struct zmq_link {
     size_t max_frame_bytes;
     size_t max_message_bytes;
     uint32_t max_frames;
-    znl_endpoint_kind kind;
     int is_watched; /* libuv knows poll: only its close callback may free the link */
     int is_draining;
     int wants_writable;
-    char endpoint[ZNL_ENDPOINT_BYTES_MAX];
+    size_t endpoint_count;
+    struct place *endpoints; /* those in use */
 } zmq_link;
 
 static zmq_link *link_of(znl_link *base)
@@ -309,9 +314,9 @@ static void want_writable(znl_link *base, int on)
     }
 }
 
-static const char *get_endpoint(znl_link *base)
+static const char *get_endpoint(znl_link *base, size_t index)
 {
-    return link_of(base)->endpoint;
+    return link_of(base)->endpoints[index].text;
 }
 
 /* --- opening and closing ----------------------------------------------------------------------- */
@@ -327,7 +332,7 @@ static int as_int(uint32_t value)
 }
 
 /* 0, or the errno of the option that was refused. */
-static int set_options(zmq_link *link, const znl_link_options *options, int is_ipv6)
+static int set_options(zmq_link *link, const znl_link_options *options)
 {
     int64_t max_bytes = options->max_frame_bytes > INT64_MAX
             ? INT64_MAX
@@ -337,8 +342,6 @@ static int set_options(zmq_link *link, const znl_link_options *options, int is_i
     rc |= set_int(link, ZMQ_SNDHWM, as_int(options->send_hwm));
     rc |= set_int(link, ZMQ_RCVHWM, as_int(options->recv_hwm));
     rc |= zmq_setsockopt(link->socket, ZMQ_MAXMSGSIZE, &max_bytes, sizeof max_bytes);
-    if (is_ipv6)
-        rc |= set_int(link, ZMQ_IPV6, 1);
     if (options->is_router) {
         rc |= set_int(link, ZMQ_ROUTER_MANDATORY, 1);
         rc |= set_int(link, ZMQ_ROUTER_HANDOVER, 1);
@@ -378,22 +381,36 @@ static int address_error(int number)
     return err == ZNL_E_NOT_FOUND || err == ZNL_E_EXISTS ? ZNL_E_ADDRESS : err;
 }
 
-static int attach(zmq_link *link, const znl_link_options *options, const znl_endpoint *parsed)
+/* Binds or connects one; what it is really called goes to its place. */
+static int attach(zmq_link *link, const char *endpoint, const znl_endpoint *parsed)
 {
-    int rc;
-    if (options->is_router) {
-        if (parsed->kind == ZNL_ENDPOINT_IPC && is_ipc_served(parsed->name))
-            return ZNL_E_ADDRESS_IN_USE;
-        rc = zmq_bind(link->socket, options->endpoint);
-    } else {
-        rc = zmq_connect(link->socket, options->endpoint);
-    }
-    if (rc != 0)
+    struct place *place = &link->endpoints[link->endpoint_count];
+    size_t size = sizeof place->text;
+    if (set_int(link, ZMQ_IPV6, parsed->is_ipv6) != 0)
+        return znl_err_from_errno(zmq_errno());
+    if (link->base.is_router && parsed->kind == ZNL_ENDPOINT_IPC && is_ipc_served(parsed->name))
+        return ZNL_E_ADDRESS_IN_USE;
+    if ((link->base.is_router ? zmq_bind : zmq_connect)(link->socket, endpoint) != 0)
         return address_error(zmq_errno());
-    size_t size = sizeof link->endpoint;
-    if (zmq_getsockopt(link->socket, ZMQ_LAST_ENDPOINT, link->endpoint, &size) != 0)
-        snprintf(link->endpoint, sizeof link->endpoint, "%s", options->endpoint);
+    place->kind = parsed->kind;
+    if (zmq_getsockopt(link->socket, ZMQ_LAST_ENDPOINT, place->text, &size) != 0)
+        snprintf(place->text, sizeof place->text, "%s", endpoint);
+    link->endpoint_count++;
     return 0;
+}
+
+static int attach_all(
+        zmq_link *link, const znl_link_options *options, const znl_endpoint *parsed)
+{
+    size_t count = 1 + options->more_endpoint_count;
+    link->endpoints = znl_calloc(count, sizeof *link->endpoints);
+    if (link->endpoints == NULL)
+        return ZNL_E_NOMEM;
+    int err = attach(link, options->endpoint, &parsed[0]);
+    for (size_t i = 1; err == 0 && i < count; i++)
+        err = attach(link, options->more_endpoints[i - 1], &parsed[i]);
+    *options->failed = err == 0 ? 0 : link->endpoint_count;
+    return err;
 }
 
 static int watch(zmq_link *link)
@@ -415,17 +432,18 @@ static void free_link(uv_handle_t *handle)
     zmq_link *link = handle->data;
     znl_free(link->parts);
     znl_free(link->frames);
+    znl_free(link->endpoints);
     znl_free(link);
 }
 
-/* Unbinds and waits until libzmq's thread has closed the listener: otherwise a link opened next may
+/* Unbinds one and waits until libzmq's thread has closed the listener: otherwise a link opened next may
  * find the port in use, or have its ipc file removed. When that cannot be arranged, the socket is
  * closed without. */
-static void unbind(zmq_link *link)
+static void unbind(zmq_link *link, const struct place *place)
 {
     char name[64];
-    if (link->kind == ZNL_ENDPOINT_INPROC) {
-        zmq_unbind(link->socket, link->endpoint);
+    if (place->kind == ZNL_ENDPOINT_INPROC) {
+        zmq_unbind(link->socket, place->text);
         return;
     }
     znl_loop_zmq_endpoint(link->loop, name, sizeof name);
@@ -433,7 +451,7 @@ static void unbind(zmq_link *link)
     if (monitor == NULL)
         return;
     if (zmq_socket_monitor(link->socket, name, ZMQ_EVENT_CLOSED) == 0 &&
-            zmq_connect(monitor, name) == 0 && zmq_unbind(link->socket, link->endpoint) == 0) {
+            zmq_connect(monitor, name) == 0 && zmq_unbind(link->socket, place->text) == 0) {
         zmq_pollitem_t item = {.socket = monitor, .events = ZMQ_POLLIN};
         while (zmq_poll(&item, 1, UNBIND_WAIT_MS) < 0 && zmq_errno() == EINTR)
             continue;
@@ -442,6 +460,14 @@ static void unbind(zmq_link *link)
     int linger = 0;
     zmq_setsockopt(monitor, ZMQ_LINGER, &linger, sizeof linger);
     zmq_close(monitor);
+}
+
+static void unbind_all(zmq_link *link)
+{
+    if (link->base.is_router)
+        for (size_t i = 0; i < link->endpoint_count; i++)
+            unbind(link, &link->endpoints[i]);
+    link->endpoint_count = 0;
 }
 
 static void on_lost(void *user)
@@ -491,7 +517,7 @@ static int open_socket(zmq_link *link)
 }
 
 static int open_link(znl_link **out, znl_loop *loop, const znl_link_options *options,
-        const znl_endpoint *endpoint, const znl_link_events *events, void *user)
+        const znl_endpoint *endpoints, const znl_link_events *events, void *user)
 {
     int err;
     zmq_link *link = znl_calloc(1, sizeof *link);
@@ -505,23 +531,23 @@ static int open_link(znl_link **out, znl_loop *loop, const znl_link_options *opt
     link->max_frame_bytes = options->max_frame_bytes;
     link->max_message_bytes = options->max_message_bytes;
     link->max_frames = options->max_frames;
-    link->kind = endpoint->kind;
     link->base.is_router = options->is_router != 0;
     err = grow(link, PARTS_START, 0);
     if (err == 0)
         err = open_socket(link);
     if (err == 0) {
-        int number = set_options(link, options, endpoint->is_ipv6);
+        int number = set_options(link, options);
         err = number == 0 ? 0 : znl_err_from_errno(number);
     }
     if (err == 0 && !link->base.is_router && events->on_lost != NULL)
         err = znl_zmq_monitor_open(
                 &link->monitor, loop, link->socket, on_lost, on_joined, link);
     if (err == 0)
-        err = attach(link, options, endpoint);
+        err = attach_all(link, options, endpoints);
     if (err == 0)
         err = watch(link);
     if (err != 0) {
+        unbind_all(link);
         discard(link);
         return err;
     }
@@ -536,8 +562,7 @@ static void close_link(znl_link *base, uint32_t linger_ms)
     znl_wheel_stop(znl_loop_wheel(link->loop), &link->retry);
     znl_loop_undefer(link->loop, &link->recheck);
     set_int(link, ZMQ_LINGER, linger_ms > INT_MAX ? INT_MAX : (int)linger_ms);
-    if (link->base.is_router)
-        unbind(link);
+    unbind_all(link);
     discard(link);
 }
 

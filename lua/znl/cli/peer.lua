@@ -42,6 +42,13 @@ end
 
 M.CONVERT = CONVERT
 
+--- Adds the option --engine.
+---@param parser table
+function M.add_engine(parser)
+  parser:option("--engine", "What moves the messages: auto (default), zmtp or libzmq."):argname("<engine>")
+    :choices { "auto", "zmtp", "libzmq" }
+end
+
 --- Adds the endpoint and the options every such tool has.
 ---@param parser table
 ---@param defaults? {timeout_ms: integer|nil, is_endpoint_optional: boolean|nil}
@@ -55,6 +62,7 @@ function M.configure(parser, defaults)
     :argname("<ref>"):convert(CONVERT.key)
   parser:option("--kdf-salt", "Salt of the key derivation, where the master has one."):argname("<text>")
   parser:option("--master-id", "The only master to believe."):argname("<id>"):convert(CONVERT.id)
+  M.add_engine(parser)
   parser:option("--timeout", "Time to wait for the answer, milliseconds (default " .. timeout_ms .. ").")
     :argname("<ms>"):convert(command.whole(1, 86400000)):default(tostring(timeout_ms)):show_default(false)
   parser:flag("--wait-for-peer", "Wait for a master that is not there yet, within the time-out.")
@@ -96,7 +104,7 @@ function M.open(opts, more)
   end
   local config = {
     id = opts.id or M.unique_id(more.tool), endpoint = opts.endpoint, encrypted = key ~= nil,
-    auth_key = key, kdf_salt = opts.kdf_salt, master_id = opts.master_id,
+    engine = opts.engine, auth_key = key, kdf_salt = opts.kdf_salt, master_id = opts.master_id,
     -- The original handles one message at a time, heartbeats included: while it is at work on a slow
     -- request, silence must not count as loss. The time-out is what the user said.
     heartbeat_timeout_ms = math.min(opts.timeout + 1000, HEARTBEAT_TIMEOUT_MS_MAX),

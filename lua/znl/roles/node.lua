@@ -19,6 +19,7 @@ local MIB = 1024 * 1024
 ---@class znl.NodeOptions
 ---@field id string  1 to 255 bytes; on a slave also its routing id
 ---@field endpoint? string  "tcp://host:port" or "ipc://path"; a master may ask for "tcp://host:*"
+---@field engine? "auto"|"zmtp"|"libzmq"  what moves the messages; both speak the same protocol
 ---@field encrypted? boolean  proofs and sealed payloads; must be said when a key is given
 ---@field auth_key? string|znl.Secret  a slave's key; a master's key for slaves without one of their own
 ---@field kdf_salt? string  must be the same on both sides
@@ -50,6 +51,10 @@ M.SPEC = {
   endpoint = {
     type = "string", default = "tcp://127.0.0.1:6003", max = 1024, pattern = "^%l+://[^%z]+$",
     allowed = "an endpoint such as tcp://127.0.0.1:6003",
+  },
+  engine = {
+    type = "string", default = "auto", allowed = '"auto", "zmtp" or "libzmq"',
+    check = function(name) return name == "auto" or name == "zmtp" or name == "libzmq" end,
   },
   encrypted = { type = "boolean" },
   auth_key = { type = "secret" },
@@ -150,8 +155,19 @@ M.key_text = key_text
 ---@return znl.Master|znl.Slave|nil
 function M.find(id) return by_id[id] end
 
+--- What the own engine cannot open.
+local function is_for_libzmq(endpoint)
+  return endpoint:find("^inproc:") ~= nil or endpoint:find("^ipc://@") ~= nil
+end
+
 --- Rules that concern more than one option.
 local function check_together(opts, what, level)
+  for _, endpoint in ipairs(opts.endpoints or { opts.endpoint }) do
+    if opts.engine == "zmtp" and is_for_libzmq(endpoint) then
+      error(('%s: option engine is "zmtp", which does not speak %s; engine = "libzmq" does'):format(what, endpoint),
+        level + 1)
+    end
+  end
   local has_key = opts.auth_key ~= nil or (opts.auth_keys ~= nil and next(opts.auth_keys) ~= nil)
   if opts.encrypted == nil and has_key then
     error(what .. ": a key is given, so say encrypted = true (or false, to run in plain)", level + 1)

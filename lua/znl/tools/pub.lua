@@ -77,6 +77,7 @@ local function run(opts, out)
   config, message, code = read_keys(opts)
   if not config then return nil, message, code end
   config.id, config.endpoint, config.kdf_salt = opts.id, opts.endpoint, opts.kdf_salt
+  config.engine = opts.engine
   config.encrypted = opts.key ~= nil or #opts.auth_key > 0
   local publisher = master.new(config)
   local ok
@@ -140,6 +141,7 @@ return command.new {
     parser:option("--auth-key", "Key of one slave; may be repeated."):argname("<id>=<ref>")
       :convert(key_of_slave):count("*")
     parser:option("--kdf-salt", "Salt of the key derivation, where the slaves have one."):argname("<text>")
+    peer.add_engine(parser)
   end,
   run = run,
 }

@@ -2,6 +2,7 @@
  *
  *   local s = assert(socket.router { endpoint = "tcp://127.0.0.1:*" })
  *   local s = assert(socket.dealer { endpoint = "tcp://127.0.0.1:6003", routing_id = "a" })
+ *   engine = "auto" | "zmtp" | "libzmq" for both
  *   s:on_message(function(frames) ... end)     each message in a coroutine of its own
  *   s:send({ "frame", ... }) -> true | nil, message, "BUSY" | "UNREACHABLE"
  *   s:endpoint(), s:close()
@@ -10,6 +11,7 @@
 #include "base/err.h"
 #include "base/limits.h"
 #include "bind/bind.h"
+#include "bind/net/engine.h"
 #include "transport/endpoint.h"
 #include "transport/link.h"
 #include "vm/sched.h"
@@ -91,6 +93,7 @@ static int open_socket(lua_State *L, int is_router)
     };
     luaL_checktype(L, 1, LUA_TTABLE);
     lua_settop(L, 1);
+    options.engine = znl_lua_fieldengine(L, 1);
     lua_getfield(L, 1, "endpoint");
     znl_frame endpoint = znl_lua_checkframe(L, 2, "endpoint", 1023);
     options.endpoint = (const char *)endpoint.data;
@@ -119,7 +122,7 @@ static int open_socket(lua_State *L, int is_router)
         return 1;
     luaL_unref(L, LUA_REGISTRYINDEX, s->self_ref);
     s->self_ref = LUA_NOREF;
-    return znl_lua_fail(L, err, where);
+    return znl_lua_fail_open(L, err, where, options.endpoint);
 }
 
 static int socket_router(lua_State *L)

@@ -4,6 +4,7 @@
 #include "bind/node/node.h"
 #include "base/clock.h"
 #include "base/err.h"
+#include "bind/net/engine.h"
 
 #include <string.h>
 
@@ -47,6 +48,7 @@ static void read_options(lua_State *L, znl_node_options *o)
         luaL_error(L, "endpoint must be a string such as tcp://127.0.0.1:6003");
     lua_pop(L, 1);
     o->endpoint = endpoint.size > 0 ? (const char *)endpoint.data : "";
+    o->engine = znl_lua_fieldengine(L, 1);
     o->encrypted = znl_lua_fieldboolean(L, 1, "encrypted");
     o->secret = znl_lua_fieldtext(L, 1, "auth_key", ZNL_SECRET_BYTES_MAX);
     o->salt = znl_lua_fieldtext(L, 1, "kdf_salt", ZNL_SECRET_BYTES_MAX);
@@ -238,11 +240,7 @@ static int node_start(lua_State *L)
         int err = b->master != NULL ? znl_master_start(b->master) : znl_slave_start(b->slave);
         if (err != 0) {
             znl_anchor_let_go(&b->jobs.anchor);
-            lua_pushfstring(L, "start: %s: %s", b->node->options.endpoint, znl_err_text(err));
-            lua_pushnil(L);
-            lua_insert(L, -2);
-            lua_pushstring(L, znl_err_code(err));
-            return 3;
+            return znl_lua_fail_open(L, err, "start", b->node->options.endpoint);
         }
     }
     lua_pushboolean(L, 1);

@@ -1,0 +1,274 @@
+/* link_open_test.c - how links open: the engine, several endpoints of one ROUTER.
+ * SPDX-License-Identifier: MIT */
+#include "base/err.h"
+#include "base/limits.h"
+#include "transport/endpoint.h"
+#include "transport/link.h"
+#include "transport/loop.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#define GUARD_MS 60000 /* a test that takes longer has failed */
+#define PLACES 4
+
+struct end {
+    znl_link *link;
+    size_t received;
+    char peer[32];
+};
+
+static void on_message(void *user, const znl_frame *frames, size_t count)
+{
+    struct end *end = user;
+    assert_in_range(count, 1, 2);
+    end->received++;
+    snprintf(end->peer, sizeof end->peer, "%.*s", (int)frames[0].size,
+            (const char *)frames[0].data);
+}
+
+static void on_writable(void *user)
+{
+    (void)user;
+}
+
+static void on_dropped(void *user, int err)
+{
+    (void)user;
+    fail_msg("dropped: %d", err);
+}
+
+static znl_link_options options_of(int is_router, const char *endpoint)
+{
+    return (znl_link_options){
+            .is_router = is_router,
+            .endpoint = endpoint,
+            .send_hwm = 100,
+            .recv_hwm = 100,
+            .max_frame_bytes = ZNL_FRAME_BYTES_DEFAULT,
+            .max_frames = ZNL_FRAMES_DEFAULT,
+            .max_message_bytes = ZNL_MESSAGE_BYTES_DEFAULT,
+    };
+}
+
+static int open_end(struct end *end, znl_loop *loop, znl_link_options options)
+{
+    static const znl_link_events events = {
+            .on_message = on_message, .on_writable = on_writable, .on_dropped = on_dropped};
+    return znl_link_open(&end->link, loop, &options, &events, end);
+}
+
+struct turn {
+    znl_timer timer;
+    znl_loop *loop;
+};
+
+static void on_time(znl_timer *timer)
+{
+    znl_loop_stop(((struct turn *)timer)->loop);
+}
+
+static void run_for_a_while(znl_loop *loop)
+{
+    struct turn turn = {.loop = loop};
+    znl_wheel_start(znl_loop_wheel(loop), &turn.timer, znl_loop_now_ms(loop) + 2, on_time);
+    znl_loop_run(loop);
+    znl_wheel_stop(znl_loop_wheel(loop), &turn.timer);
+}
+
+static znl_loop *new_loop(void)
+{
+    znl_loop *loop = NULL;
+    assert_int_equal(znl_loop_new(&loop), 0);
+    return loop;
+}
+
+static void close_loop(znl_loop *loop)
+{
+    assert_int_equal(znl_loop_run(loop), 0);
+    assert_int_equal(znl_loop_close(loop), 0);
+}
+
+static void engines_have_names(void **state)
+{
+    (void)state;
+    znl_link_engine engine = ZNL_LINK_AUTO;
+    assert_int_equal(znl_link_engine_parse(&engine, znl_frame_text("zmtp")), 0);
+    assert_int_equal(engine, ZNL_LINK_ZMTP);
+    assert_int_equal(znl_link_engine_parse(&engine, znl_frame_text("libzmq")), 0);
+    assert_int_equal(engine, ZNL_LINK_LIBZMQ);
+    assert_int_equal(znl_link_engine_parse(&engine, znl_frame_text("auto")), 0);
+    assert_int_equal(engine, ZNL_LINK_AUTO);
+    const char *none[] = {"", "zmt", "zmtp ", "ZMTP", "zmq"};
+    for (size_t i = 0; i < sizeof none / sizeof *none; i++)
+        assert_int_equal(
+                znl_link_engine_parse(&engine, znl_frame_text(none[i])), ZNL_E_INVALID);
+    assert_int_equal(engine, ZNL_LINK_AUTO);
+}
+
+static void own_engine_refuses_what_it_does_not_speak(void **state)
+{
+    (void)state;
+    const char *endpoints[] = {"inproc://open", "ipc://@znl-link-open"};
+    for (size_t i = 0; i < 2; i++) {
+        for (int is_router = 0; is_router < 2; is_router++) {
+            znl_loop *loop = new_loop();
+            struct end end = {0};
+            znl_link_options options = options_of(is_router, endpoints[i]);
+            options.engine = ZNL_LINK_ZMTP;
+            assert_int_equal(open_end(&end, loop, options), ZNL_E_UNSUPPORTED);
+            assert_null(end.link);
+            assert_non_null(strstr(znl_link_open_text(ZNL_E_UNSUPPORTED), "libzmq"));
+            close_loop(loop);
+        }
+    }
+}
+
+/* What the environment says is for where both would do. */
+static void environment_says_what_auto_means(void **state)
+{
+    (void)state;
+    const char *names[] = {"zmtp", "libzmq", "auto", ""};
+    for (size_t i = 0; i < 4; i++) {
+        assert_int_equal(setenv(ZNL_LINK_ENGINE_VARIABLE, names[i], 1), 0);
+        znl_loop *loop = new_loop();
+        struct end end = {0};
+        assert_int_equal(open_end(&end, loop, options_of(1, "inproc://open")), 0);
+        znl_link_close(end.link, 0);
+        close_loop(loop);
+    }
+}
+
+static void one_router_has_several_endpoints(void **state)
+{
+    znl_loop *loop = new_loop();
+    const char *more[PLACES - 1] = {"ipc://*", "tcp://[::1]:*", "tcp://127.0.0.1:*"};
+    struct end router = {0};
+    struct end dealers[PLACES] = {{0}};
+    znl_link_options options = options_of(1, "tcp://127.0.0.1:*");
+    options.engine = *(const znl_link_engine *)*state;
+    options.more_endpoints = more;
+    options.more_endpoint_count = PLACES - 1;
+    assert_int_equal(open_end(&router, loop, options), 0);
+    assert_string_equal(znl_link_endpoint(router.link), znl_link_endpoint_at(router.link, 0));
+    assert_null(znl_link_endpoint_at(router.link, PLACES));
+    for (size_t i = 0; i < PLACES; i++) {
+        char id[32];
+        snprintf(id, sizeof id, "dealer-%zu", i);
+        options = options_of(0, znl_link_endpoint_at(router.link, i));
+        options.engine = *(const znl_link_engine *)*state;
+        options.routing_id = znl_frame_text(id);
+        assert_int_equal(open_end(&dealers[i], loop, options), 0);
+        znl_frame hello = znl_frame_text("hello");
+        int err = ZNL_E_BUSY;
+        for (int turns = 0; turns < GUARD_MS / 2 && err != 0; turns++) {
+            run_for_a_while(loop);
+            err = znl_link_send(dealers[i].link, &hello, 1);
+        }
+        assert_int_equal(err, 0);
+        for (int turns = 0; turns < GUARD_MS / 2 && router.received == i; turns++)
+            run_for_a_while(loop);
+        assert_int_equal(router.received, i + 1);
+        assert_string_equal(router.peer, id);
+        znl_frame answer[] = {znl_frame_text(id), hello};
+        assert_int_equal(znl_link_send(router.link, answer, 2), 0);
+    }
+    for (size_t i = 0; i < PLACES; i++) {
+        for (int turns = 0; turns < GUARD_MS / 2 && dealers[i].received == 0; turns++)
+            run_for_a_while(loop);
+        assert_int_equal(dealers[i].received, 1);
+        znl_link_close(dealers[i].link, 0);
+    }
+    znl_link_close(router.link, 0);
+    close_loop(loop);
+}
+
+/* One is taken: none is bound, and it is told which it was. */
+static void several_endpoints_are_bound_all_or_none(void **state)
+{
+    znl_loop *loop = new_loop();
+    struct end taken = {0}, second = {0};
+    znl_link_options options = options_of(1, "tcp://127.0.0.1:*");
+    options.engine = *(const znl_link_engine *)*state;
+    char path[64], place[64];
+    snprintf(place, sizeof place, "ipc:///tmp/znl-link-open-%ld.a", (long)getpid());
+    snprintf(path, sizeof path, "ipc:///tmp/znl-link-open-%ld.b", (long)getpid());
+    assert_int_equal(open_end(&taken, loop, options), 0);
+    const char *more[] = {path, znl_link_endpoint(taken.link)};
+    size_t failed = 99;
+    options.endpoint = place;
+    options.more_endpoints = more;
+    options.more_endpoint_count = 2;
+    options.failed = &failed;
+    assert_int_equal(open_end(&second, loop, options), ZNL_E_ADDRESS_IN_USE);
+    assert_null(second.link);
+    assert_int_equal(failed, 2);
+    more[1] = "tcp://nowhere";
+    assert_int_equal(open_end(&second, loop, options), ZNL_E_ADDRESS);
+    assert_int_equal(failed, 2);
+    more[0] = "ipc:///no/such/folder/s";
+    more[1] = "tcp://127.0.0.1:*";
+    assert_int_equal(open_end(&second, loop, options), ZNL_E_ADDRESS);
+    assert_int_equal(failed, 1);
+    more[0] = path;
+    assert_int_equal(open_end(&second, loop, options), 0);
+    znl_link_close(second.link, 0);
+    znl_link_close(taken.link, 0);
+    close_loop(loop);
+}
+
+static void several_endpoints_are_of_one_kind_and_of_a_router(void **state)
+{
+    (void)state;
+    znl_loop *loop = new_loop();
+    struct end end = {0};
+    const char *more[ZNL_LINK_ENDPOINTS_MAX];
+    size_t failed = 99;
+    for (size_t i = 0; i < ZNL_LINK_ENDPOINTS_MAX; i++)
+        more[i] = "tcp://127.0.0.1:*";
+    znl_link_options options = options_of(0, "tcp://127.0.0.1:6003");
+    options.failed = &failed;
+    options.more_endpoints = more;
+    options.more_endpoint_count = 1;
+    assert_int_equal(open_end(&end, loop, options), ZNL_E_INVALID);
+    options.is_router = 1;
+    options.endpoint = "sim://open";
+    assert_int_equal(open_end(&end, loop, options), ZNL_E_UNSUPPORTED);
+    assert_int_equal(failed, 1);
+    options.endpoint = "tcp://127.0.0.1:*";
+    options.more_endpoint_count = 2;
+    more[1] = "sim://open";
+    assert_int_equal(open_end(&end, loop, options), ZNL_E_UNSUPPORTED);
+    assert_int_equal(failed, 2);
+    more[1] = "inproc://open";
+    options.engine = ZNL_LINK_ZMTP;
+    assert_int_equal(open_end(&end, loop, options), ZNL_E_UNSUPPORTED);
+    assert_int_equal(failed, 2);
+    options.engine = ZNL_LINK_AUTO;
+    assert_int_equal(open_end(&end, loop, options), 0);
+    znl_link_close(end.link, 0);
+    options.more_endpoint_count = ZNL_LINK_ENDPOINTS_MAX;
+    assert_int_equal(open_end(&end, loop, options), ZNL_E_INVALID);
+    close_loop(loop);
+}
+
+int main(void)
+{
+    static znl_link_engine libzmq = ZNL_LINK_LIBZMQ;
+    const struct CMUnitTest tests[] = {
+            cmocka_unit_test(engines_have_names),
+            cmocka_unit_test(own_engine_refuses_what_it_does_not_speak),
+            cmocka_unit_test_prestate(one_router_has_several_endpoints, &libzmq),
+            cmocka_unit_test_prestate(several_endpoints_are_bound_all_or_none, &libzmq),
+            cmocka_unit_test(several_endpoints_are_of_one_kind_and_of_a_router),
+            cmocka_unit_test(environment_says_what_auto_means),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
