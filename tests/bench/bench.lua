@@ -238,6 +238,50 @@ function M.compare(prefix, theirs, ours, columns, yardstick)
   end
 end
 
+--- Runs one server and one client of raw_echo's kind; "@" in their lines is the endpoint. Returns the client's
+--- figures, and the CPU and the memory of the server. `core` puts both on one core.
+function M.echo(name, server_line, client_line, core)
+  local at = endpoint()
+  local server = start(pinned(core or 0) .. server_line:gsub("@", at))
+  await(server, "ready", 10)
+  local before = cpu_s(server)
+  local client = start(pinned(core or 1) .. client_line:gsub("@", at))
+  local values = fields(await(client, "requests=[^\n]*errors=%d+", 60 + M.opts.seconds * 2))
+  values.server_us = (cpu_s(server) - before) / values.total * 1e6
+  values.client_us = values.requests > 0 and values.cpu_s / values.requests * 1e6 or 0
+  values.rss_kib = rss_kib(server)
+  M.forget(client)
+  stop(server)
+  if values.errors > 0 then
+    io.stderr:write(("scripts/bench: %s: %d requests failed\n%s"):format(name, values.errors,
+      read(client.out .. ".err") or ""))
+  end
+  M.note("%s %.0f/s p50 %.1f us, server %.2f us, client %.2f us, %d KiB", name, values.rate, values.p50_us,
+    values.server_us, values.client_us, values.rss_kib)
+  return values
+end
+
+--- Runs both ends of publish or push; "@" in their lines is the endpoint. `sender` says who prints the figures,
+--- "server" or "client". Returns them, and what the other end took per message.
+function M.one_way(name, server_line, client_line, sender, receivers)
+  local at = endpoint()
+  local server = start(pinned(0) .. server_line:gsub("@", at))
+  await(server, "ready", 10)
+  local before = cpu_s(server)
+  local client = start(pinned(1) .. client_line:gsub("@", at))
+  local from, to = server, client
+  if sender == "client" then from, to = client, server else before = 0 end
+  local values = fields(await(from, "sent=[^\n]*disorder=%d+", 60 + M.opts.seconds * 2))
+  M.note("%s %.0f/s, sender %.3f us, lost %d", name, values.rate, values.sender_us, values.lost)
+  if values.lost ~= 0 or values.disorder ~= 0 then
+    io.stderr:write(("scripts/bench: %s: %d lost, %d out of order\n"):format(name, values.lost, values.disorder))
+  end
+  values.receiver_us = (cpu_s(to) - before) / (values.sent * (receivers or 1)) * 1e6
+  stop(to)
+  stop(from)
+  return values
+end
+
 function M.clean() os.execute("rm -rf " .. work) end
 
 return M

@@ -54,7 +54,7 @@ local function ask_until_the_end()
     if reply ~= payload then
       errors = errors + 1
       first_error = first_error or message or "an answer differs from its request"
-    elseif asked >= starts and answered < ends then
+    elseif answered >= starts and answered < ends then
       latency:add(answered - asked)
     end
     if cpu_starts == nil and answered >= starts then cpu_starts = os.clock() end

@@ -1,45 +1,84 @@
---- fan.lua: publish and push.
+--- fan.lua: publish and push. raw_fan.c and wire_slaves.c are other ends for it, in C.
 ---
 ---   fan.lua publish   ENDPOINT plain|encrypted SIZE SECONDS SLAVES   master; prints the result
 ---   fan.lua subscribe ENDPOINT plain|encrypted SLAVES                that many slaves
 ---   fan.lua collect   ENDPOINT plain|encrypted                       master that counts pushes
 ---   fan.lua push      ENDPOINT plain|encrypted SIZE SECONDS          slave; prints the result
 ---
---- Neither message is acknowledged. So the sender sends a batch, then asks with a request for
---- the count: both travel in order on one connection, so the answer covers the whole batch. Four
---- batches overlap. What is missing at the end is reported as lost.
+--- Neither message is acknowledged. So the sender sends a batch, then asks for a sign that it has arrived; four
+--- batches overlap. The slaves are in one process: the first one answers a request "N" once all have had message
+--- N, with what all have had so far, and how much of it was not the next in order. The rate is taken from the
+--- first sign within the measured time to the last. What is missing at the end is reported as lost.
 --- SPDX-License-Identifier: MIT
 
 package.path = arg[0]:match("^(.-)[^/]*$") .. "?.lua;" .. package.path
+local ffi = require("ffi")
 local measure = require("measure")
 local znl = require("znl")
 
 local what, endpoint, mode = arg[1], arg[2], arg[3]
-local BATCH, LANES, WARM_UP_US = 128, 4, 300000
+local LANES, WARM_UP_US = 4, 300000
 local TIMEOUT = { timeout_ms = 10000 }
 
---- Runs `send()` in batches, each followed by `sync()`, in LANES coroutines until `ends`; then
---- calls finish(sent messages, messages within the measured time, CPU seconds).
-local function batches(seconds, send, sync, finish)
+--- Payloads begin with their number, eight bytes.
+local number_of = ffi.typeof("const uint64_t *")
+
+local function payload_number(payload) return tonumber(ffi.cast(number_of, payload)[0]) end
+
+--- Sends batches with `send()`, each followed by `sync(number)`, in LANES coroutines; then prints the result.
+--- `sync` returns what has arrived and what was out of order, or nil when it was not answered.
+local function batches(receivers, seconds, send, sync, finish)
+  local batch = receivers >= 500 and 16 or 128
   local starts = measure.now_us() + WARM_UP_US
   local ends = starts + seconds * 1e6
-  local sent, counted, lanes, cpu = 0, 0, LANES, nil
-  for _ = 1, LANES do
-    znl.spawn(function()
-      local now = measure.now_us()
-      while now < ends do
-        for _ = 1, BATCH do send() end
-        sent = sent + BATCH
-        sync()
-        local before = now
-        now = measure.now_us()
-        if before >= starts and now < ends then counted = counted + BATCH end
-        if cpu == nil and now >= starts then cpu = os.clock() end
-      end
-      lanes = lanes - 1
-      if lanes == 0 then finish(sent, counted, os.clock() - (cpu or 0)) end
-    end)
+  local sent, refused, lanes, measured = 0, 0, LANES, 0
+  local first_us, last_us, first_cpu, last_cpu = 0, 0, 0, 0
+  local function arrived(now)
+    if now < starts or now > ends then return end
+    last_us, last_cpu = now, os.clock()
+    if first_us == 0 then
+      first_us, first_cpu = last_us, last_cpu
+    else
+      measured = measured + batch
+    end
   end
+  local function lane()
+    while measure.now_us() < ends do
+      for _ = 1, batch do refused = refused + send() end
+      sent = sent + batch
+      if not sync(sent) then break end -- the count at the end will tell
+      arrived(measure.now_us())
+    end
+    lanes = lanes - 1
+    if lanes > 0 then return end
+    local received, disorder = sync(0)
+    local total = measured * receivers
+    measure.report {
+      { "sent", sent }, { "rate", total > 0 and total / (last_us - first_us) * 1e6 or 0, "%.0f" },
+      { "sender_us", total > 0 and (last_cpu - first_cpu) / total * 1e6 or 0, "%.4f" },
+      { "refused", refused }, { "lost", sent * receivers - (received or 0) }, { "disorder", disorder or 0 },
+    }
+    finish()
+  end
+  for _ = 1, LANES do znl.spawn(lane) end
+end
+
+--- Reads "total disorder".
+local function counts(answer)
+  local total, disorder = (answer or ""):match("^(%d+) (%d+)$")
+  return tonumber(total), tonumber(disorder)
+end
+
+--- Counts messages with their numbers: how many have come, and how many of them were not the next.
+local function counter()
+  local self = { last = 0, total = 0, disorder = 0 }
+  function self.add(payload)
+    local number = payload_number(payload)
+    self.total = self.total + 1
+    if number ~= self.last + 1 then self.disorder = self.disorder + 1 end
+    self.last = number
+  end
+  return self
 end
 
 local run = {}
@@ -51,32 +90,15 @@ function run.publish()
   print("ready " .. endpoint)
   io.stdout:flush()
   while #master:slaves() < wanted do znl.sleep(10) end
-  local payload, refused = measure.payloads(size), 0
+  local payload = measure.payloads(size)
   local function send()
     local _, dropped = assert(master:publish("bench", payload()))
-    refused = refused + dropped
+    return dropped
   end
-  --- Each slave answers in its own time; ask all, then wait for all.
-  local function sync()
-    local left, done, received = wanted, znl.event(), 0
-    for i = 1, wanted do
-      znl.spawn(function()
-        local reply = master:request("bench-" .. i, "count", TIMEOUT)
-        received = received + (tonumber(reply) or 0)
-        left = left - 1
-        if left == 0 then done:set() end
-      end)
-    end
-    done:wait(TIMEOUT.timeout_ms * 2)
-    return received
+  local function sync(number)
+    return counts((master:request("bench-1", ("%d"):format(number), TIMEOUT)))
   end
-  batches(seconds, send, sync, function(sent, counted, cpu)
-    local received = sync()
-    measure.report {
-      { "sent", sent }, { "slaves", wanted }, { "rate", counted / seconds, "%.0f" },
-      { "deliveries", counted * wanted / seconds, "%.0f" }, { "cpu_s", cpu, "%.3f" },
-      { "refused", refused }, { "lost", sent * wanted - received },
-    }
+  batches(wanted, seconds, send, sync, function()
     master:publish("end", "")
     znl.sleep(200)
     master:stop()
@@ -84,23 +106,52 @@ function run.publish()
 end
 
 function run.subscribe()
-  local slaves = {}
-  for i = 1, tonumber(arg[4]) do
+  local wanted = tonumber(arg[4])
+  local slaves, counters, passed, waiting = {}, {}, {}, {}
+
+  --- A slave has had message `number`; who waits for it goes on when it was the last one.
+  local function pass(number)
+    passed[number] = (passed[number] or 0) + 1
+    if passed[number] < wanted then return end
+    passed[number] = nil
+    waiting[number] = waiting[number] or znl.event()
+    waiting[number]:set()
+  end
+
+  local function answer(req)
+    local number = tonumber(req.payload)
+    if number > 0 then
+      waiting[number] = waiting[number] or znl.event()
+      waiting[number]:wait(TIMEOUT.timeout_ms)
+      waiting[number] = nil
+    end
+    local total, disorder = 0, 0
+    for _, each in ipairs(counters) do
+      total, disorder = total + each.total, disorder + each.disorder
+    end
+    return ("%d %d"):format(total, disorder)
+  end
+
+  local batch = wanted >= 500 and 16 or 128
+  for i = 1, wanted do
     local slave = znl.slave(measure.options("bench-" .. i, endpoint, mode))
-    local count = 0
-    slave:subscribe("bench", function() count = count + 1 end)
-    slave:handle(function() return tostring(count) end)
+    local mine = counter()
+    slave:subscribe("bench", function(payload)
+      mine.add(payload)
+      if mine.last % batch == 0 then pass(mine.last) end
+    end)
+    if i == 1 then slave:handle(answer) end
     slave:subscribe("end", function() slave:stop() end)
     assert(slave:start())
-    slaves[i] = slave
+    slaves[i], counters[i] = slave, mine
   end
 end
 
 function run.collect()
   local master = znl.master(measure.options("bench-master", endpoint, mode))
-  local count = 0
-  master:on("push", function() count = count + 1 end)
-  master:handle(function() return tostring(count) end)
+  local mine = counter()
+  master:on("push", function(_, _, payload) mine.add(payload) end)
+  master:handle(function() return ("%d %d"):format(mine.total, mine.disorder) end)
   assert(master:start())
   print("ready " .. endpoint)
   io.stdout:flush()
@@ -110,19 +161,11 @@ function run.push()
   local size, seconds = tonumber(arg[4]), tonumber(arg[5])
   local slave = znl.slave(measure.options("bench-1", endpoint, mode))
   assert(slave:start())
-  assert(slave:request("count", TIMEOUT)) -- connected
-  local payload, refused = measure.payloads(size), 0
-  local function send()
-    if not slave:push("bench", payload()) then refused = refused + 1 end
-  end
-  local function sync() return tonumber((slave:request("count", TIMEOUT))) or 0 end
-  batches(seconds, send, sync, function(sent, counted, cpu)
-    measure.report {
-      { "sent", sent }, { "rate", counted / seconds, "%.0f" }, { "cpu_s", cpu, "%.3f" },
-      { "refused", refused }, { "lost", sent - sync() },
-    }
-    slave:stop()
-  end)
+  assert(slave:request("0", TIMEOUT)) -- connected
+  local payload = measure.payloads(size)
+  local function send() return slave:push("bench", payload()) and 0 or 1 end
+  local function sync() return counts((slave:request("0", TIMEOUT))) end
+  batches(1, seconds, send, sync, function() slave:stop() end)
 end
 
 assert(run[what], "publish, subscribe, collect or push")()

@@ -12,7 +12,7 @@
  *       start of the process to its first answer.
  *
  * The client prints one line of key=value. SPDX-License-Identifier: MIT */
-#include "measure.h"
+#include "requests.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -23,9 +23,7 @@
 #include <unistd.h>
 #include <zmq.h>
 
-#define PREFIX "__znl_v1__"
-#define ID_BYTES 36u
-#define WARM_UP_NS 300000000u
+#define PREFIX REQUESTS_PREFIX
 #define LOST_MS 5000 /* no answer for so long: something is broken */
 #define HWM 100000
 
@@ -111,130 +109,75 @@ _Noreturn static void run_server(const char *endpoint)
 
 /* --- client ------------------------------------------------------------------------------- */
 
-typedef struct raw_request {
-    uint64_t sent_ns;
-    char id[ID_BYTES + 1];
-    uint8_t *payload;
-} raw_request;
-
-typedef struct raw_client {
-    void *socket;
-    raw_request *requests;
-    uint32_t in_flight;
-    measure_bytes bytes;
-    measure_latency latency;
-} raw_client;
-
-static void ask(raw_client *self, uint32_t slot)
+static void ask(void *socket, requests *all, uint32_t slot)
 {
-    raw_request *request = &self->requests[slot];
-    uint64_t number = measure_bytes_next(&self->bytes, request->payload);
-    /* The form of a UUID; the slot and the running number make it unique. */
-    snprintf(request->id, sizeof request->id, "%08x-%04x-4%03x-8%03x-%012llx", slot,
-            (unsigned)(number >> 48 & 0xffff), (unsigned)(number >> 36 & 0xfff),
-            (unsigned)(number >> 24 & 0xfff), (unsigned long long)(number & 0xffffffffffff));
-    request->sent_ns = measure_now_ns();
-    if (zmq_send(self->socket, PREFIX, sizeof PREFIX - 1, ZMQ_SNDMORE) < 0 ||
-            zmq_send(self->socket, "req", 3, ZMQ_SNDMORE) < 0 ||
-            zmq_send(self->socket, request->id, ID_BYTES, ZMQ_SNDMORE) < 0 ||
-            zmq_send(self->socket, request->payload, self->bytes.size, 0) < 0)
+    const requests_slot *request = requests_next(all, slot);
+    if (zmq_send(socket, PREFIX, sizeof PREFIX - 1, ZMQ_SNDMORE) < 0 ||
+            zmq_send(socket, "req", 3, ZMQ_SNDMORE) < 0 ||
+            zmq_send(socket, request->id, REQUESTS_ID_BYTES, ZMQ_SNDMORE) < 0 ||
+            zmq_send(socket, request->payload, all->bytes.size, 0) < 0)
         die("send");
 }
 
 /* Takes one message. The slot it answers, or -1 when it is something else. */
-static int take(raw_client *self)
+static int take(void *socket, const requests *all)
 {
     zmq_msg_t frames[4];
     int count = 0, more = 1, slot = -1;
     while (more) {
         zmq_msg_t spill, *frame = count < 4 ? &frames[count] : &spill;
         zmq_msg_init(frame);
-        if (zmq_msg_recv(frame, self->socket, 0) < 0)
+        if (zmq_msg_recv(frame, socket, 0) < 0)
             die("no answer");
         more = zmq_msg_more(frame);
         if (frame == &spill)
             zmq_msg_close(frame);
         count++;
     }
-    if (count == 4 && is_text(&frames[1], "res") && zmq_msg_size(&frames[2]) == ID_BYTES) {
-        char text[9] = {0};
-        memcpy(text, zmq_msg_data(&frames[2]), 8);
-        unsigned long number = strtoul(text, NULL, 16);
-        raw_request *request = number < self->in_flight ? &self->requests[number] : NULL;
-        if (request == NULL || memcmp(zmq_msg_data(&frames[2]), request->id, ID_BYTES) != 0 ||
-                zmq_msg_size(&frames[3]) != self->bytes.size ||
-                memcmp(zmq_msg_data(&frames[3]), request->payload, self->bytes.size) != 0) {
+    if (count == 4 && is_text(&frames[1], "res")) {
+        slot = requests_match(all, zmq_msg_data(&frames[2]), zmq_msg_size(&frames[2]),
+                zmq_msg_data(&frames[3]), zmq_msg_size(&frames[3]));
+        if (slot < 0) {
             fprintf(stderr, "raw_echo: an answer differs from its request\n");
             exit(1);
         }
-        slot = (int)number;
     }
     for (int i = 0; i < count && i < 4; i++)
         zmq_msg_close(&frames[i]);
     return slot;
 }
 
-static raw_client *client_new(
-        void *context, const char *endpoint, size_t size, uint32_t in_flight)
+static void *open_client(void *context, const char *endpoint)
 {
-    raw_client *self = calloc(1, sizeof *self);
-    if (self == NULL || measure_bytes_init(&self->bytes, size) != 0)
-        die("memory");
-    self->in_flight = in_flight;
-    self->requests = calloc(in_flight, sizeof *self->requests);
-    for (uint32_t i = 0; self->requests != NULL && i < in_flight; i++)
-        self->requests[i].payload = malloc(size + 1);
-    self->socket = open_socket(context, ZMQ_DEALER);
-    zmq_setsockopt(self->socket, ZMQ_ROUTING_ID, "raw-client", 10);
-    if (self->requests == NULL || zmq_connect(self->socket, endpoint) != 0)
+    void *socket = open_socket(context, ZMQ_DEALER);
+    zmq_setsockopt(socket, ZMQ_ROUTING_ID, "raw-client", 10);
+    if (zmq_connect(socket, endpoint) != 0)
         die(endpoint);
-    return self;
-}
-
-static void client_free(raw_client *self)
-{
-    zmq_close(self->socket);
-    for (uint32_t i = 0; i < self->in_flight; i++)
-        free(self->requests[i].payload);
-    free(self->requests);
-    free(self->bytes.pool);
-    free(self);
+    return socket;
 }
 
 static int run_client(const char *endpoint, size_t size, uint32_t in_flight, double seconds)
 {
     void *context = zmq_ctx_new();
-    raw_client *self = client_new(context, endpoint, size, in_flight);
+    void *socket = open_client(context, endpoint);
+    requests *all = requests_new(size, in_flight, seconds);
+    if (all == NULL)
+        die("memory");
     for (uint32_t i = 0; i < in_flight; i++)
-        ask(self, i);
-    uint64_t started = 0, ends = 0, total = 0, now;
-    double cpu = 0;
+        ask(socket, all, i);
     uint32_t open = in_flight;
-    uint64_t warm = measure_now_ns() + WARM_UP_NS;
     while (open > 0) {
-        int slot = take(self);
+        int slot = take(socket, all);
         if (slot < 0)
             continue;
-        total++;
-        now = measure_now_ns();
-        if (started == 0 && now >= warm) {
-            started = now;
-            ends = now + (uint64_t)(seconds * 1e9);
-            cpu = measure_cpu_s();
-        } else if (started != 0 && now < ends) {
-            measure_add(&self->latency, now - self->requests[slot].sent_ns);
-        }
-        if (started == 0 || now < ends)
-            ask(self, (uint32_t)slot);
+        if (requests_answered(all, slot))
+            ask(socket, all, (uint32_t)slot);
         else
             open--;
     }
-    printf("requests=%llu total=%llu seconds=%.3f rate=%.0f p50_us=%.2f p99_us=%.2f cpu_s=%.3f "
-           "errors=0\n",
-            (unsigned long long)self->latency.count, (unsigned long long)total, seconds,
-            (double)self->latency.count / seconds, measure_percentile_us(&self->latency, 0.5),
-            measure_percentile_us(&self->latency, 0.99), measure_cpu_s() - cpu);
-    client_free(self);
+    requests_print(all);
+    requests_free(all);
+    zmq_close(socket);
     zmq_ctx_term(context);
     return 0;
 }
@@ -293,13 +236,17 @@ static int run_first(const char *endpoint, char **command)
         return 1;
     }
     double listening = (double)(measure_now_ns() - started) / 1e6;
-    raw_client *self = client_new(context, endpoint, 32, 1);
-    ask(self, 0);
-    while (take(self) < 0)
+    void *socket = open_client(context, endpoint);
+    requests *all = requests_new(32, 1, 1);
+    if (all == NULL)
+        die("memory");
+    ask(socket, all, 0);
+    while (take(socket, all) < 0)
         continue;
     printf("listening_ms=%.2f first_answer_ms=%.2f\n", listening,
             (double)(measure_now_ns() - started) / 1e6);
-    client_free(self);
+    requests_free(all);
+    zmq_close(socket);
     zmq_ctx_term(context);
     kill(child, SIGTERM);
     waitpid(child, NULL, 0);

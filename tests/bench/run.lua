@@ -9,19 +9,22 @@ usage: scripts/bench [options]
   --rounds N       rounds of each comparison; medians are printed (default 5)
   --seconds S      measured time of each run (default 2)
   --only LIST      of rpc,publish,push,startup,slaves,reload,workers,tasks,micro,
-                   cluster,hub,fleet (default all)
+                   cluster,hub,fleet,engine (default all but engine)
   --sizes LIST     payload bytes of rpc (default 32,1024)
   --in-flight LIST requests open at once (default 1,100,1000)
   --slaves N       connections of the slaves test, and of micro (default 1000)
   --reloads N      edits of the reload test (default 1000)
   --no-pin         do not give server and client a core each
   --raw-only       only the yardstick
+  --parts LIST     engine: of rpc,one_core,router,publish,push,many,crowds (default all)
+  --report         engine: write the figures to docs/PERFORMANCE.md
   --verbose        each run on standard error]]
 
 local opts = {
   build = "build", rounds = 5, seconds = 2,
   only = "rpc,publish,push,startup,slaves,reload,workers,tasks,micro,cluster,hub,fleet",
   sizes = "32,1024", in_flight = "1,100,1000", slaves = 1000, reloads = 1000,
+  parts = "all",
   pin = true,
 }
 do
@@ -30,7 +33,7 @@ do
     local name = arg[i]:match("^%-%-([%a%-]+)$")
     name = name and name:gsub("-", "_")
     if name == "no_pin" then opts.pin = false
-    elseif name == "raw_only" or name == "verbose" then opts[name] = true
+    elseif name == "raw_only" or name == "verbose" or name == "report" then opts[name] = true
     elseif name and opts[name] ~= nil and arg[i + 1] then
       i = i + 1
       local number = type(opts[name]) == "number"
@@ -50,7 +53,7 @@ local bench = require("bench")
 bench.opts = opts
 
 local list, median, read, command, sleep = bench.list, bench.median, bench.read, bench.command, bench.sleep
-local pinned, start, await, stop = bench.pinned, bench.start, bench.await, bench.stop
+local start, await, stop = bench.start, bench.await, bench.stop
 local cpu_s, rss_kib, endpoint, fields = bench.cpu_s, bench.rss_kib, bench.endpoint, bench.fields
 local lua, say, note, work, here = bench.lua, bench.say, bench.note, bench.work, bench.here
 local znlrun = opts.build .. "/znlrun"
@@ -58,28 +61,6 @@ local raw = opts.build .. "/bench/raw_echo"
 local raw_slaves = opts.build .. "/bench/raw_slaves"
 
 --- --- rpc ------------------------------------------------------------------------------------
-
---- Runs one server and one client; returns the client's figures, and the server's CPU and RSS.
-local function rpc_run(name, server_line, client_line)
-  local at = endpoint()
-  local server = start(pinned(0) .. server_line:gsub("@", at))
-  await(server, "ready", 10)
-  local before = cpu_s(server)
-  local client = start(pinned(1) .. client_line:gsub("@", at))
-  local values = fields(await(client, "requests=[^\n]*errors=%d+", 30 + opts.seconds * 2))
-  values.server_us = (cpu_s(server) - before) / values.total * 1e6
-  values.client_us = values.requests > 0 and values.cpu_s / values.requests * 1e6 or 0
-  values.rss_kib = rss_kib(server)
-  bench.forget(client)
-  stop(server)
-  if values.errors > 0 then
-    io.stderr:write(("scripts/bench: %s: %d requests failed\n%s"):format(name, values.errors,
-      read(client.out .. ".err") or ""))
-  end
-  note("%s %.0f/s p50 %.1f us, server %.2f us, %d KiB", name, values.rate, values.p50_us,
-    values.server_us, values.rss_kib)
-  return values
-end
 
 local function rpc()
   local variants = {
@@ -104,7 +85,7 @@ local function rpc()
           local name = variant[1]
           local client = variant[3]:gsub("SIZE", size):gsub("OPEN", in_flight)
               :gsub("TIME", opts.seconds)
-          local values = rpc_run(("rpc %s %dB x%d"):format(name, size, in_flight), variant[2],
+          local values = bench.echo(("rpc %s %dB x%d"):format(name, size, in_flight), variant[2],
             client)
           if index == 1 then yardstick = values end
           values.rate_ratio = values.rate / yardstick.rate
@@ -135,30 +116,12 @@ end
 --- --- publish and push -----------------------------------------------------------------------
 
 local function one_way(prefix, server_line, client_line, printer)
-  local seen = {}
-  for _ = 1, opts.rounds do
-    local at = endpoint()
-    local server = start(pinned(0) .. server_line:gsub("@", at))
-    await(server, "ready", 10)
-    local client = start(pinned(1) .. client_line:gsub("@", at))
-    local sender = printer == "server" and server or client
-    local values = fields(await(sender, "sent=[^\n]*lost=%-?%d+", 60 + opts.seconds * 2))
-    note("%s %.0f/s, lost %d", prefix, values.rate, values.lost)
-    for key, value in pairs(values) do
-      seen[key] = seen[key] or {}
-      table.insert(seen[key], value)
-    end
-    sleep(0.3)
-    stop(client)
-    stop(server)
-  end
-  say(prefix .. ".rate", median(seen.rate), "msg/s", "%.0f")
-  if seen.deliveries then
-    say(prefix .. ".deliveries", median(seen.deliveries), "msg/s", "%.0f")
-  end
-  say(prefix .. ".sender_cpu", median(seen.cpu_s) / opts.seconds * 100, "%_of_a_core", "%.1f")
-  say(prefix .. ".refused", median(seen.refused), "msg", "%.0f")
-  say(prefix .. ".lost", median(seen.lost), "msg", "%.0f")
+  local seen = bench.rounds()
+  for _ = 1, opts.rounds do seen.add(bench.one_way(prefix, server_line, client_line, printer)) end
+  say(prefix .. ".rate", seen.median("rate"), "msg/s", "%.0f")
+  say(prefix .. ".sender_cpu", seen.median("sender_us"), "us/msg", "%.3f")
+  say(prefix .. ".refused", seen.median("refused"), "msg", "%.0f")
+  say(prefix .. ".lost", seen.median("lost"), "msg", "%.0f")
 end
 
 local function publish()
@@ -305,7 +268,7 @@ local tests = {
   rpc = rpc, publish = publish, push = push, startup = startup, slaves = slaves,
   reload = reload, workers = workers, tasks = tasks, micro = require("compare_micro").run,
   cluster = require("compare_cluster").run, hub = require("compare_hub").run,
-  fleet = require("compare_fleet").run,
+  fleet = require("compare_fleet").run, engine = require("compare_engine").run,
 }
 for _, name in ipairs(list(opts.only)) do
   if not tests[name] then
