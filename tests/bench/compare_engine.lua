@@ -16,6 +16,8 @@ local wire_slaves, link_echo = opts.build .. "/bench/wire_slaves", opts.build ..
 
 local MANY, MANY_MAX_ROUNDS, HEARTBEAT_MS, BEATS_S = 10000, 3, 3000, 9
 
+local ENGINES = bench.list(opts.engines)
+
 --- One of our scripts on an engine.
 local function own(engine, ...) return "env ZNL_ENGINE=" .. engine .. " " .. bench.lua(...) end
 
@@ -86,7 +88,7 @@ local function both_ends(size, in_flight, core)
     end },
   }
   for _, mode in ipairs { "plain", "encrypted" } do
-    for _, engine in ipairs { "libzmq", "zmtp" } do
+    for _, engine in ipairs(ENGINES) do
       table.insert(variants, { engine .. "_" .. mode, function()
         return bench.echo(("%s %s %s"):format(engine, mode, load), own(engine, "server.lua", "@", mode),
           own(engine, "client.lua", "@", mode, load), core)
@@ -118,15 +120,16 @@ local function router()
         return bench.echo(name .. " " .. load, server, raw_echo .. " client @ " .. load)
       end }
     end
-    measure("router.32." .. in_flight, {
-      with_raw_client("raw", raw_echo .. " server @"),
-      with_raw_client("libzmq_lua", own("libzmq", "server.lua", "@", "plain")),
-      with_raw_client("zmtp_lua", own("zmtp", "server.lua", "@", "plain")),
-      with_raw_client("zmtp_c", link_echo .. " server zmtp @"),
-      { "zmtp_c_both", function()
-        return bench.echo("link " .. load, link_echo .. " server zmtp @", link_echo .. " client zmtp @ " .. load)
-      end },
-    }, ECHO)
+    local variants = { with_raw_client("raw", raw_echo .. " server @") }
+    for _, engine in ipairs(ENGINES) do
+      table.insert(variants, with_raw_client(engine .. "_lua", own(engine, "server.lua", "@", "plain")))
+      local alone = ("%s server %s @"):format(link_echo, engine)
+      table.insert(variants, with_raw_client(engine .. "_c", alone))
+      table.insert(variants, { engine .. "_c_both", function()
+        return bench.echo(engine .. " in C " .. load, alone, ("%s client %s @ %s"):format(link_echo, engine, load))
+      end })
+    end
+    measure("router.32." .. in_flight, variants, ECHO)
   end
 end
 
@@ -143,11 +146,10 @@ local ONE_WAY = {
 local function publish()
   for _, slaves in ipairs { 1, 50, 1000 } do
     local load = ("plain 32 %s %d"):format(opts.seconds, slaves)
-    local senders = {
-      { "raw", ("%s send @ %d 32 %s"):format(raw_fan, slaves, opts.seconds) },
-      { "libzmq", own("libzmq", "fan.lua", "publish @", load) },
-      { "zmtp", own("zmtp", "fan.lua", "publish @", load) },
-    }
+    local senders = { { "raw", ("%s send @ %d 32 %s"):format(raw_fan, slaves, opts.seconds) } }
+    for _, engine in ipairs(ENGINES) do
+      table.insert(senders, { engine, own(engine, "fan.lua", "publish @", load) })
+    end
     local subscribe = "subscribe @ plain " .. slaves
     local receivers = {
       { "dealers", function() return ("%s receive @ %d"):format(raw_fan, slaves) end },
@@ -177,7 +179,7 @@ local function push()
     end },
   }
   for _, mode in ipairs { "plain", "encrypted" } do
-    for _, engine in ipairs { "libzmq", "zmtp" } do
+    for _, engine in ipairs(ENGINES) do
       table.insert(variants, { engine .. "_" .. mode, function()
         return bench.one_way(("push %s %s"):format(engine, mode), own(engine, "fan.lua", "collect @", mode),
           own(engine, "fan.lua", "push @", mode, "32", opts.seconds), "client")
@@ -189,11 +191,10 @@ end
 
 --- --- many slaves ----------------------------------------------------------------------------------
 
-local MASTERS = {
-  { "raw", raw_echo .. " server @" },
-  { "libzmq", own("libzmq", "server.lua", "@", "plain", MANY + 1) },
-  { "zmtp", own("zmtp", "server.lua", "@", "plain", MANY + 1) },
-}
+local MASTERS = { { "raw", raw_echo .. " server @" } }
+for _, engine in ipairs(ENGINES) do
+  table.insert(MASTERS, { engine, own(engine, "server.lua", "@", "plain", MANY + 1) })
+end
 
 --- What the kernel keeps for sockets, KiB: its small objects, and the bytes that wait in them.
 local function kernel_kib()
@@ -262,7 +263,7 @@ local function crowds()
         local server, at = start_master(master[2])
         local others = bench.serve(("%s hold %s %d 0 60"):format(wire_slaves, at, slaves), 1)
         local before = bench.cpu_s(server)
-        local values = bench.measure(("%s client %s 32 100 %s"):format(raw_echo, at, opts.seconds))
+        local values = bench.measure(("%s client %s 32 100 %s"):format(raw_echo, at, opts.seconds), "requests=[^\n]+")
         values.server_us = (bench.cpu_s(server) - before) / values.total * 1e6
         bench.stop(others)
         bench.stop(server)

@@ -17,6 +17,7 @@ usage: scripts/bench [options]
   --no-pin         do not give server and client a core each
   --raw-only       only the yardstick
   --parts LIST     engine: of rpc,one_core,router,publish,push,many,crowds (default all)
+  --engines LIST   engine: of libzmq,zmtp (default both)
   --report         engine: write the figures to docs/PERFORMANCE.md
   --verbose        each run on standard error]]
 
@@ -24,7 +25,7 @@ local opts = {
   build = "build", rounds = 5, seconds = 2,
   only = "rpc,publish,push,startup,slaves,reload,workers,tasks,micro,cluster,hub,fleet",
   sizes = "32,1024", in_flight = "1,100,1000", slaves = 1000, reloads = 1000,
-  parts = "all",
+  parts = "all", engines = "libzmq,zmtp",
   pin = true,
 }
 do

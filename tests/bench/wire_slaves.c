@@ -365,6 +365,9 @@ static int run_hold(uint32_t count, uint32_t period_ms, double seconds)
     uint64_t ends = measure_now_ns() + (uint64_t)(seconds * 1e9);
     while (measure_now_ns() < ends)
         turn();
+    here.period_ns = 0;
+    while (here.acks < here.heartbeats && measure_now_ns() < ends + LOST_NS)
+        turn();
     printf("slaves=%u heartbeats=%llu acks=%llu\n", count, (unsigned long long)here.heartbeats,
             (unsigned long long)here.acks);
     return 0;
