@@ -89,6 +89,8 @@
 #define ZNL_LINK_ENDPOINTS_MAX 32u /* that one master binds: its networks and a unix socket */
 /* How old a timestamp may be when the node is made: older ones could be replays from before. */
 #define ZNL_START_ALLOWANCE_MS_DEFAULT 10000u
+#define ZNL_REFUSAL_MS                                                                         \
+    10000u /* between two lines of the log about connections that did not come about */
 #define ZNL_STOP_LINGER_MS 250u /* what a stopping node grants its last frames */
 
 /* --- streams, HTTP, WebSocket ------------------------------------------------------------------ */

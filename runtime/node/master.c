@@ -343,6 +343,7 @@ int znl_master_start(znl_master *master)
             .on_message = on_link_message,
             .on_writable = on_link_writable,
             .on_dropped = on_link_dropped,
+            .on_refused = znl_node_on_refused,
     };
     int err = znl_node_open_link(node, 1, &events, master);
     if (err != 0)

@@ -10,8 +10,10 @@
 #include "security/envelope.h"
 #include "security/proof.h"
 
+#include <stdio.h>
 #include <string.h>
 
+#define REFUSAL_BYTES_MAX 256
 #define KEEP_SCRATCH_BYTES (1024u * 1024) /* larger scratch is given back after use */
 
 /* --- life -------------------------------------------------------------------------------------- */
@@ -94,6 +96,17 @@ int znl_node_open_link(znl_node *node, int is_router, const znl_link_events *eve
     if (!is_router)
         options.routing_id = node->options.id;
     return znl_link_open(&node->link, node->loop, &options, events, user);
+}
+
+void znl_node_on_refused(void *user, int err, const char *text)
+{
+    znl_node *node = user;
+    char line[REFUSAL_BYTES_MAX];
+    node->counters.turned_away++;
+    snprintf(line, sizeof line, "no connection with a peer: %s", text);
+    if (znl_refusals_are_news(
+                &node->refusals, znl_frame_text(line), znl_loop_now_ms(node->loop)))
+        node->events.on_trouble(node->user, err, line);
 }
 
 int znl_kind_has_payload(znl_kind kind)

@@ -11,6 +11,7 @@
 #include "base/limits.h"
 #include "codec/control.h"
 #include "node/parcels.h"
+#include "node/refusals.h"
 #include "security/keyring.h"
 #include "security/replay.h"
 #include "state/pending.h"
@@ -31,7 +32,7 @@ typedef struct znl_node_events {
     void (*on_peer)(void *user, znl_frame id, int online, const char *reason);
     /* A message was refused: `reason` is a ZNL_E_ constant. */
     void (*on_auth_failed)(void *user, znl_frame peer, znl_kind kind, int reason);
-    /* Something the operator should know: `text` is static. */
+    /* Something the operator should know: `text` is borrowed. */
     void (*on_trouble)(void *user, int err, const char *text);
 } znl_node_events;
 
@@ -83,7 +84,8 @@ typedef struct znl_node_options {
     X(heartbeats)     /* heartbeats received (master) or sent (slave) */                       \
     X(acks)           /* heartbeats acknowledged (slave) */                                    \
     X(rebuilds)       /* links made anew after a missing acknowledgement (slave) */            \
-    X(failovers)      /* those of them that went to another endpoint (slave) */
+    X(failovers)      /* those of them that went to another endpoint (slave) */                \
+    X(turned_away)    /* connections that ended before any message: on_refused of the link */
 
 typedef struct znl_node_counters {
 #define ZNL_NODE_COUNTER(name) uint64_t name;
@@ -107,6 +109,7 @@ typedef struct znl_node {
     znl_pending *services;
     znl_parcels outbox;
     znl_node_counters counters;
+    znl_refusals refusals;
     uint8_t iv[ZNL_AEAD_IV_BYTES]; /* random part and a counter: no two alike */
     uint32_t iv_count;
     znl_buffer out_frames, in_frames, call_frames; /* arrays of znl_frame */
@@ -125,6 +128,9 @@ void znl_node_fini(znl_node *node);
 /* Opens node->link with the node's limits; `user` is passed to the events. */
 int znl_node_open_link(
         znl_node *node, int is_router, const znl_link_events *events, void *user);
+
+/* For on_refused of those events, when `user` begins with the node. */
+void znl_node_on_refused(void *user, int err, const char *text);
 
 /* Seals, signs and gives the message to the link now. `peer` of the message is the slave's id on a
  * master, empty on a slave; `keys` NULL: plain. A register, heartbeat or heartbeat_ack that

@@ -319,6 +319,7 @@ static int open_link(znl_slave *slave)
             .on_message = on_link_message,
             .on_writable = on_link_writable,
             .on_dropped = on_link_dropped,
+            .on_refused = znl_node_on_refused,
             .on_lost = on_link_lost,
             .on_joined = on_link_joined,
     };

@@ -48,7 +48,7 @@ typedef struct zmq_link {
     uv_poll_t poll;
     znl_loop *loop;
     void *socket;
-    znl_zmq_monitor *monitor; /* of a DEALER whose user wants on_lost */
+    znl_zmq_monitor *monitor; /* when its user wants on_refused, or of a DEALER on_lost */
     znl_link_events events;
     void *user;
     znl_deferred recheck;
@@ -462,8 +462,11 @@ static void unbind(zmq_link *link, const struct place *place)
     zmq_close(monitor);
 }
 
+/* libzmq has one monitor per socket, and unbind() needs it. */
 static void unbind_all(zmq_link *link)
 {
+    znl_zmq_monitor_close(link->monitor);
+    link->monitor = NULL;
     if (link->base.is_router)
         for (size_t i = 0; i < link->endpoint_count; i++)
             unbind(link, &link->endpoints[i]);
@@ -480,6 +483,27 @@ static void on_joined(void *user)
 {
     zmq_link *link = user;
     link->events.on_joined(link->user);
+}
+
+static void on_refused(void *user, int err, const char *text)
+{
+    zmq_link *link = user;
+    link->events.on_refused(link->user, err, text);
+}
+
+/* Two descriptors. */
+static int monitor_connections(zmq_link *link)
+{
+    znl_zmq_monitor_events wanted = {0};
+    if (!link->base.is_router && link->events.on_lost != NULL) {
+        wanted.lost = on_lost;
+        wanted.joined = on_joined;
+    }
+    if (link->events.on_refused != NULL)
+        wanted.refused = on_refused;
+    if (wanted.lost == NULL && wanted.refused == NULL)
+        return 0;
+    return znl_zmq_monitor_open(&link->monitor, link->loop, link->socket, &wanted, link);
 }
 
 static int is_lost(znl_link *base)
@@ -539,9 +563,8 @@ static int open_link(znl_link **out, znl_loop *loop, const znl_link_options *opt
         int number = set_options(link, options);
         err = number == 0 ? 0 : znl_err_from_errno(number);
     }
-    if (err == 0 && !link->base.is_router && events->on_lost != NULL)
-        err = znl_zmq_monitor_open(
-                &link->monitor, loop, link->socket, on_lost, on_joined, link);
+    if (err == 0)
+        err = monitor_connections(link);
     if (err == 0)
         err = attach_all(link, options, endpoints);
     if (err == 0)

@@ -10,19 +10,38 @@
 #include <string.h>
 #include <zmq.h>
 
+#define HANDSHAKE_FAILED                                                                       \
+    (ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL | ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL |              \
+            ZMQ_EVENT_HANDSHAKE_FAILED_AUTH)
+
+enum refusal { MECHANISM, KEYS, NOT_ALLOWED, NO_ZMTP, TOO_SLOW, REFUSALS };
+
+static const struct {
+    int err;
+    const char *text;
+} refusals[REFUSALS] = {
+        [MECHANISM] = {ZNL_E_UNSUPPORTED,
+                "the handshake failed: not both sides use CURVE, or one sends what is no ZMTP"},
+        [KEYS] = {ZNL_E_REFUSED, "the handshake failed: a CURVE key is not the right one"},
+        [NOT_ALLOWED] = {ZNL_E_REFUSED, "its CURVE key is not among those allowed"},
+        [NO_ZMTP] = {ZNL_E_PROTO, "the handshake failed: what was sent is no ZMTP"},
+        [TOO_SLOW] = {ZNL_E_TIMEOUT, "no handshake in time"},
+};
+
 struct znl_zmq_monitor {
     uv_poll_t poll;
     znl_loop *loop;
     void *watched;
-    void *events; /* PAIR, connected to the one libzmq made */
-    void (*lost)(void *user);
-    void (*joined)(void *user);
+    void *source; /* PAIR, connected to the one libzmq made */
+    znl_zmq_monitor_events events;
     void *user;
     znl_deferred due; /* runs `tell` */
     int is_watching;  /* libuv knows poll: only its close callback may free the monitor */
     int is_lost;      /* lost() is due, before joined() */
     int is_joined;    /* joined() is due */
     int is_apart;     /* between the two */
+    int is_closed;
+    uint32_t refused[REFUSALS]; /* times that refused() is due */
 };
 
 /* Receives a frame; -1 when there is none. */
@@ -30,9 +49,27 @@ static int receive(znl_zmq_monitor *monitor, void *frame, size_t size)
 {
     int got;
     do /* a signal must not leave an event behind: nothing wakes for it again */
-        got = zmq_recv(monitor->events, frame, size, ZMQ_DONTWAIT);
+        got = zmq_recv(monitor->source, frame, size, ZMQ_DONTWAIT);
     while (got < 0 && zmq_errno() == EINTR);
     return got;
+}
+
+/* Counts an event that a handshake failed; `value` is its reason. */
+static void note_refusal(znl_zmq_monitor *monitor, uint16_t event, uint32_t value)
+{
+    enum refusal what = NO_ZMTP;
+    if (event == ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL) {
+        if (value != EAGAIN) /* it left: somebody who looked whether the port is open, say */
+            return;
+        what = TOO_SLOW;
+    } else if (event == ZMQ_EVENT_HANDSHAKE_FAILED_AUTH) {
+        what = NOT_ALLOWED;
+    } else if (value == ZMQ_PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH) {
+        what = MECHANISM;
+    } else if (value == ZMQ_PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC) {
+        what = KEYS;
+    }
+    monitor->refused[what]++;
 }
 
 /* Reads all events; each is two frames, of which the second names an endpoint. */
@@ -40,22 +77,37 @@ static void look(znl_zmq_monitor *monitor)
 {
     uint8_t frame[6]; /* u16 event, u32 value, as the machine has them */
     uint16_t event;
+    uint32_t value;
     int more;
     size_t size;
     while (receive(monitor, frame, sizeof frame) >= 0) {
         memcpy(&event, frame, sizeof event);
+        memcpy(&value, frame + sizeof event, sizeof value);
         if (event == ZMQ_EVENT_DISCONNECTED) {
             monitor->is_lost = monitor->is_apart = 1;
             monitor->is_joined = 0;
         } else if (event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED && monitor->is_apart) {
             monitor->is_joined = 1;
             monitor->is_apart = 0;
+        } else if ((event & HANDSHAKE_FAILED) != 0) {
+            note_refusal(monitor, event, value);
         }
         do {
             size = sizeof more;
-            if (zmq_getsockopt(monitor->events, ZMQ_RCVMORE, &more, &size) != 0)
+            if (zmq_getsockopt(monitor->source, ZMQ_RCVMORE, &more, &size) != 0)
                 more = 0;
         } while (more && receive(monitor, frame, sizeof frame) >= 0);
+    }
+}
+
+/* Each may close the monitor, which stays in memory until libuv has closed its handle. */
+static void tell_refusals(znl_zmq_monitor *monitor)
+{
+    for (size_t i = 0; i < REFUSALS; i++) {
+        while (monitor->refused[i] > 0 && !monitor->is_closed) {
+            monitor->refused[i]--;
+            monitor->events.refused(monitor->user, refusals[i].err, refusals[i].text);
+        }
     }
 }
 
@@ -64,14 +116,17 @@ static void tell(znl_deferred *deferred)
     znl_zmq_monitor *monitor =
             (znl_zmq_monitor *)(void *)((char *)deferred - offsetof(znl_zmq_monitor, due));
     look(monitor);
+    tell_refusals(monitor);
+    if (monitor->is_closed)
+        return;
     if (monitor->is_lost) {
         monitor->is_lost = 0;
         if (monitor->is_joined)
             znl_loop_defer(monitor->loop, &monitor->due);
-        monitor->lost(monitor->user); /* it may close this monitor */
+        monitor->events.lost(monitor->user); /* it may close this monitor */
     } else if (monitor->is_joined) {
         monitor->is_joined = 0;
-        monitor->joined(monitor->user); /* the same */
+        monitor->events.joined(monitor->user); /* the same */
     }
 }
 
@@ -85,7 +140,10 @@ static void on_ready(uv_poll_t *poll, int status, int events)
 int znl_zmq_monitor_is_lost(znl_zmq_monitor *monitor)
 {
     look(monitor);
-    if (monitor->is_lost) /* what was read here wakes nobody */
+    int is_due = monitor->is_lost || monitor->is_joined;
+    for (size_t i = 0; i < REFUSALS; i++)
+        is_due |= monitor->refused[i] > 0;
+    if (is_due) /* what was read here wakes nobody */
         znl_loop_defer(monitor->loop, &monitor->due);
     return monitor->is_lost;
 }
@@ -99,12 +157,13 @@ void znl_zmq_monitor_close(znl_zmq_monitor *monitor)
 {
     if (monitor == NULL)
         return;
+    monitor->is_closed = 1;
     znl_loop_undefer(monitor->loop, &monitor->due);
     zmq_socket_monitor(monitor->watched, NULL, 0);
     if (monitor->is_watching)
         uv_close((uv_handle_t *)&monitor->poll, free_monitor);
-    if (monitor->events != NULL) {
-        zmq_close(monitor->events);
+    if (monitor->source != NULL) {
+        zmq_close(monitor->source);
         znl_loop_zmq_used(monitor->loop, -1);
     }
     if (!monitor->is_watching)
@@ -117,17 +176,21 @@ static int watch(znl_zmq_monitor *monitor)
     int fd = -1;
     size_t size = sizeof fd;
     int linger = 0;
+    int wanted = 0;
     znl_loop_zmq_endpoint(monitor->loop, name, sizeof name);
-    if (zmq_socket_monitor(monitor->watched, name,
-                ZMQ_EVENT_DISCONNECTED | ZMQ_EVENT_HANDSHAKE_SUCCEEDED) != 0)
+    if (monitor->events.lost != NULL)
+        wanted |= ZMQ_EVENT_DISCONNECTED | ZMQ_EVENT_HANDSHAKE_SUCCEEDED;
+    if (monitor->events.refused != NULL)
+        wanted |= HANDSHAKE_FAILED;
+    if (zmq_socket_monitor(monitor->watched, name, wanted) != 0)
         return znl_err_from_errno(zmq_errno());
-    monitor->events = zmq_socket(znl_loop_zmq(monitor->loop), ZMQ_PAIR);
-    if (monitor->events == NULL)
+    monitor->source = zmq_socket(znl_loop_zmq(monitor->loop), ZMQ_PAIR);
+    if (monitor->source == NULL)
         return znl_err_from_errno(zmq_errno());
     znl_loop_zmq_used(monitor->loop, 1);
-    if (zmq_setsockopt(monitor->events, ZMQ_LINGER, &linger, sizeof linger) != 0 ||
-            zmq_connect(monitor->events, name) != 0 ||
-            zmq_getsockopt(monitor->events, ZMQ_FD, &fd, &size) != 0)
+    if (zmq_setsockopt(monitor->source, ZMQ_LINGER, &linger, sizeof linger) != 0 ||
+            zmq_connect(monitor->source, name) != 0 ||
+            zmq_getsockopt(monitor->source, ZMQ_FD, &fd, &size) != 0)
         return znl_err_from_errno(zmq_errno());
     int rc = uv_poll_init(znl_loop_uv(monitor->loop), &monitor->poll, fd);
     if (rc != 0)
@@ -138,7 +201,7 @@ static int watch(znl_zmq_monitor *monitor)
 }
 
 int znl_zmq_monitor_open(znl_zmq_monitor **out, znl_loop *loop, void *socket,
-        void (*lost)(void *user), void (*joined)(void *user), void *user)
+        const znl_zmq_monitor_events *events, void *user)
 {
     znl_zmq_monitor *monitor = znl_calloc(1, sizeof *monitor);
     if (monitor == NULL)
@@ -146,8 +209,7 @@ int znl_zmq_monitor_open(znl_zmq_monitor **out, znl_loop *loop, void *socket,
     monitor->poll.data = monitor;
     monitor->loop = loop;
     monitor->watched = socket;
-    monitor->lost = lost;
-    monitor->joined = joined;
+    monitor->events = *events;
     monitor->user = user;
     monitor->due.run = tell;
     int err = watch(monitor);
