@@ -281,20 +281,40 @@ static void retire(znl_sched *sched, task *t)
     sched->live_count--;
 }
 
-/* The task returned (status 0, results on its stack) or failed (the error value there). Its
- * values leave by way of L, a C function's frame with room for them. */
+/* What is told of a task that ended; taken from it before another may have it. */
+struct ending {
+    znl_task_done_fn done;
+    void *user;
+    znl_owner *owner;
+    int is_background;
+};
+
+static struct ending end_of(const task *t)
+{
+    return (struct ending){t->done, t->user, t->owner, t->is_background};
+}
+
+/* The task returned (results on its stack) or failed (status not 0, the error value there). Its
+ * values leave by way of L, which has room for them. */
 static void finish(znl_sched *sched, lua_State *L, task *t, int status)
 {
     lua_State *co = t->co;
-    znl_task_done_fn done = t->done;
-    void *user = t->user;
-    znl_owner *owner = t->owner;
-    int is_background = t->is_background;
+    struct ending end = end_of(t);
     int count = 0;
+    if (status == 0 && t->returned != NULL) {
+        retire(sched, t);
+        count = lua_gettop(co);
+        if (__builtin_expect(t->returned(end.user, co, count), 1)) {
+            lua_settop(co, 0);
+            put_task(sched, t, 1);
+            znl_owner_one_less(end.owner, end.is_background, !sched->is_closed);
+            return;
+        }
+    }
     unpark(t);
     if (status == 0) {
         count = lua_gettop(co);
-        if (done == NULL)
+        if (end.done == NULL)
             count = 0;
         else if (count > ZNL_TASK_RESULTS_MAX)
             count = ZNL_TASK_RESULTS_MAX;
@@ -305,7 +325,7 @@ static void finish(znl_sched *sched, lua_State *L, task *t, int status)
         lua_xmove(co, L, 1);
         if (status == LUA_ERRMEM)
             sched->collect_due = 1;
-        int is_table = done != NULL && lua_istable(L, -1);
+        int is_table = end.done != NULL && lua_istable(L, -1);
         if (is_table)
             lua_pushvalue(L, -1);
         znl_vm_traceback(L, co);
@@ -313,34 +333,32 @@ static void finish(znl_sched *sched, lua_State *L, task *t, int status)
             lua_insert(L, -2);
         count = 1 + is_table;
     }
-    retire(sched, t);
+    if (t->is_live)
+        retire(sched, t);
     put_task(sched, t, status == 0);
     sched->done_interrupted = status != 0 && t->is_interrupted;
-    report(sched, L, done, user, status, count);
+    report(sched, L, end.done, end.user, status, count);
     sched->done_interrupted = 0;
-    znl_owner_one_less(owner, is_background, !sched->is_closed);
+    znl_owner_one_less(end.owner, end.is_background, !sched->is_closed);
 }
 
 /* Ends the task where it waits. Only from the loop. `text` NULL: the scheduler stops. */
 static void drop(znl_sched *sched, task *t, const char *text)
 {
     lua_State *L = sched->vm->L;
-    znl_task_done_fn done = t->done;
-    void *user = t->user;
-    znl_owner *owner = t->owner;
-    int is_background = t->is_background;
+    struct ending end = end_of(t);
     retire(sched, t);
     put_task(sched, t, 0);
     sched->cut_count++;
     sched->depth++; /* so that nothing that `done` calls takes this for the loop */
-    if (done != NULL && text != NULL)
-        call_done(sched, L, done, user, ZNL_TASK_DROPPED, 0, text);
-    if (done != NULL && (text == NULL || !sched->done_begun)) {
+    if (end.done != NULL && text != NULL)
+        call_done(sched, L, end.done, end.user, ZNL_TASK_DROPPED, 0, text);
+    if (end.done != NULL && (text == NULL || !sched->done_begun)) {
         lua_rawgeti(L, LUA_REGISTRYINDEX, sched->stopped_ref);
-        call_done(sched, L, done, user, ZNL_TASK_DROPPED, 1, NULL);
+        call_done(sched, L, end.done, end.user, ZNL_TASK_DROPPED, 1, NULL);
     }
     sched->depth--;
-    znl_owner_one_less(owner, is_background, !sched->is_closed);
+    znl_owner_one_less(end.owner, end.is_background, !sched->is_closed);
 }
 
 /* Runs the coroutine, which has `nargs` values for it on its stack, until it waits or ends. */
@@ -382,15 +400,14 @@ static int grow_task(znl_sched *sched, lua_State *L, task *t, int nargs)
     return ZNL_E_NOMEM;
 }
 
-int znl_sched_spawn_as(lua_State *L, int nargs, const znl_spawn *how)
+/* A task as `how` says, with room for nargs arguments, in *out. 0, or why there is none. */
+static int begin_task(
+        znl_sched *sched, lua_State *L, int nargs, const znl_spawn *how, task **out)
 {
-    znl_sched *sched = znl_vm_of(L)->sched;
     const task *parent = how->inherits ? sched->current : NULL;
     znl_owner *owner = how->owner;
     znl_token *token = how->token;
     int is_background = how->kind == ZNL_TASK_BACKGROUND;
-    int err = 0;
-    task *t = NULL;
     if (parent != NULL) {
         if (owner == NULL)
             owner = parent->owner;
@@ -400,23 +417,22 @@ int znl_sched_spawn_as(lua_State *L, int nargs, const znl_spawn *how)
             is_background = parent->is_background;
     }
     if (sched->is_closed || (owner != NULL && znl_owner_refuses(owner, is_background)))
-        err = ZNL_E_STOPPED;
-    else if (sched->depth >= NESTED_MAX)
-        err = ZNL_E_LIMIT;
-    else if ((t = take_task(sched, L)) == NULL)
-        err = ZNL_E_NOMEM;
-    else if (nargs > ZNL_TASK_VALUES_MAX)
-        err = grow_task(sched, L, t, nargs);
-    if (err != 0) {
-        lua_pop(L, nargs + 1);
+        return ZNL_E_STOPPED;
+    if (sched->depth >= NESTED_MAX)
+        return ZNL_E_LIMIT;
+    task *t = take_task(sched, L);
+    if (t == NULL)
+        return ZNL_E_NOMEM;
+    int err = nargs > ZNL_TASK_VALUES_MAX ? grow_task(sched, L, t, nargs) : 0;
+    if (err != 0)
         return err;
-    }
     t->is_live = 1;
     t->is_background = is_background != 0;
     t->is_shielded = 0;
     t->is_doomed = 0;
     t->serial = ++sched->spawned_count;
     t->done = how->done;
+    t->returned = how->returned;
     t->user = how->user;
     if (owner != NULL)
         znl_owner_add(owner, t);
@@ -425,12 +441,44 @@ int znl_sched_spawn_as(lua_State *L, int nargs, const znl_spawn *how)
     sched->live_count++;
     if (how->ref != NULL)
         *how->ref = (znl_task_ref){t->index, t->serial};
+    *out = t;
+    return 0;
+}
+
+int znl_sched_spawn_as(lua_State *L, int nargs, const znl_spawn *how)
+{
+    znl_sched *sched = znl_vm_of(L)->sched;
+    task *t;
+    int err = begin_task(sched, L, nargs, how, &t);
+    if (err != 0) {
+        lua_pop(L, nargs + 1);
+        return err;
+    }
     lua_xmove(L, t->co, nargs + 1);
     /* Lua runs now, whoever called: what the task does must not be woken into. */
     sched->depth++;
     resume(sched, L, t, nargs);
     sched->depth--;
     return 0;
+}
+
+int znl_sched_run(znl_sched *sched, int fn_ref, const znl_spawn *how)
+{
+    task *t;
+    int err = begin_task(sched, sched->vm->L, 0, how, &t);
+    if (err != 0)
+        return err;
+    lua_rawgeti(t->co, LUA_REGISTRYINDEX, fn_ref);
+    znl_sched_enter(sched);
+    resume(sched, sched->vm->L, t, 0); /* whatever is raised ends there */
+    znl_sched_leave(sched, 0);
+    return 0;
+}
+
+void *znl_sched_user_of(lua_State *L, znl_task_done_fn done)
+{
+    const task *t = znl_vm_of(L)->sched->current;
+    return t != NULL && t->co == L && t->done == done ? t->user : NULL;
 }
 
 int znl_sched_spawn(

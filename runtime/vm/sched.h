@@ -57,6 +57,11 @@
  * another. */
 typedef void (*znl_task_done_fn)(void *user, lua_State *L, int status, int nresults);
 
+/* Asked before `done`, when the function of a task returned: `co` is its coroutine, with the results
+ * at 1 .. nresults, all of them. True: they have been dealt with, and `done` is not called. Not
+ * protected: it must not do to `co` what may raise, which leaves looking at types and at strings. */
+typedef int (*znl_task_returned_fn)(void *user, lua_State *co, int nresults);
+
 /* Names a task for as long as the scheduler lives; a task that ended is found no more. */
 typedef struct znl_task_ref {
     uint32_t index;
@@ -74,9 +79,10 @@ typedef enum znl_task_kind {
 typedef struct znl_spawn {
     int inherits; /* owner, token and kind, where not given, are those of the running task */
     znl_task_kind kind;
-    znl_owner *owner;      /* borrowed: the task holds it */
-    znl_token *token;      /* the same */
-    znl_task_done_fn done; /* NULL: an error is logged */
+    znl_owner *owner;              /* borrowed: the task holds it */
+    znl_token *token;              /* the same */
+    znl_task_done_fn done;         /* NULL: an error is logged */
+    znl_task_returned_fn returned; /* NULL: `done` hears of every end */
     void *user;
     znl_task_ref *ref; /* filled in before the task runs; NULL: not wanted */
 } znl_spawn;
@@ -89,6 +95,15 @@ typedef struct znl_spawn {
  * too deeply) or ZNL_E_STOPPED (shutting down, or the owner takes no such task any more); then
  * `done` is not called. What the function itself raises is no error here. */
 int znl_sched_spawn_as(lua_State *L, int nargs, const znl_spawn *how);
+
+/* The same for the function that the registry holds under `fn_ref`, without arguments, from the loop:
+ * never while znl_sched_busy(). It needs no protected call around it and raises nothing: what the
+ * function needs it fetches itself, as znl_sched_user_of() lets it. Results as above. */
+int znl_sched_run(znl_sched *sched, int fn_ref, const znl_spawn *how);
+
+/* The `user` of the running task, when L is its coroutine and it is one that ends in `done`; else
+ * NULL. */
+void *znl_sched_user_of(lua_State *L, znl_task_done_fn done);
 
 /* The short form: inherits. With an owner the task is in the foreground. */
 int znl_sched_spawn(

@@ -46,6 +46,7 @@ struct znl_task {
     znl_task *next_of_token, **token_link;
     znl_token *own; /* cancels this task alone; made when that happens */
     znl_task_done_fn done;
+    znl_task_returned_fn returned;
     void *user;
     void (*lost)(void *user, uint64_t id); /* of the wait: znl_sched_on_lost() */
     void *lost_user;

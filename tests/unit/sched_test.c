@@ -481,6 +481,77 @@ static void survives_each_failing_allocation(void **state)
     }
 }
 
+/* Results are taken where they are by one that looks at strings; the rest goes the usual way. */
+static int on_returned(void *user, lua_State *co, int nresults)
+{
+    assert_ptr_equal(user, &ended);
+    if (nresults != 1 || lua_type(co, 1) != LUA_TSTRING)
+        return 0;
+    ended.calls += 100;
+    snprintf(ended.text, sizeof ended.text, "%s", lua_tostring(co, 1));
+    return 1;
+}
+
+static int l_user(lua_State *L)
+{
+    lua_pushboolean(L, znl_sched_user_of(L, on_done) == &ended);
+    lua_pushboolean(L, znl_sched_user_of(L, NULL) != NULL);
+    return 2;
+}
+
+static int load_function(lua_State *L)
+{
+    const char *chunk = lua_touserdata(L, 1);
+    if (luaL_loadbuffer(L, chunk, strlen(chunk), "@test.lua") != 0)
+        return lua_error(L);
+    lua_setglobal(L, "run");
+    return 0;
+}
+
+static void run(const char *chunk, int expected)
+{
+    znl_spawn how = {.done = on_done, .returned = on_returned, .user = &ended, .ref = &started};
+    assert_int_equal(znl_vm_protect(vm, load_function, (void *)(uintptr_t)chunk, "test"), 0);
+    lua_getglobal(vm->L, "run");
+    int ref = luaL_ref(vm->L, LUA_REGISTRYINDEX);
+    assert_int_equal(znl_sched_run(vm->sched, ref, &how), expected);
+    luaL_unref(vm->L, LUA_REGISTRYINDEX, ref);
+    assert_int_equal(lua_gettop(vm->L), 0);
+    assert_false(znl_sched_busy(vm->sched));
+}
+
+static void function_runs_from_the_loop(void **state)
+{
+    (void)state;
+    lua_register(vm->L, "user", l_user);
+    run("local mine, other = user() return mine and not other and 'text' or 'strange'", 0);
+    assert_int_equal(ended.calls, 100);
+    assert_string_equal(ended.text, "text");
+    assert_false(znl_sched_is_live(vm->sched, started));
+    assert_int_equal(znl_sched_task_count(vm->sched), 0);
+    assert_int_equal(znl_sched_pooled_count(vm->sched), 1);
+    run("return 'not', 'taken'", 0);
+    assert_int_equal(ended.calls, 101);
+    assert_int_equal(ended.count, 2);
+    assert_string_equal(ended.text, "taken");
+    run("error('broken')", 0);
+    assert_int_equal(ended.calls, 102);
+    assert_non_null(strstr(ended.text, "test.lua:1: broken"));
+    run("wait() return 'later'", 0);
+    assert_int_equal(ended.calls, 102);
+    assert_int_equal(znl_sched_task_count(vm->sched), 1);
+    znl_sched_wake(vm->sched, waits[0], NULL, NULL);
+    assert_int_equal(ended.calls, 202);
+    assert_string_equal(ended.text, "later");
+    assert_int_equal(znl_sched_task_count(vm->sched), 0);
+    run("wait()", 0);
+    znl_sched_drop_all(vm->sched);
+    assert_int_equal(ended.calls, 203);
+    assert_int_equal(ended.status, ZNL_TASK_DROPPED);
+    run("return 'never'", ZNL_E_STOPPED);
+    assert_int_equal(ended.calls, 203);
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -502,6 +573,7 @@ int main(void)
             CASE(tasks_spawn_tasks_up_to_a_depth),
             CASE(arguments_may_be_many),
             CASE(owner_hears_when_idle),
+            CASE(function_runs_from_the_loop),
             CASE(drop_all_reports_each_task_once),
             CASE(protect_swallows_errors),
             CASE(survives_each_failing_allocation),

@@ -142,10 +142,43 @@ static void result_refused(lua_State *L, znl_node_box *b, const struct job *job,
     handler_failed(b, job, ZNL_E_HANDLER_ERROR, text);
 }
 
-static void handler_returned(lua_State *L, znl_node_box *b, const struct job *job)
+/* What a handler returned goes out as the answer. 0 or why not. */
+static int send_result(
+        znl_node_box *b, const struct job *job, const znl_frame *frames, size_t count)
 {
     struct asker to = znl_node_job_asker(job);
     znl_call marked = {.is_answer = 1, .is_json = job->is_json};
+    return answer(b, &to, job->is_call ? &marked : NULL, frames, count);
+}
+
+/* An answer could not be sent for something that its author need not know. */
+static int is_unsent(int err)
+{
+    return err != 0 && err != ZNL_E_INVALID && err != ZNL_E_TOO_BIG;
+}
+
+int znl_node_box_handler_returned(void *user, lua_State *co, int nresults)
+{
+    struct job *job = user;
+    znl_node_box *b = job->node;
+    int type = nresults > 0 ? lua_type(co, 1) : LUA_TNIL;
+    znl_frame frame = {(const uint8_t *)"", 0};
+    if (type == LUA_TSTRING)
+        frame.data = (const uint8_t *)lua_tolstring(co, 1, &frame.size);
+    else if (type != LUA_TNIL || nresults > 1)
+        return 0;
+    if (b->node != NULL && !job->base.is_answered) {
+        int err = send_result(b, job, &frame, 1);
+        if (err != 0 && !is_unsent(err))
+            return 0; /* it is told what is wrong, which takes more */
+        b->jobs.unanswered += err != 0;
+    }
+    znl_job_done(&job->base);
+    return 1;
+}
+
+static void handler_returned(lua_State *L, znl_node_box *b, const struct job *job)
+{
     znl_frame *frames;
     size_t count;
     int err = znl_node_box_payload(L, 1, b, &frames, &count);
@@ -156,7 +189,7 @@ static void handler_returned(lua_State *L, znl_node_box *b, const struct job *jo
     if (err == 0 && job->base.is_answered)
         return;
     if (err == 0)
-        err = answer(b, &to, job->is_call ? &marked : NULL, frames, count);
+        err = send_result(b, job, frames, count);
     if (err == ZNL_E_INVALID)
         handler_failed(b, job, ZNL_E_HANDLER_ERROR,
                 "the first frame of an answer must not be the proof marker in plain mode, nor the "
@@ -176,6 +209,11 @@ void znl_node_box_handler_done(void *user, lua_State *L, int status, int nresult
         size_t size;
         const char *text = lua_tolstring(L, 1, &size);
         refuse(b, job, znl_frame_text(znl_err_code(ZNL_E_STOPPED)), text, size);
+    } else if (status != 0 && job->message != NULL) {
+        /* Memory ended before there was a request to handle. */
+        b->jobs.overloaded++;
+        refuse(b, job, znl_frame_text(znl_err_code(ZNL_E_OVERLOADED)),
+                znl_err_text(ZNL_E_OVERLOADED), strlen(znl_err_text(ZNL_E_OVERLOADED)));
     } else if (status != 0) {
         const char *text = lua_tostring(L, 1);
         handler_failed(b, job, was_interrupted ? ZNL_E_HANDLER_TIMEOUT : ZNL_E_HANDLER_ERROR,

@@ -23,6 +23,7 @@ static struct job *job_take(znl_node_box *b, const znl_message *message)
     job->is_capable = message->is_capable;
     job->is_call = message->call != NULL;
     job->is_json = job->is_call && message->call->is_json;
+    job->message = message;
     job->peer_size = message->peer.size; /* lengths were checked by the node */
     job->id_size = message->subject.size;
     job->service_size = message->service.size;
@@ -115,28 +116,54 @@ static int is_for_console(const znl_message *message)
             memcmp(message->call->route.data, "/-/", 3) == 0;
 }
 
-/* Pushes the handler for a request, nil when there is none. */
-static void push_handler(
-        lua_State *L, znl_node_box *b, const znl_message *message, znl_owner **owner)
+struct arrival {
+    znl_node_box *node;
+    const znl_message *message;
+    znl_owner *owner; /* of the handler; NULL: none */
+    int is_found;     /* there is a handler */
+};
+
+static int look_service_up(lua_State *L)
 {
-    znl_frame service = message->service;
-    *owner = NULL;
-    if (is_for_console(message)) {
-        lua_rawgeti(L, LUA_REGISTRYINDEX, b->jobs.console_ref);
-        return;
-    }
-    if (service.size == 0) {
-        lua_rawgeti(L, LUA_REGISTRYINDEX, b->jobs.handler_ref);
-        *owner = b->jobs.handler_owner;
-        return;
-    }
-    push_service(L, b, service);
+    struct arrival *arrival = lua_touserdata(L, 1);
+    push_service(L, arrival->node, arrival->message->service);
     if (lua_isnil(L, -1))
-        return;
+        return 0;
     lua_rawgeti(L, -1, 2);
     if (!lua_isnil(L, -1))
-        *owner = znl_lua_checkowner(L, lua_gettop(L));
-    lua_rawgeti(L, -2, 1);
+        arrival->owner = znl_lua_checkowner(L, lua_gettop(L));
+    arrival->is_found = 1;
+    return 0;
+}
+
+/* Is there a handler, and whose? 0, or ZNL_E_NOMEM: it cannot be said. */
+static int find_handler(struct arrival *arrival)
+{
+    const znl_jobs *jobs = &arrival->node->jobs;
+    if (is_for_console(arrival->message)) {
+        arrival->is_found = jobs->console_ref != LUA_NOREF;
+    } else if (arrival->message->service.size == 0) {
+        arrival->is_found = jobs->handler_ref != LUA_NOREF;
+        arrival->owner = jobs->handler_owner;
+    } else if (znl_vm_protect(arrival->node->vm, look_service_up, arrival, "node.on_request") !=
+            0) {
+        return ZNL_E_NOMEM;
+    }
+    return 0;
+}
+
+void znl_node_job_pushhandler(lua_State *L, const struct job *job)
+{
+    const znl_jobs *jobs = &job->node->jobs;
+    if (!job->is_service) {
+        lua_rawgeti(L, LUA_REGISTRYINDEX,
+                is_for_console(job->message) ? jobs->console_ref : jobs->handler_ref);
+        return;
+    }
+    push_service(L, job->node, job->message->service);
+    lua_rawgeti(L, -1, 1);
+    lua_replace(L, -3);
+    lua_pop(L, 1);
 }
 
 const char *znl_node_job_place(lua_State *L, const struct job *job)
@@ -154,76 +181,54 @@ const char *znl_node_job_place(lua_State *L, const struct job *job)
     return znl_jobs_place(L, route, job->is_service ? "service" : "handler");
 }
 
-struct arrival {
-    znl_node_box *node;
-    const znl_message *message;
-    struct job *job; /* until a task has it */
-};
-
 static void overloaded(znl_node_box *b, const struct asker *to)
 {
     b->jobs.overloaded++;
     znl_node_box_refuse_err(b, to, ZNL_E_OVERLOADED, znl_err_text(ZNL_E_OVERLOADED));
 }
 
-static int run_request(lua_State *L)
+/* Runs the handler until it waits or ends. 0, or why it does not run. */
+static int run_handler(const struct arrival *arrival)
 {
-    struct arrival *arrival = lua_touserdata(L, 1);
-    const znl_message *message = arrival->message;
     znl_node_box *b = arrival->node;
-    struct asker to = asker_of(message);
-    znl_owner *owner;
-    push_handler(L, b, message, &owner);
-    if (lua_isnil(L, -1)) {
-        znl_node_box_refuse_err(b, &to, ZNL_E_NOT_FOUND,
-                is_for_console(message)             ? "the console of this node is off"
-                        : message->service.size > 0 ? "unknown service"
-                                                    : "no handler is set");
-        return 0;
-    }
+    const znl_message *message = arrival->message;
     struct job *job = job_take(b, message);
-    if (job == NULL) {
-        overloaded(b, &to);
-        return 0;
-    }
-    arrival->job = job;
-    if (znl_job_limit(&job->base, message->deadline_ms) != 0)
-        return luaL_error(L, "%s", znl_err_text(ZNL_E_NOMEM));
-    int nargs = 1;
-    if (job->is_json && b->run_json_ref != LUA_NOREF) {
-        /* A function of the library decodes, runs the handler, and encodes. */
-        lua_rawgeti(L, LUA_REGISTRYINDEX, b->run_json_ref);
-        lua_insert(L, -2);
-        nargs = 2;
-    }
-    znl_node_job_pushrequest(L, job, message);
+    if (job == NULL)
+        return ZNL_E_LIMIT;
+    int err = znl_job_limit(&job->base, message->deadline_ms);
     znl_spawn how = {.kind = ZNL_TASK_FOREGROUND,
-            .owner = owner,
+            .owner = arrival->owner,
             .token = job->base.token,
             .done = znl_node_box_handler_done,
+            .returned = znl_node_box_handler_returned,
             .user = job,
             .ref = &job->base.task};
-    arrival->job = NULL; /* a task that ended at once has given it back by now */
-    int err = znl_sched_spawn_as(L, nargs, &how);
-    if (err != 0) {
-        if (err == ZNL_E_STOPPED)
-            znl_node_box_refuse_err(b, &to, err, "the handler is being stopped");
-        else
-            overloaded(b, &to);
+    if (err == 0)
+        err = znl_sched_run(
+                b->vm->sched, message->call != NULL ? b->serve_call_ref : b->serve_ref, &how);
+    if (err != 0)
         znl_job_done(&job->base);
-    }
-    return 0;
+    return err;
 }
 
 static void start(znl_node_box *b, const znl_message *message)
 {
-    struct arrival arrival = {b, message, NULL};
+    struct arrival arrival = {.node = b, .message = message};
     struct asker to = asker_of(message);
-    if (znl_vm_protect(b->vm, run_request, &arrival, "node.on_request") == 0 ||
-            arrival.job == NULL)
+    int err = find_handler(&arrival);
+    if (err == 0 && !arrival.is_found) {
+        znl_node_box_refuse_err(b, &to, ZNL_E_NOT_FOUND,
+                is_for_console(message)             ? "the console of this node is off"
+                        : message->service.size > 0 ? "unknown service"
+                                                    : "no handler is set");
         return;
-    overloaded(b, &to); /* out of memory before there was a task */
-    znl_job_done(&arrival.job->base);
+    }
+    if (err == 0)
+        err = run_handler(&arrival);
+    if (err == ZNL_E_STOPPED)
+        znl_node_box_refuse_err(b, &to, err, "the handler is being stopped");
+    else if (err != 0)
+        overloaded(b, &to);
 }
 
 /* --- the queue --------------------------------------------------------------------------------- */

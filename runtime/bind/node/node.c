@@ -106,8 +106,8 @@ static znl_node_box *new_box(lua_State *L, const char *type)
     znl_node_box *b = lua_newuserdata(L, sizeof *b);
     memset(b, 0, sizeof *b);
     b->vm = znl_vm_of(L);
-    b->event_ref = b->services_ref = b->payload_ref = b->from_ref = LUA_NOREF;
-    b->request_meta_ref = b->run_json_ref = LUA_NOREF;
+    b->event_ref = b->services_ref = b->run_json_ref = LUA_NOREF;
+    b->serve_ref = b->serve_call_ref = LUA_NOREF;
     luaL_getmetatable(L, type);
     znl_jobs_init(
             L, &b->jobs, sizeof(struct job), znl_node_job_timed_out, znl_node_box_job_ended);
@@ -116,12 +116,10 @@ static znl_node_box *new_box(lua_State *L, const char *type)
     b->run_json_ref = znl_lua_fieldfunction(L, 1, "run_json");
     lua_newtable(L);
     b->services_ref = luaL_ref(L, LUA_REGISTRYINDEX);
-    luaL_getmetatable(L, ZNL_REQUEST_TYPE);
-    b->request_meta_ref = luaL_ref(L, LUA_REGISTRYINDEX);
-    lua_pushliteral(L, "payload");
-    b->payload_ref = luaL_ref(L, LUA_REGISTRYINDEX);
-    lua_pushliteral(L, "from");
-    b->from_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+    znl_node_box_pushserve(L, 0);
+    b->serve_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+    znl_node_box_pushserve(L, 1);
+    b->serve_call_ref = luaL_ref(L, LUA_REGISTRYINDEX);
     b->jobs.max = znl_lua_fieldu32(
             L, 1, "max_concurrency", ZNL_CONCURRENCY_DEFAULT, ZNL_CONCURRENCY_MAX);
     b->jobs.timeout_ms = znl_lua_fieldu32(L, 1, "handler_timeout_ms", 0, ZNL_TIMEOUT_MS_MAX);
@@ -367,12 +365,11 @@ static int node_gc(lua_State *L)
     znl_node_box_drop_events(b);
     znl_buffer_fini(&b->frames);
     luaL_unref(L, LUA_REGISTRYINDEX, b->services_ref);
-    luaL_unref(L, LUA_REGISTRYINDEX, b->request_meta_ref);
+    luaL_unref(L, LUA_REGISTRYINDEX, b->serve_ref);
+    luaL_unref(L, LUA_REGISTRYINDEX, b->serve_call_ref);
     luaL_unref(L, LUA_REGISTRYINDEX, b->run_json_ref);
-    luaL_unref(L, LUA_REGISTRYINDEX, b->payload_ref);
-    luaL_unref(L, LUA_REGISTRYINDEX, b->from_ref);
-    b->services_ref = b->request_meta_ref = b->run_json_ref = LUA_NOREF;
-    b->payload_ref = b->from_ref = LUA_NOREF;
+    b->services_ref = b->run_json_ref = LUA_NOREF;
+    b->serve_ref = b->serve_call_ref = LUA_NOREF;
     return 0;
 }
 

@@ -33,6 +33,7 @@ struct job {
     int is_capable; /* the asker reads error answers */
     int is_call;    /* the answer to it is marked */
     int is_json;
+    const znl_message *message; /* borrowed, until the task has fetched it */
     size_t peer_size, id_size, service_size, route_size;
     uint8_t peer[ZNL_ID_BYTES_MAX];
     uint8_t id[ZNL_TOPIC_BYTES_MAX];
@@ -57,8 +58,7 @@ struct znl_node_box {
     int run_json_ref;  /* (handler, request): runs a call whose body is JSON */
     znl_parcels queue; /* requests that wait for a job */
     znl_deferred queue_due;
-    int request_meta_ref;
-    int payload_ref, from_ref;           /* these words, keys of every request */
+    int serve_ref, serve_call_ref;       /* what the task of a request runs: request.c */
     struct late_event *late, *late_last; /* raised while Lua ran, first to last */
     znl_deferred late_due;
     znl_buffer frames; /* scratch: array of znl_frame */
@@ -142,12 +142,20 @@ void znl_node_box_job_ended(znl_jobs *jobs);
 /* Makes the metatable of requests; leaves nothing on the stack. */
 void znl_node_box_open_request_type(lua_State *L);
 
-/* Pushes the request that a handler gets. */
-void znl_node_job_pushrequest(lua_State *L, const struct job *job, const znl_message *message);
+/* Pushes the function that the task of a request, or of a call, runs: it makes the request and hands
+ * it to the handler. */
+void znl_node_box_pushserve(lua_State *L, int is_call);
+
+/* Pushes the handler of the job, which is there. */
+void znl_node_job_pushhandler(lua_State *L, const struct job *job);
 
 /* --- answers ------------------------------------------------------------------------------------ */
 
-/* A handler ended (znl_task_done_fn): sends what came of it. `user` is the job. */
+/* A handler returned (znl_task_returned_fn): sends a result that is a string, or none. `user` is the
+ * job. */
+int znl_node_box_handler_returned(void *user, lua_State *co, int nresults);
+
+/* A handler ended in another way (znl_task_done_fn): sends what came of it. `user` is the job. */
 void znl_node_box_handler_done(void *user, lua_State *L, int status, int nresults);
 
 /* Answers with an error, where the protocol has one: `text` up to its first line end. What cannot be
