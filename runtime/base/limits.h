@@ -79,6 +79,10 @@
 #define ZNL_REPLAY_WINDOW_MS_MAX 86400000u
 #define ZNL_RECONNECT_MS 200u      /* spec, section 1 */
 #define ZNL_RECONNECT_MAX_MS 1000u /* spec, section 1 */
+/* A peer of ZMTP has this long to shake hands: as libzmq's ZMQ_HANDSHAKE_IVL. */
+#define ZNL_ZMTP_HANDSHAKE_MS 30000u
+/* Bytes queued for one peer of ZMTP, beside the messages of the high-water mark; one message may go beyond it. */
+#define ZNL_ZMTP_QUEUE_BYTES (64u * 1024 * 1024)
 /* A slave with several endpoints. */
 #define ZNL_SLAVE_ENDPOINTS_MAX 32u /* a round of them takes half a minute at most */
 #define ZNL_FAILOVER_MS 1000u       /* for the first answer; one lost packet costs no master */

@@ -47,8 +47,8 @@ typedef struct znl_zmtp_item {
 /* Zeroed memory is a reader. */
 void znl_zmtp_reader_fini(znl_zmtp_reader *reader);
 
-/* Lends bytes, until znl_zmtp_reader_next() has returned 0 or znl_zmtp_reader_keep() was called. All that was lent
- * before has been read or kept. */
+/* Lends bytes, until znl_zmtp_reader_next() has returned 0. Whoever cannot wait for that takes back what has not been
+ * read, reader->data and ->size, and lends it again later. */
 void znl_zmtp_reader_feed(znl_zmtp_reader *reader, const uint8_t *data, size_t size);
 
 /* 1 and *item; 0 when there is nothing whole: the rest is kept.
@@ -57,8 +57,5 @@ void znl_zmtp_reader_feed(znl_zmtp_reader *reader, const uint8_t *data, size_t s
  *   ZNL_E_NOMEM      the message cannot be held; the conversation is over */
 int znl_zmtp_reader_next(znl_zmtp_reader *reader, const znl_zmtp_limits *limits,
         znl_zmtp_scratch *scratch, znl_zmtp_item *item);
-
-/* Copies what was lent and not read, for later calls of znl_zmtp_reader_next(). 0 or ZNL_E_NOMEM. */
-int znl_zmtp_reader_keep(znl_zmtp_reader *reader);
 
 #endif

@@ -31,7 +31,8 @@ struct znl_link {
     size_t endpoint_count;
 };
 
-extern const znl_link_backend znl_link_zmq; /* tcp, ipc, inproc */
-extern const znl_link_backend znl_link_sim; /* sim */
+extern const znl_link_backend znl_link_zmq;  /* tcp, ipc, inproc */
+extern const znl_link_backend znl_link_zmtp; /* tcp, ipc */
+extern const znl_link_backend znl_link_sim;  /* sim */
 
 #endif

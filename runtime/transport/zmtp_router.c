@@ -1,0 +1,226 @@
+/* zmtp_router.c - a bound link of our own engine; see link_zmtp_parts.h.
+ *
+ * A peer that says no routing id, and one whose name another has taken, go by a generated id: a zero byte and a number,
+ * as libzmq has it. The newcomer with a name that is taken has it; the connection of the other ends.
+ *
+ * SPDX-License-Identifier: MIT */
+#include "transport/link_zmtp_parts.h"
+
+#include "base/alloc.h"
+#include "base/err.h"
+#include "base/limits.h"
+
+#include <arpa/inet.h>
+#include <ifaddrs.h>
+#include <net/if.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define GENERATED_BYTES 5u
+
+/* --- peers ------------------------------------------------------------------------------------- */
+
+static znl_zmtp_peer *find(znl_zmtp_router *router, znl_frame id)
+{
+    znl_zmtp_peer *last = router->last;
+    if (last != NULL && znl_frame_equal(last->entry.key, id))
+        return last;
+    last = (znl_zmtp_peer *)(void *)znl_map_find(&router->peers, id, znl_map_hash(id));
+    if (last != NULL)
+        router->last = last;
+    return last;
+}
+
+static void remove_peer(znl_zmtp_link *link, znl_zmtp_peer *peer, uint32_t linger_ms)
+{
+    znl_zmtp_router *router = &link->as.router;
+    if (router->last == peer)
+        router->last = NULL;
+    if (peer->entry.key.data != NULL)
+        znl_map_remove(&router->peers, &peer->entry);
+    znl_zmtp_link_drop(link, peer, linger_ms);
+}
+
+/* Names the peer. 0 or ZNL_E_NOMEM. */
+static int name_peer(znl_zmtp_link *link, znl_zmtp_peer *peer, znl_frame id)
+{
+    uint8_t generated[GENERATED_BYTES] = {0};
+    znl_zmtp_router *router = &link->as.router;
+    if (id.size == 0) {
+        do {
+            znl_put_be32(generated + 1, ++router->generated);
+            id = znl_frame_of(generated, sizeof generated);
+        } while (find(router, id) != NULL);
+    }
+    uint8_t *key = znl_malloc(id.size);
+    if (key == NULL)
+        return ZNL_E_NOMEM;
+    memcpy(key, id.data, id.size);
+    peer->entry.key = znl_frame_of(key, id.size);
+    peer->entry.hash = znl_map_hash(id);
+    int err = znl_map_put(&router->peers, &peer->entry);
+    if (err != 0) {
+        peer->entry.key = znl_frame_of(NULL, 0);
+        znl_free(key);
+    }
+    return err;
+}
+
+static void on_ready(znl_zmtp_side *side, znl_zmtp_peer *peer, znl_frame identity)
+{
+    znl_zmtp_link *link = znl_zmtp_link_of(side);
+    znl_zmtp_peer *older = identity.size > 0 ? find(&link->as.router, identity) : NULL;
+    if (older != NULL)
+        remove_peer(link, older, 0);
+    if (name_peer(link, peer, identity) != 0)
+        remove_peer(link, peer, 0);
+    else
+        znl_zmtp_link_offer(link);
+}
+
+static void on_end(znl_zmtp_side *side, znl_zmtp_peer *peer, int err, const char *refusal)
+{
+    znl_zmtp_link *link = znl_zmtp_link_of(side);
+    remove_peer(link, peer, 0);
+    if (refusal != NULL)
+        znl_zmtp_link_refused(link, err, refusal);
+}
+
+static void on_message(
+        znl_zmtp_side *side, znl_zmtp_peer *peer, znl_frame *frames, size_t count)
+{
+    znl_zmtp_link *link = znl_zmtp_link_of(side);
+    frames[-1] = peer->entry.key;
+    link->as.router.last = peer;
+    link->events.on_message(link->user, frames - 1, count + 1);
+}
+
+int znl_zmtp_router_send(znl_zmtp_link *link, const znl_frame *frames, size_t count)
+{
+    znl_zmtp_peer *peer = find(&link->as.router, frames[0]);
+    return peer != NULL ? znl_zmtp_peer_send(peer, frames + 1, count - 1) : ZNL_E_UNREACHABLE;
+}
+
+/* --- binding ----------------------------------------------------------------------------------- */
+
+static void on_accept(void *user, znl_stream *stream)
+{
+    znl_zmtp_link *link = user;
+    znl_zmtp_peer *peer;
+    if (znl_zmtp_link_add(link, stream, &peer) == 0)
+        znl_zmtp_peer_start(peer);
+}
+
+/* The address of the interface with that name, as text. True when there is one. */
+static int find_interface(const char *name, char *out, size_t size)
+{
+    struct ifaddrs *all = NULL;
+    int is_found = 0;
+    if (getifaddrs(&all) != 0)
+        return 0;
+    for (const struct ifaddrs *one = all; one != NULL && !is_found; one = one->ifa_next) {
+        if (one->ifa_addr == NULL || one->ifa_addr->sa_family != AF_INET ||
+                strcmp(one->ifa_name, name) != 0)
+            continue;
+        const struct sockaddr_in *in = (const struct sockaddr_in *)(const void *)one->ifa_addr;
+        is_found = inet_ntop(AF_INET, &in->sin_addr, out, (socklen_t)size) != NULL;
+    }
+    freeifaddrs(all);
+    return is_found;
+}
+
+static int bind_tcp(
+        znl_zmtp_link *link, const znl_endpoint *endpoint, znl_listener_options *options)
+{
+    char host[ZNL_ENDPOINT_BYTES_MAX];
+    znl_zmtp_router *router = &link->as.router;
+    int is_any = endpoint->name.size == 1 && endpoint->name.data[0] == '*';
+    snprintf(host, sizeof host, "%.*s", (int)endpoint->name.size,
+            (const char *)endpoint->name.data);
+    if (is_any)
+        strcpy(host, "0.0.0.0"); /* of IPv4, as with libzmq */
+    else if (strcmp(host, "localhost") == 0)
+        strcpy(host, "127.0.0.1");
+    options->host = host;
+    options->port = endpoint->port;
+    int err = znl_listener_open(&router->listener, link->loop, options, on_accept, link);
+    if (err == ZNL_E_ADDRESS &&
+            find_interface(endpoint->is_ipv6 ? "" : host, host, sizeof host))
+        err = znl_listener_open(&router->listener, link->loop, options, on_accept, link);
+    if (err == 0)
+        snprintf(link->endpoint, sizeof link->endpoint,
+                endpoint->is_ipv6 ? "tcp://[%s]:%u" : "tcp://%s:%u", host,
+                (unsigned)znl_listener_port(router->listener));
+    return err;
+}
+
+static void remove_folder(znl_zmtp_router *router)
+{
+    if (router->folder == NULL)
+        return;
+    rmdir(router->folder);
+    znl_free(router->folder);
+    router->folder = NULL;
+}
+
+/* A path of *: a socket in a folder of its own. 0 or an error. */
+static int make_path(znl_zmtp_router *router, char *path, size_t size)
+{
+    const char *where = getenv("TMPDIR");
+    int length = snprintf(
+            path, size, "%s/znl-XXXXXX", where != NULL && where[0] == '/' ? where : "/tmp");
+    if (length < 0 || (size_t)length + sizeof "/socket" > size)
+        return ZNL_E_ADDRESS;
+    if (mkdtemp(path) == NULL)
+        return ZNL_E_ADDRESS;
+    router->folder = znl_malloc((size_t)length + 1);
+    if (router->folder == NULL) {
+        rmdir(path);
+        return ZNL_E_NOMEM;
+    }
+    memcpy(router->folder, path, (size_t)length + 1);
+    strcat(path, "/socket");
+    return 0;
+}
+
+static int bind_ipc(
+        znl_zmtp_link *link, const znl_endpoint *endpoint, znl_listener_options *options)
+{
+    char path[ZNL_ENDPOINT_BYTES_MAX - sizeof "ipc://"];
+    znl_zmtp_router *router = &link->as.router;
+    int err = 0;
+    snprintf(path, sizeof path, "%.*s", (int)endpoint->name.size,
+            (const char *)endpoint->name.data);
+    if (strcmp(path, "*") == 0)
+        err = make_path(router, path, sizeof path);
+    options->path = path;
+    if (err == 0)
+        err = znl_listener_open(&router->listener, link->loop, options, on_accept, link);
+    if (err == 0)
+        snprintf(link->endpoint, sizeof link->endpoint, "ipc://%s", path);
+    else
+        remove_folder(router);
+    return err;
+}
+
+int znl_zmtp_router_open(znl_zmtp_link *link, const znl_endpoint *endpoint)
+{
+    znl_listener_options options = {.max_queue_bytes = ZNL_ZMTP_QUEUE_BYTES};
+    link->side.on_ready = on_ready;
+    link->side.on_end = on_end;
+    link->side.on_message = on_message;
+    return endpoint->kind == ZNL_ENDPOINT_TCP ? bind_tcp(link, endpoint, &options)
+                                              : bind_ipc(link, endpoint, &options);
+}
+
+void znl_zmtp_router_close(znl_zmtp_link *link)
+{
+    znl_zmtp_router *router = &link->as.router;
+    znl_listener_close(router->listener);
+    router->listener = NULL;
+    remove_folder(router);
+    znl_map_fini(&router->peers);
+    router->last = NULL;
+}
