@@ -59,9 +59,7 @@ static const znl_link_backend *choose(const znl_link_options *options,
         engine = *failed == count ? auto_engine() : ZNL_LINK_LIBZMQ;
     if (engine == ZNL_LINK_LIBZMQ)
         return &znl_link_zmq;
-    if (*failed == count)
-        *failed = 0;
-    return NULL;
+    return *failed == count ? &znl_link_zmtp : NULL;
 }
 
 static int open_link(znl_link **out, znl_loop *loop, const znl_link_options *options,

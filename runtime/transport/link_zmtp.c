@@ -105,21 +105,25 @@ static int is_lost(znl_link *base)
     return 0;
 }
 
-static const char *get_endpoint(znl_link *base)
+static const char *get_endpoint(znl_link *base, size_t index)
 {
-    return link_of(base)->endpoint;
+    const znl_zmtp_link *link = link_of(base);
+    return base->is_router ? link->as.router.doors[index].endpoint : link->as.dealer.endpoint;
 }
 
 static void free_link(uv_handle_t *handle)
 {
     znl_zmtp_link *link = handle->data;
     znl_zmtp_scratch_fini(&link->side.scratch);
+    if (link->base.is_router)
+        znl_free(link->as.router.doors);
     znl_free(link);
 }
 
 static void close_link(znl_link *base, uint32_t linger_ms)
 {
     znl_zmtp_link *link = link_of(base);
+    base->is_closed = 1;
     znl_loop_undefer(link->loop, &link->offer);
     if (link->base.is_router)
         znl_zmtp_router_close(link);
@@ -131,7 +135,7 @@ static void close_link(znl_link *base, uint32_t linger_ms)
 }
 
 static int open_link(znl_link **out, znl_loop *loop, const znl_link_options *options,
-        const znl_endpoint *endpoint, const znl_link_events *events, void *user)
+        const znl_endpoint *endpoints, const znl_link_events *events, void *user)
 {
     znl_zmtp_link *link = znl_calloc(1, sizeof *link);
     if (link == NULL)
@@ -158,14 +162,12 @@ static int open_link(znl_link **out, znl_loop *loop, const znl_link_options *opt
         link->side.limits.max_frames--;             /* the routing id counts */
     uv_idle_init(znl_loop_uv(loop), &link->handle); /* cannot fail */
     link->handle.data = link;
-    int err = link->base.is_router ? znl_zmtp_router_open(link, endpoint)
-                                   : znl_zmtp_dealer_open(link, endpoint);
+    int err = link->base.is_router ? znl_zmtp_router_open(link, options, endpoints)
+                                   : znl_zmtp_dealer_open(link, options, endpoints);
     if (err != 0) {
-        uv_close((uv_handle_t *)&link->handle, free_link);
+        close_link(&link->base, 0);
         return err;
     }
-    if (link->endpoint[0] == '\0')
-        memcpy(link->endpoint, options->endpoint, strlen(options->endpoint) + 1);
     *out = &link->base;
     return 0;
 }

@@ -9,13 +9,20 @@
 #ifndef ZNL_TRANSPORT_LINK_ZMTP_PARTS_H
 #define ZNL_TRANSPORT_LINK_ZMTP_PARTS_H
 
-#include "transport/link_backend.h"
 #include "base/limits.h"
+#include "transport/link_backend.h"
 #include "transport/zmtp_peer.h"
 
-typedef struct znl_zmtp_router {
+/* One endpoint that is bound. */
+typedef struct znl_zmtp_door {
     znl_listener *listener;
-    char *folder;        /* made for a path of *; removed with the link */
+    char *folder; /* made for a path of *; removed with the link */
+    char endpoint[ZNL_ENDPOINT_BYTES_MAX];
+} znl_zmtp_door;
+
+typedef struct znl_zmtp_router {
+    znl_zmtp_door *doors;
+    size_t door_count;
     znl_map peers;       /* by routing id */
     znl_zmtp_peer *last; /* sent to */
     uint32_t generated;  /* routing ids for peers without */
@@ -30,6 +37,7 @@ typedef struct znl_zmtp_dealer {
     uint8_t was_lost;                  /* a connection, so that the next one is a join */
     char host[ZNL_ENDPOINT_BYTES_MAX]; /* or the path */
     uint8_t is_local;
+    char endpoint[ZNL_ENDPOINT_BYTES_MAX];
 } znl_zmtp_dealer;
 
 typedef struct znl_zmtp_link {
@@ -41,11 +49,9 @@ typedef struct znl_zmtp_link {
     uv_idle_t
             handle; /* never started: when libuv has closed it nothing uses the link any more */
     znl_zmtp_peer *peers;
-    size_t blocked;     /* of them */
     znl_deferred offer; /* on_writable */
     int wants_writable;
     uint8_t routing_id[ZNL_ID_BYTES_MAX];
-    char endpoint[ZNL_ENDPOINT_BYTES_MAX];
     union {
         znl_zmtp_router router;
         znl_zmtp_dealer dealer;
@@ -65,12 +71,14 @@ void znl_zmtp_link_drop(znl_zmtp_link *link, znl_zmtp_peer *peer, uint32_t linge
 void znl_zmtp_link_offer(znl_zmtp_link *link);
 void znl_zmtp_link_refused(znl_zmtp_link *link, int err, const char *text);
 
-/* 0 or what znl_link_open() says. */
-int znl_zmtp_router_open(znl_zmtp_link *link, const znl_endpoint *endpoint);
+/* 0 or what znl_link_open() says. What is half open can be closed. */
+int znl_zmtp_router_open(
+        znl_zmtp_link *link, const znl_link_options *options, const znl_endpoint *endpoints);
 void znl_zmtp_router_close(znl_zmtp_link *link);
 int znl_zmtp_router_send(znl_zmtp_link *link, const znl_frame *frames, size_t count);
 
-int znl_zmtp_dealer_open(znl_zmtp_link *link, const znl_endpoint *endpoint);
+int znl_zmtp_dealer_open(
+        znl_zmtp_link *link, const znl_link_options *options, const znl_endpoint *endpoint);
 void znl_zmtp_dealer_close(znl_zmtp_link *link);
 int znl_zmtp_dealer_send(znl_zmtp_link *link, const znl_frame *frames, size_t count);
 int znl_zmtp_dealer_can_send(const znl_zmtp_link *link);

@@ -10,12 +10,15 @@
 #include <stdio.h>
 #include <string.h>
 
-static void connect_peer(znl_zmtp_link *link);
+static int connect_peer(znl_zmtp_link *link);
+static void reconnect_later(znl_zmtp_link *link);
 
 static void on_reconnect(znl_timer *timer)
 {
-    connect_peer((znl_zmtp_link *)(void *)((char *)timer -
-            offsetof(znl_zmtp_link, as.dealer.reconnect)));
+    znl_zmtp_link *link = (znl_zmtp_link *)(void *)((char *)timer -
+            offsetof(znl_zmtp_link, as.dealer.reconnect));
+    if (connect_peer(link) != 0)
+        reconnect_later(link); /* out of memory: that may pass */
 }
 
 /* After 200, 400, 800, 1000 … ms and up to 200 more, so that not all come back at once (spec, section 1). */
@@ -72,7 +75,8 @@ static void on_message(
     link->events.on_message(link->user, frames, count);
 }
 
-static void connect_peer(znl_zmtp_link *link)
+/* 0, or why that could not even be tried. */
+static int connect_peer(znl_zmtp_link *link)
 {
     znl_zmtp_dealer *dealer = &link->as.dealer;
     znl_zmtp_peer *peer;
@@ -83,16 +87,15 @@ static void connect_peer(znl_zmtp_link *link)
             .max_queue_bytes = ZNL_ZMTP_QUEUE_BYTES,
     };
     int err = znl_zmtp_link_add(link, NULL, &peer);
-    if (err == 0) {
-        err = znl_stream_connect(
-                &peer->stream, link->loop, &options, &znl_zmtp_peer_stream_events, peer);
-        if (err != 0)
-            znl_zmtp_link_drop(link, peer, 0);
-    }
-    if (err == 0)
-        dealer->peer = peer;
+    if (err != 0)
+        return err;
+    err = znl_stream_connect(
+            &peer->stream, link->loop, &options, &znl_zmtp_peer_stream_events, peer);
+    if (err != 0)
+        znl_zmtp_link_drop(link, peer, 0);
     else
-        reconnect_later(link); /* out of memory or descriptors: that may pass */
+        dealer->peer = peer;
+    return err;
 }
 
 int znl_zmtp_dealer_can_send(const znl_zmtp_link *link)
@@ -108,7 +111,8 @@ int znl_zmtp_dealer_send(znl_zmtp_link *link, const znl_frame *frames, size_t co
     return err == ZNL_E_UNREACHABLE ? ZNL_E_BUSY : err;
 }
 
-int znl_zmtp_dealer_open(znl_zmtp_link *link, const znl_endpoint *endpoint)
+int znl_zmtp_dealer_open(
+        znl_zmtp_link *link, const znl_link_options *options, const znl_endpoint *endpoint)
 {
     znl_zmtp_dealer *dealer = &link->as.dealer;
     link->side.on_ready = on_ready;
@@ -119,8 +123,8 @@ int znl_zmtp_dealer_open(znl_zmtp_link *link, const znl_endpoint *endpoint)
     dealer->port = endpoint->port;
     snprintf(dealer->host, sizeof dealer->host, "%.*s", (int)endpoint->name.size,
             (const char *)endpoint->name.data);
-    connect_peer(link);
-    return 0;
+    snprintf(dealer->endpoint, sizeof dealer->endpoint, "%s", options->endpoint);
+    return connect_peer(link);
 }
 
 void znl_zmtp_dealer_close(znl_zmtp_link *link)

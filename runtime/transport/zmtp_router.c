@@ -131,11 +131,10 @@ static int find_interface(const char *name, char *out, size_t size)
     return is_found;
 }
 
-static int bind_tcp(
-        znl_zmtp_link *link, const znl_endpoint *endpoint, znl_listener_options *options)
+static int bind_tcp(znl_zmtp_link *link, znl_zmtp_door *door, const znl_endpoint *endpoint,
+        znl_listener_options *options)
 {
     char host[ZNL_ENDPOINT_BYTES_MAX];
-    znl_zmtp_router *router = &link->as.router;
     int is_any = endpoint->name.size == 1 && endpoint->name.data[0] == '*';
     snprintf(host, sizeof host, "%.*s", (int)endpoint->name.size,
             (const char *)endpoint->name.data);
@@ -145,28 +144,27 @@ static int bind_tcp(
         strcpy(host, "127.0.0.1");
     options->host = host;
     options->port = endpoint->port;
-    int err = znl_listener_open(&router->listener, link->loop, options, on_accept, link);
-    if (err == ZNL_E_ADDRESS &&
-            find_interface(endpoint->is_ipv6 ? "" : host, host, sizeof host))
-        err = znl_listener_open(&router->listener, link->loop, options, on_accept, link);
+    int err = znl_listener_open(&door->listener, link->loop, options, on_accept, link);
+    if (err == ZNL_E_ADDRESS && !endpoint->is_ipv6 && find_interface(host, host, sizeof host))
+        err = znl_listener_open(&door->listener, link->loop, options, on_accept, link);
     if (err == 0)
-        snprintf(link->endpoint, sizeof link->endpoint,
+        snprintf(door->endpoint, sizeof door->endpoint,
                 endpoint->is_ipv6 ? "tcp://[%s]:%u" : "tcp://%s:%u", host,
-                (unsigned)znl_listener_port(router->listener));
+                (unsigned)znl_listener_port(door->listener));
     return err;
 }
 
-static void remove_folder(znl_zmtp_router *router)
+static void remove_folder(znl_zmtp_door *door)
 {
-    if (router->folder == NULL)
+    if (door->folder == NULL)
         return;
-    rmdir(router->folder);
-    znl_free(router->folder);
-    router->folder = NULL;
+    rmdir(door->folder);
+    znl_free(door->folder);
+    door->folder = NULL;
 }
 
 /* A path of *: a socket in a folder of its own. 0 or an error. */
-static int make_path(znl_zmtp_router *router, char *path, size_t size)
+static int make_path(znl_zmtp_door *door, char *path, size_t size)
 {
     const char *where = getenv("TMPDIR");
     int length = snprintf(
@@ -175,52 +173,73 @@ static int make_path(znl_zmtp_router *router, char *path, size_t size)
         return ZNL_E_ADDRESS;
     if (mkdtemp(path) == NULL)
         return ZNL_E_ADDRESS;
-    router->folder = znl_malloc((size_t)length + 1);
-    if (router->folder == NULL) {
+    door->folder = znl_malloc((size_t)length + 1);
+    if (door->folder == NULL) {
         rmdir(path);
         return ZNL_E_NOMEM;
     }
-    memcpy(router->folder, path, (size_t)length + 1);
+    memcpy(door->folder, path, (size_t)length + 1);
     strcat(path, "/socket");
     return 0;
 }
 
-static int bind_ipc(
-        znl_zmtp_link *link, const znl_endpoint *endpoint, znl_listener_options *options)
+static int bind_ipc(znl_zmtp_link *link, znl_zmtp_door *door, const znl_endpoint *endpoint,
+        znl_listener_options *options)
 {
     char path[ZNL_ENDPOINT_BYTES_MAX - sizeof "ipc://"];
-    znl_zmtp_router *router = &link->as.router;
     int err = 0;
     snprintf(path, sizeof path, "%.*s", (int)endpoint->name.size,
             (const char *)endpoint->name.data);
     if (strcmp(path, "*") == 0)
-        err = make_path(router, path, sizeof path);
+        err = make_path(door, path, sizeof path);
     options->path = path;
     if (err == 0)
-        err = znl_listener_open(&router->listener, link->loop, options, on_accept, link);
+        err = znl_listener_open(&door->listener, link->loop, options, on_accept, link);
     if (err == 0)
-        snprintf(link->endpoint, sizeof link->endpoint, "ipc://%s", path);
+        snprintf(door->endpoint, sizeof door->endpoint, "ipc://%s", path);
     else
-        remove_folder(router);
+        remove_folder(door);
     return err;
 }
 
-int znl_zmtp_router_open(znl_zmtp_link *link, const znl_endpoint *endpoint)
+static int open_door(znl_zmtp_link *link, znl_zmtp_door *door, const znl_endpoint *endpoint)
 {
     znl_listener_options options = {.max_queue_bytes = ZNL_ZMTP_QUEUE_BYTES};
+    return endpoint->kind == ZNL_ENDPOINT_TCP ? bind_tcp(link, door, endpoint, &options)
+                                              : bind_ipc(link, door, endpoint, &options);
+}
+
+int znl_zmtp_router_open(
+        znl_zmtp_link *link, const znl_link_options *options, const znl_endpoint *endpoints)
+{
+    znl_zmtp_router *router = &link->as.router;
+    size_t count = 1 + options->more_endpoint_count;
+    int err = 0;
     link->side.on_ready = on_ready;
     link->side.on_end = on_end;
     link->side.on_message = on_message;
-    return endpoint->kind == ZNL_ENDPOINT_TCP ? bind_tcp(link, endpoint, &options)
-                                              : bind_ipc(link, endpoint, &options);
+    router->doors = znl_calloc(count, sizeof *router->doors);
+    if (router->doors == NULL)
+        return ZNL_E_NOMEM;
+    while (err == 0 && router->door_count < count) {
+        err = open_door(
+                link, &router->doors[router->door_count], &endpoints[router->door_count]);
+        if (err == 0)
+            router->door_count++;
+    }
+    if (err != 0)
+        *options->failed = router->door_count;
+    return err;
 }
 
 void znl_zmtp_router_close(znl_zmtp_link *link)
 {
     znl_zmtp_router *router = &link->as.router;
-    znl_listener_close(router->listener);
-    router->listener = NULL;
-    remove_folder(router);
+    while (router->door_count > 0) {
+        znl_zmtp_door *door = &router->doors[--router->door_count];
+        znl_listener_close(door->listener);
+        remove_folder(door);
+    }
     znl_map_fini(&router->peers);
     router->last = NULL;
 }
