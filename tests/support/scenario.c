@@ -50,6 +50,8 @@ static int open_modules(lua_State *L)
 {
     znl_bind_open_all(L);
     lua_register(L, "fail_after", fail_after);
+    lua_pushinteger(L, run.n < 0 ? 30000 : 40);
+    lua_setglobal(L, "patience_ms");
     return 0;
 }
 
