@@ -95,6 +95,10 @@
 #define ZNL_START_ALLOWANCE_MS_DEFAULT 10000u
 #define ZNL_REFUSAL_MS                                                                         \
     10000u /* between two lines of the log about connections that did not come about */
+/* A loop that comes so late to a timer has been kept from turning, by a busy machine or by a long turn of its own … */
+#define ZNL_STALL_MS 50u
+/* … and looks for so long at what has come meanwhile before anybody's time is up. */
+#define ZNL_STALL_LOOK_MS 20u
 #define ZNL_STOP_LINGER_MS 250u /* what a stopping node grants its last frames */
 
 /* --- streams, HTTP, WebSocket ------------------------------------------------------------------ */

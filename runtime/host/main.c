@@ -38,6 +38,9 @@
 #define EXIT_SIGNAL 128 /* plus its number, as in a shell */
 
 #define DRAIN_MS_DEFAULT 5000u
+#define FORCE_STEP_MS 100u /* how finely the time of a stop is counted */
+#define STALLED_MS_MAX                                                                         \
+    3000u /* of a stop, not counted; both together less than TimeoutStopSec of our units */
 #define CLOSE_WAIT_MS 2000u /* for what scripts left in the thread pool */
 
 struct options {
@@ -61,6 +64,9 @@ struct app {
     znl_vm *vm;
     uv_async_t *signalled; /* woken by the signal handler */
     uv_timer_t *force;     /* ends the loop when stopping takes too long */
+    uint64_t force_ms;     /* when it fired last, or was started */
+    uint32_t force_left_ms;
+    uint32_t stalled_ms; /* while stopping, as far as it is not counted */
     znl_deferred begin_exit, end_timers;
     int exit_code;
     int signo;        /* of the first signal */
@@ -315,9 +321,37 @@ static void end_loop(struct app *app)
     znl_loop_stop(app->loop);
 }
 
+static void on_force(uv_timer_t *timer);
+
+static void force_within(struct app *app, uint32_t left_ms)
+{
+    uv_update_time(znl_loop_uv(app->loop));
+    app->force_ms = uv_now(znl_loop_uv(app->loop));
+    app->force_left_ms = left_ms;
+    uv_timer_start(app->force, on_force, left_ms < FORCE_STEP_MS ? left_ms : FORCE_STEP_MS, 0);
+}
+
+/* Time in which this process did not run is not counted, up to a bound: who stops had nothing of it. Returns how much
+ * is left. */
+static uint32_t count_down(struct app *app)
+{
+    uint64_t passed_ms = uv_now(znl_loop_uv(app->loop)) - app->force_ms;
+    uint64_t stalled_ms = passed_ms > 2u * FORCE_STEP_MS ? passed_ms - FORCE_STEP_MS : 0;
+    if (stalled_ms > STALLED_MS_MAX - app->stalled_ms)
+        stalled_ms = STALLED_MS_MAX - app->stalled_ms;
+    app->stalled_ms += (uint32_t)stalled_ms;
+    passed_ms -= stalled_ms;
+    return passed_ms < app->force_left_ms ? app->force_left_ms - (uint32_t)passed_ms : 0;
+}
+
 static void on_force(uv_timer_t *timer)
 {
     struct app *app = timer->data;
+    uint32_t left_ms = count_down(app);
+    if (left_ms > 0) {
+        force_within(app, left_ms);
+        return;
+    }
     if (!app->is_stopped || !app->is_exiting) {
         char text[24];
         snprintf(text, sizeof text, "%zu", znl_sched_task_count(app->vm->sched));
@@ -332,8 +366,7 @@ static void on_force(uv_timer_t *timer)
 /* The exiting script has nothing to wait for; its last frames have a moment to leave. */
 static void leave_soon(struct app *app)
 {
-    uv_update_time(znl_loop_uv(app->loop));
-    uv_timer_start(app->force, on_force, ZNL_STOP_LINGER_MS, 0);
+    force_within(app, ZNL_STOP_LINGER_MS);
 }
 
 static void on_stopped(void *user)
@@ -359,8 +392,7 @@ static void begin_stop(struct app *app)
     if (app->is_stopping)
         return;
     app->is_stopping = 1;
-    uv_update_time(znl_loop_uv(app->loop));
-    uv_timer_start(app->force, on_force, app->options->drain_ms, 0);
+    force_within(app, app->options->drain_ms);
     znl_runtime_stop(app->vm, on_stopped, app);
 }
 

@@ -5,6 +5,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/limits.h"
 
 #include <inttypes.h>
 #include <sched.h>
@@ -16,9 +17,10 @@
 
 struct znl_loop {
     uv_loop_t uv;
-    uv_timer_t timer;     /* active while the wheel has timers; fires not later than they */
-    uv_prepare_t prepare; /* marks the clocks stale before libuv waits */
-    uint64_t armed_ms;    /* when `timer` fires, by our clock */
+    uv_timer_t timer;       /* active while the wheel has timers; fires not later than they */
+    uv_prepare_t prepare;   /* marks the clocks stale before libuv waits */
+    uint64_t armed_ms;      /* when `timer` fires, by our clock */
+    uint64_t look_until_ms; /* after a stall: no timer fires before; 0: no stall */
     uint64_t now_ms;
     int64_t unix_ms;
     int is_clock_fresh;
@@ -364,6 +366,8 @@ static void arm(znl_loop *loop)
         return;
     }
     uint64_t due_ms = now_ms + wait_ms;
+    if (due_ms < loop->look_until_ms)
+        due_ms = loop->look_until_ms;
     if (is_armed && loop->armed_ms <= due_ms)
         return;
     loop->armed_ms = due_ms;
@@ -384,6 +388,30 @@ static void before_wait(uv_prepare_t *prepare)
     loop->is_clock_fresh = 0;
 }
 
+/* How long past the time of the first timer that should have fired. */
+static uint64_t lateness_ms(const znl_loop *loop)
+{
+    uint64_t from_ms = loop->wheel.now_ms;
+    if (loop->now_ms <= from_ms || loop->now_ms - from_ms <= ZNL_STALL_MS)
+        return 0;
+    uint64_t wait_ms = znl_wheel_next_ms(&loop->wheel, from_ms);
+    return wait_ms < loop->now_ms - from_ms ? loop->now_ms - from_ms - wait_ms : 0;
+}
+
+/* Fires what is due. After a stall, of the process or of the loop alone, what peers have sent waits in
+ * sockets, or for libzmq's thread: a peer whose sign of life or answer is among that was not late. */
+static void advance(znl_loop *loop)
+{
+    if (!znl_clock_is_frozen()) {
+        if (loop->look_until_ms == 0 && lateness_ms(loop) > ZNL_STALL_MS)
+            loop->look_until_ms = loop->now_ms + ZNL_STALL_LOOK_MS;
+        if (loop->now_ms < loop->look_until_ms)
+            return;
+    }
+    loop->look_until_ms = 0;
+    znl_wheel_advance(&loop->wheel, loop->now_ms);
+}
+
 /* True when nothing is left that could wake anything. */
 static int is_over(const znl_loop *loop)
 {
@@ -398,7 +426,7 @@ int znl_loop_run(znl_loop *loop)
     while (!loop->is_stopping) {
         read_clocks(loop);
         run_deferred(loop);
-        znl_wheel_advance(&loop->wheel, loop->now_ms);
+        advance(loop);
         if (loop->is_stopping)
             break;
         arm(loop);

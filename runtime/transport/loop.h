@@ -2,7 +2,8 @@
  *
  * One turn: read the clocks, run what was deferred, fire the timers of the wheel, then let libuv
  * wait for events. The wheel shares one uv_timer, armed for the earliest deadline, so a timer is
- * started on the wheel directly and nobody tells the loop.
+ * started on the wheel directly and nobody tells the loop. A turn that comes more than ZNL_STALL_MS late for a timer
+ * fires none before the loop has looked for events for ZNL_STALL_LOOK_MS.
  *
  * Layer: transport. Everything here belongs to the loop thread. SPDX-License-Identifier: MIT */
 #ifndef ZNL_TRANSPORT_LOOP_H

@@ -1,6 +1,7 @@
 --- How a node ends: what is at work is finished, or told so. SPDX-License-Identifier: MIT
 
 local has_core, znl = pcall(require, "znl")
+local eventually = has_core and require("tests.lua.support.eventually")
 local uv = has_core and require("luv")
 
 local znlrun = os.getenv("ZNLRUN") or "build/znlrun"
@@ -11,7 +12,7 @@ describe("a node that ends", function()
     return
   end
 
-  local nodes, level
+  local nodes, level, gate
 
   local function start(kind, opts)
     local made = znl[kind](opts)
@@ -21,7 +22,7 @@ describe("a node that ends", function()
   end
 
   before_each(function()
-    nodes, level = {}, znl.log.level()
+    nodes, level, gate = {}, znl.log.level(), znl.event()
     znl.log.set_level("off")
   end)
 
@@ -32,7 +33,7 @@ describe("a node that ends", function()
 
   --- Begins a request; gives back a task that ends with what came of it.
   local function ask(slave, payload)
-    return assert(znl.spawn(function() return slave:request(payload, { timeout_ms = 5000 }) end))
+    return assert(znl.spawn(function() return slave:request(payload, { timeout_ms = 60000 }) end))
   end
 
   local function pair(opts)
@@ -44,10 +45,13 @@ describe("a node that ends", function()
     return master, slave
   end
 
-  local function sleeper(req)
-    local ms = tonumber(req.payload) or 0
-    znl.sleep(ms)
-    return tostring(ms)
+  local function waiter(req)
+    if req.payload == "wait" then gate:wait(60000) end
+    return req.payload
+  end
+
+  local function at_work(master)
+    eventually(function() return master:counters().handlers == 1 end, "a request is at work")
   end
 
   for _, encrypted in ipairs { false, true } do
@@ -56,17 +60,18 @@ describe("a node that ends", function()
       local master = start("master", {
         id = "drained", endpoint = "tcp://127.0.0.1:*", encrypted = encrypted, auth_key = key,
       })
-      master:handle(sleeper)
+      master:handle(waiter)
       local slave = start("slave", {
         id = "asker", endpoint = master:endpoint(), encrypted = encrypted, auth_key = key,
       })
-      assert.equal(0, tonumber((slave:call("/", nil, { raw = true }))))
-      local first = ask(slave, "200")
-      znl.sleep(50)
-      local drained = assert(znl.spawn(function() return master:drain(3000) end))
+      assert.equal("", (slave:call("/", nil, { raw = true })))
+      local first = ask(slave, "wait")
+      at_work(master)
+      local drained = assert(znl.spawn(function() return master:drain(60000) end))
       local _, _, code = slave:request("1")
       assert.equal("STOPPED", code)
-      assert.equal("200", first:wait())
+      gate:set(true)
+      assert.equal("wait", first:wait())
       assert.is_true(drained:wait())
       assert.equal(0, master:counters().handlers)
       assert.equal(1, master:counters().refused)
@@ -81,9 +86,9 @@ describe("a node that ends", function()
 
   it("does not wait for longer than it is told", function()
     local master, slave = pair {}
-    master:handle(sleeper)
-    local asked = ask(slave, "3000")
-    znl.sleep(50)
+    master:handle(waiter)
+    local asked = ask(slave, "wait")
+    at_work(master)
     local ok, message, code = master:drain(50)
     assert.is_nil(ok)
     assert.equal("TIMEOUT", code)
@@ -96,51 +101,70 @@ describe("a node that ends", function()
 
   it("tells those in the queue", function()
     local master, slave = pair { max_concurrency = 1 }
-    master:handle(sleeper)
-    local first, second = ask(slave, "3000"), ask(slave, "1")
-    for _ = 1, 100 do
-      if master:counters().queued == 1 then break end
-      znl.sleep(10)
-    end
+    master:handle(waiter)
+    local first, second = ask(slave, "wait"), ask(slave, "1")
+    eventually(function() return master:counters().queued == 1 end)
     master:stop()
     assert.equal("STOPPED", select(3, first:wait()))
     assert.equal("STOPPED", select(3, second:wait()))
   end)
 
-  it("finishes what is at work when the process is told to end", function()
-    local out, ended, text, exit_code = uv.new_pipe(false), znl.event(), "", nil
-    local process
-    process = assert(uv.spawn(znlrun, {
-      args = { "-e", [[
-        local znl = require("znl")
-        local master = znl.master { id = "m", endpoint = "tcp://127.0.0.1:*" }
-        master:handle(function() print("at work") io.stdout:flush() znl.sleep(300) return "done" end)
-        assert(master:start())
-        print(master:endpoint())
-        io.stdout:flush()]] },
-      stdio = { nil, out, nil },
+  --- A process that runs `text`; it and what it prints.
+  local function run(text, drain_ms)
+    local out, it_is = uv.new_pipe(false), { text = "", ended = znl.event() }
+    it_is.process = assert(uv.spawn(znlrun, {
+      args = { "--drain-ms", tostring(drain_ms), "-e", text }, stdio = { nil, out, nil },
     }, function(code)
-      exit_code = code
-      ended:set(true)
-      process:close()
+      it_is.exit_code = code
+      it_is.ended:set(true)
+      it_is.process:close()
     end))
     out:read_start(function(_, piece)
-      if piece then text = text .. piece else out:close() end
+      if piece then it_is.text = it_is.text .. piece else out:close() end
     end)
-    local function await(pattern)
-      for _ = 1, 500 do
-        local found = text:match(pattern)
-        if found then return found end
-        znl.sleep(10)
-      end
-      error("never printed: " .. pattern)
+    function it_is.await(pattern)
+      return eventually(function() return it_is.text:match(pattern) end, pattern .. " is printed")
     end
-    local slave = start("slave", { id = "asker", endpoint = await("tcp://%S+") })
+    return it_is
+  end
+
+  it("finishes what is at work when the process is told to end", function()
+    local it_is = run([[
+      local znl = require("znl")
+      local master = znl.master { id = "m", endpoint = "tcp://127.0.0.1:*" }
+      master:handle(function() print("at work") io.stdout:flush() znl.sleep(300) return "done" end)
+      assert(master:start())
+      print(master:endpoint())
+      io.stdout:flush()]], 10000)
+    local slave = start("slave", { id = "asker", endpoint = it_is.await("tcp://%S+") })
     local asked = ask(slave, "x")
-    await("at work")
-    process:kill("sigterm")
+    it_is.await("at work")
+    it_is.process:kill("sigterm")
     assert.equal("done", asked:wait())
-    assert.is_true(ended:wait(5000))
-    assert.equal(0, exit_code)
+    assert.is_true(it_is.ended:wait(30000))
+    assert.equal(0, it_is.exit_code)
+  end)
+
+  it("has as much time when the machine did not let the process run meanwhile", function()
+    local it_is = run([[
+      local znl = require("znl")
+      znl.on_stop(function()
+        print("stopping")
+        io.stdout:flush()
+        znl.sleep(500)
+        print("stopped")
+      end)
+      print("up")
+      io.stdout:flush()
+      znl.every(60000, function() end)]], 1000)
+    it_is.await("up")
+    it_is.process:kill("sigterm")
+    it_is.await("stopping")
+    it_is.process:kill("sigstop")
+    znl.sleep(1100)
+    it_is.process:kill("sigcont")
+    assert.is_true(it_is.ended:wait(30000))
+    assert.matches("stopped", it_is.text)
+    assert.equal(0, it_is.exit_code)
   end)
 end)
