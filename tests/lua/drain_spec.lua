@@ -14,7 +14,10 @@ describe("a node that ends", function()
 
   local nodes, level, gate
 
+  --- With our own engine: when a connection ends, a DEALER of libzmq forgets what it has received and nobody has read,
+  --- and on a busy machine that is the last answer.
   local function start(kind, opts)
+    opts.engine = "zmtp"
     local made = znl[kind](opts)
     nodes[#nodes + 1] = made
     assert(made:start())
