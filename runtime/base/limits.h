@@ -91,6 +91,7 @@
 #define ZNL_FAILOVER_WAIT_MS (ZNL_RECONNECT_MS + 50u)
 #define ZNL_FAILOVER_SPREAD_MS 500u
 #define ZNL_LINK_ENDPOINTS_MAX 32u /* that one master binds: its networks and a unix socket */
+#define ZNL_CURVE_ALLOWED_MAX 100000u /* clients of one master by their keys: 3.2 MB */
 /* How old a timestamp may be when the node is made: older ones could be replays from before. */
 #define ZNL_START_ALLOWANCE_MS_DEFAULT 10000u
 #define ZNL_REFUSAL_MS                                                                         \
