@@ -20,6 +20,7 @@
 #include "base/random.h"
 #include "codec/frames.h"
 #include "codec/text.h"
+#include "security/curve.h"
 #include "security/envelope.h"
 #include "security/proof.h"
 
@@ -315,6 +316,17 @@ static int crypto_uuid(lua_State *L)
     return 1;
 }
 
+/* curve_pair() -> public key, secret key: Z85 */
+static int crypto_curve_pair(lua_State *L)
+{
+    char public_key[ZNL_CURVE_TEXT_BYTES + 1], secret_key[ZNL_CURVE_TEXT_BYTES + 1];
+    znl_curve_make_pair(public_key, secret_key);
+    lua_pushstring(L, public_key);
+    lua_pushstring(L, secret_key);
+    sodium_memzero(secret_key, sizeof secret_key);
+    return 2;
+}
+
 int luaopen_znl_core_crypto(lua_State *L)
 {
     static const luaL_Reg methods[] = {
@@ -333,6 +345,7 @@ int luaopen_znl_core_crypto(lua_State *L)
             {"hmac", crypto_hmac},
             {"random", crypto_random},
             {"uuid", crypto_uuid},
+            {"curve_pair", crypto_curve_pair},
             {NULL, NULL},
     };
     znl_lua_newtype(L, KEYS_TYPE, methods, keys_close);

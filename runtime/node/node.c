@@ -43,6 +43,8 @@ int znl_node_init(znl_node *node, znl_loop *loop, const znl_node_options *option
     node->events = *events;
     node->user = user;
     node->options = *options;
+    if (options->curve != NULL)
+        znl_curve_hold(options->curve);
     node->names = znl_calloc(1, options->id.size + endpoint.size + 2);
     if (node->names == NULL)
         return ZNL_E_NOMEM;
@@ -79,6 +81,8 @@ void znl_node_fini(znl_node *node)
     znl_buffer_fini(&node->opened);
     znl_free(node->names);
     node->names = NULL;
+    znl_curve_release(node->options.curve);
+    node->options.curve = NULL;
 }
 
 int znl_node_open_link(znl_node *node, int is_router, const znl_link_events *events, void *user)
@@ -86,6 +90,7 @@ int znl_node_open_link(znl_node *node, int is_router, const znl_link_events *eve
     znl_link_options options = {
             .engine = node->options.engine,
             .is_router = is_router,
+            .curve = node->options.curve,
             .endpoint = node->options.endpoint,
             .send_hwm = node->options.send_hwm,
             .recv_hwm = node->options.recv_hwm,

@@ -41,6 +41,7 @@ typedef struct znl_node_options {
     znl_link_engine engine;
     znl_frame id;
     const char *endpoint;
+    znl_curve *curve; /* held by the node; NULL: the link is not encrypted */
     int encrypted;
     znl_frame secret; /* slave: its key; master: the shared key, may be empty */
     znl_frame salt;

@@ -35,6 +35,11 @@ static znl_link_engine auto_engine(void)
     return engine == ZNL_LINK_AUTO ? AUTO_ENGINE : engine;
 }
 
+static int is_for_curve(const znl_endpoint *endpoint)
+{
+    return endpoint->kind == ZNL_ENDPOINT_TCP || endpoint->kind == ZNL_ENDPOINT_IPC;
+}
+
 static int is_for_zmtp(const znl_endpoint *endpoint)
 {
     return endpoint->kind == ZNL_ENDPOINT_TCP ||
@@ -47,6 +52,13 @@ static const znl_link_backend *choose(const znl_link_options *options,
 {
     znl_link_engine engine = options->engine;
     int is_sim = endpoints[0].kind == ZNL_ENDPOINT_SIM;
+    if (options->curve != NULL) { /* inproc would go without, and nobody would know */
+        for (*failed = 0; *failed < count; ++*failed)
+            if (!is_for_curve(&endpoints[*failed]))
+                return NULL;
+        *failed = 0;
+        return engine == ZNL_LINK_ZMTP ? NULL : &znl_link_zmq;
+    }
     for (*failed = 1; *failed < count; ++*failed)
         if (is_sim || endpoints[*failed].kind == ZNL_ENDPOINT_SIM)
             return NULL;

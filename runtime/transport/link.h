@@ -12,6 +12,7 @@
 #define ZNL_TRANSPORT_LINK_H
 
 #include "base/bytes.h"
+#include "security/curve.h"
 #include "transport/loop.h"
 
 typedef struct znl_link znl_link;
@@ -61,14 +62,16 @@ typedef struct znl_link_options {
     /* Borrowed; ROUTER: bound besides `endpoint`, up to ZNL_LINK_ENDPOINTS_MAX with it, all or none. */
     const char *const *more_endpoints;
     size_t more_endpoint_count;
-    size_t *failed; /* which was refused: 0 `endpoint`, 1 the first of the others. NULL: not wanted */
+    znl_curve *
+            curve; /* held while the link is open: encrypts, over tcp and ipc. NULL: nothing does */
+    size_t *failed; /* which was refused: 0 `endpoint`, 1 the first of the others; or NULL */
 } znl_link_options;
 
 /* Returns an open link, owned. A new peer with the routing id of an old one takes its place.
  *   ZNL_E_ADDRESS_IN_USE  another socket is bound there
  *   ZNL_E_ADDRESS         malformed, or nothing here has that address
  *   ZNL_E_INVALID         the routing id cannot be used
- *   ZNL_E_UNSUPPORTED     the engine does not speak that transport, or binds no more than one
+ *   ZNL_E_UNSUPPORTED     the engine does not speak that transport, or no CURVE; sim with other endpoints
  *   ZNL_E_NOMEM, ZNL_E_LIMIT (descriptors, sockets), ZNL_E_SYSTEM */
 int znl_link_open(znl_link **out, znl_loop *loop, const znl_link_options *options,
         const znl_link_events *events, void *user);

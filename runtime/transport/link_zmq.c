@@ -18,7 +18,9 @@
 #include "base/err.h"
 #include "base/limits.h"
 #include "transport/endpoint.h"
+#include "transport/link_zmq_curve.h"
 #include "transport/zmq_monitor.h"
+#include "transport/zmq_zap.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -49,6 +51,7 @@ typedef struct zmq_link {
     znl_loop *loop;
     void *socket;
     znl_zmq_monitor *monitor; /* when its user wants on_refused, or of a DEALER on_lost */
+    znl_zmq_gate *gate;       /* of a CURVE server that lets only some in */
     znl_link_events events;
     void *user;
     znl_deferred recheck;
@@ -494,7 +497,7 @@ static void on_refused(void *user, int err, const char *text)
 /* Two descriptors. */
 static int monitor_connections(zmq_link *link)
 {
-    znl_zmq_monitor_events wanted = {0};
+    znl_zmq_monitor_events wanted = {.is_dealer = !link->base.is_router};
     if (!link->base.is_router && link->events.on_lost != NULL) {
         wanted.lost = on_lost;
         wanted.joined = on_joined;
@@ -524,8 +527,20 @@ static void discard(zmq_link *link)
         znl_loop_zmq_used(link->loop, -1);
     }
     link->socket = NULL;
+    znl_zmq_gate_close(link->gate);
+    link->gate = NULL;
     if (!link->is_watched)
         free_link((uv_handle_t *)&link->poll);
+}
+
+static int encrypt(zmq_link *link, znl_curve *curve)
+{
+    if (curve == NULL)
+        return 0;
+    int err = znl_zmq_curve_set(link->socket, curve);
+    if (err == 0 && curve->allowed_count > 0)
+        err = znl_zmq_gate_open(&link->gate, link->loop, link->socket, curve);
+    return err;
 }
 
 static int open_socket(zmq_link *link)
@@ -563,6 +578,8 @@ static int open_link(znl_link **out, znl_loop *loop, const znl_link_options *opt
         int number = set_options(link, options);
         err = number == 0 ? 0 : znl_err_from_errno(number);
     }
+    if (err == 0)
+        err = encrypt(link, options->curve);
     if (err == 0)
         err = monitor_connections(link);
     if (err == 0)

@@ -30,6 +30,7 @@ struct znl_loop {
     uint64_t zmq_endpoints; /* how many were given out */
     void *sim;
     void (*discard_sim)(void *sim);
+    void *zap;
     void *streams;
     void (*close_streams)(void *streams);
     void (*discard_streams)(void *streams);
@@ -183,6 +184,16 @@ void *znl_loop_zmq(znl_loop *loop)
 void znl_loop_zmq_endpoint(znl_loop *loop, char *out, size_t size)
 {
     snprintf(out, size, "inproc://znl-%" PRIu64, ++loop->zmq_endpoints);
+}
+
+void *znl_loop_zap(znl_loop *loop)
+{
+    return loop->zap;
+}
+
+void znl_loop_set_zap(znl_loop *loop, void *zap)
+{
+    loop->zap = zap;
 }
 
 void *znl_loop_sim(znl_loop *loop)

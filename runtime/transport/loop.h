@@ -97,6 +97,10 @@ void *znl_loop_streams(znl_loop *loop);
 void znl_loop_set_streams(znl_loop *loop, void *streams, void (*close)(void *streams),
         void (*discard)(void *streams));
 
+/* What zmq_zap.c keeps for this loop while it is needed, NULL otherwise. */
+void *znl_loop_zap(znl_loop *loop);
+void znl_loop_set_zap(znl_loop *loop, void *zap);
+
 /* Tells the loop that a socket of its context was opened (1) or closed (-1). */
 void znl_loop_zmq_used(znl_loop *loop, int change);
 

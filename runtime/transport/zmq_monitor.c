@@ -14,7 +14,7 @@
     (ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL | ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL |              \
             ZMQ_EVENT_HANDSHAKE_FAILED_AUTH)
 
-enum refusal { MECHANISM, KEYS, NOT_ALLOWED, NO_ZMTP, TOO_SLOW, REFUSALS };
+enum refusal { MECHANISM, KEYS, NOT_ALLOWED, NO_ZMTP, TOO_SLOW, ENDED, REFUSALS };
 
 static const struct {
     int err;
@@ -26,6 +26,8 @@ static const struct {
         [NOT_ALLOWED] = {ZNL_E_REFUSED, "its CURVE key is not among those allowed"},
         [NO_ZMTP] = {ZNL_E_PROTO, "the handshake failed: what was sent is no ZMTP"},
         [TOO_SLOW] = {ZNL_E_TIMEOUT, "no handshake in time"},
+        [ENDED] = {ZNL_E_REFUSED,
+                "it ended the connection during the handshake, as for a wrong CURVE key"},
 };
 
 struct znl_zmq_monitor {
@@ -59,9 +61,9 @@ static void note_refusal(znl_zmq_monitor *monitor, uint16_t event, uint32_t valu
 {
     enum refusal what = NO_ZMTP;
     if (event == ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL) {
-        if (value != EAGAIN) /* it left: somebody who looked whether the port is open, say */
-            return;
-        what = TOO_SLOW;
+        if (value != EAGAIN && !monitor->events.is_dealer)
+            return; /* somebody who looked whether the port is open, say */
+        what = value == EAGAIN ? TOO_SLOW : ENDED;
     } else if (event == ZMQ_EVENT_HANDSHAKE_FAILED_AUTH) {
         what = NOT_ALLOWED;
     } else if (value == ZMQ_PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH) {

@@ -17,8 +17,9 @@ typedef struct znl_zmq_monitor_events {
      * Both, or neither. */
     void (*lost)(void *user);
     void (*joined)(void *user);
-    /* on_refused of link.h; or NULL. Who only connects and leaves is none. `text` is static. */
+    /* on_refused of link.h; or NULL. `text` is static. */
     void (*refused)(void *user, int err, const char *text);
+    int is_dealer; /* of a ROUTER, who only connects and leaves is not refused */
 } znl_zmq_monitor_events;
 
 /* Calls those from the loop. Before zmq_connect() or zmq_bind(). 0, ZNL_E_NOMEM, ZNL_E_LIMIT (descriptors, sockets),

@@ -104,6 +104,7 @@ function commands.start(cmd)
   local opts = {
     id = cmd.id,
     endpoint = given(cmd.endpoint),
+    curve = given(cmd.curve),
     encrypted = given(cmd.encrypted),
     auth_key = given(cmd.auth_key),
     kdf_salt = given(cmd.kdf_salt),

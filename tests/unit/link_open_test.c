@@ -1,5 +1,6 @@
 /* link_open_test.c - how links open: the engine, several endpoints of one ROUTER.
  * SPDX-License-Identifier: MIT */
+#include "base/alloc.h"
 #include "base/err.h"
 #include "base/limits.h"
 #include "transport/endpoint.h"
@@ -259,6 +260,74 @@ static void several_endpoints_are_of_one_kind_and_of_a_router(void **state)
     close_loop(loop);
 }
 
+static znl_curve *new_curve(int is_server, const char *secret_key, const char *other_key)
+{
+    znl_curve *curve = NULL;
+    const char *which;
+    znl_frame other = znl_frame_text(other_key);
+    znl_curve_texts texts = {.secret_key = znl_frame_text(secret_key)};
+    texts.server_key = other;
+    texts.allowed = &other;
+    texts.allowed_count = is_server ? 1 : 0;
+    assert_int_equal(znl_curve_new(&curve, is_server, &texts, &which), 0);
+    return curve;
+}
+
+static void curve_is_for_libzmq_and_for_sockets_of_the_system(void **state)
+{
+    (void)state;
+    znl_loop *loop = new_loop();
+    struct end end = {0};
+    char public_key[ZNL_CURVE_TEXT_BYTES + 1], secret_key[ZNL_CURVE_TEXT_BYTES + 1];
+    znl_curve_make_pair(public_key, secret_key);
+    znl_curve *curve = new_curve(1, secret_key, public_key);
+    znl_link_options options = options_of(1, "inproc://open");
+    options.curve = curve;
+    assert_int_equal(open_end(&end, loop, options), ZNL_E_UNSUPPORTED);
+    options.endpoint = "sim://open";
+    assert_int_equal(open_end(&end, loop, options), ZNL_E_UNSUPPORTED);
+    options.endpoint = "tcp://127.0.0.1:*";
+    options.engine = ZNL_LINK_ZMTP;
+    assert_int_equal(open_end(&end, loop, options), ZNL_E_UNSUPPORTED);
+    assert_int_equal(curve->holders, 1);
+    znl_curve_release(curve);
+    close_loop(loop);
+}
+
+/* Two servers with lists share a handler; it comes with the first, and goes with the last. */
+static void curve_open_survives_each_allocation_failing(void **state)
+{
+    (void)state;
+    char public_key[ZNL_CURVE_TEXT_BYTES + 1], secret_key[ZNL_CURVE_TEXT_BYTES + 1];
+    znl_curve_make_pair(public_key, secret_key);
+    znl_curve *curve = new_curve(1, secret_key, public_key);
+    for (long n = 0;; n++) {
+        struct end first = {0}, second = {0};
+        znl_loop *loop = new_loop();
+        znl_link_options options = options_of(1, "tcp://127.0.0.1:*");
+        options.curve = curve;
+        znl_alloc_fail_after(n);
+        int err = open_end(&first, loop, options);
+        if (err == 0)
+            err = open_end(&second, loop, options);
+        znl_alloc_fail_after(-1);
+        if (err != 0)
+            assert_int_equal(err, ZNL_E_NOMEM);
+        znl_link_close(first.link, 0);
+        first.link = NULL;
+        assert_int_equal(open_end(&first, loop, options), 0); /* the name is free at once */
+        znl_link_close(first.link, 0);
+        znl_link_close(second.link, 0);
+        close_loop(loop);
+        assert_int_equal(curve->holders, 1);
+        if (err == 0) {
+            assert_true(n >= 6);
+            break;
+        }
+    }
+    znl_curve_release(curve);
+}
+
 int main(void)
 {
     static znl_link_engine libzmq = ZNL_LINK_LIBZMQ;
@@ -269,6 +338,8 @@ int main(void)
             cmocka_unit_test_prestate(several_endpoints_are_bound_all_or_none, &libzmq),
             cmocka_unit_test(several_endpoints_are_of_one_kind_and_of_a_router),
             cmocka_unit_test(environment_says_what_auto_means),
+            cmocka_unit_test(curve_is_for_libzmq_and_for_sockets_of_the_system),
+            cmocka_unit_test(curve_open_survives_each_allocation_failing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

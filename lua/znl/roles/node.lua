@@ -2,6 +2,7 @@
 --- SPDX-License-Identifier: MIT
 
 local console = require("znl.console")
+local curve = require("znl.roles.curve")
 local estate = require("znl.versions.estate")
 local json = require("znl.json")
 local options = require("znl.options")
@@ -20,6 +21,7 @@ local MIB = 1024 * 1024
 ---@field id string  1 to 255 bytes; on a slave also its routing id
 ---@field endpoint? string  "tcp://host:port" or "ipc://path"; a master may ask for "tcp://host:*"
 ---@field engine? "auto"|"zmtp"|"libzmq"  what moves the messages; both speak the same protocol
+---@field curve? znl.MasterCurve|znl.SlaveCurve  encrypts connections; goes by libzmq
 ---@field encrypted? boolean  proofs and sealed payloads; must be said when a key is given
 ---@field auth_key? string|znl.Secret  a slave's key; a master's key for slaves without one of their own
 ---@field kdf_salt? string  must be the same on both sides
@@ -56,6 +58,7 @@ M.SPEC = {
     type = "string", default = "auto", allowed = '"auto", "zmtp" or "libzmq"',
     check = function(name) return name == "auto" or name == "zmtp" or name == "libzmq" end,
   },
+  curve = { type = "table" },
   encrypted = { type = "boolean" },
   auth_key = { type = "secret" },
   kdf_salt = { type = "string", max = 65536 },
@@ -289,6 +292,7 @@ function M.open(class, description, opts)
   local problem = description.check and description.check(config, opts)
   if problem then error(("%s: %s"):format(what, problem), 3) end
   if description.prepare then description.prepare(config, what, 3) end
+  config.curve = curve.read(config, what, 3)
   config.console = console.read(config.console, what, 3)
   if config.auth_key ~= nil then config.auth_key = key_text(what, config.auth_key, 3) end
   if config.auth_keys ~= nil then

@@ -40,27 +40,51 @@ local function write_new(path, text)
   return nil, ("%s: %s"):format(path, write_message or "could not be written in full")
 end
 
+local function make_key(opts, out)
+  local key = base64url(crypto.random(KEY_BYTES))
+  if opts.out then
+    local ok, message = write_new(opts.out, key .. "\n")
+    if not ok then return nil, message end
+    if out.json then out:object { file = opts.out } else out:note("key written to " .. opts.out) end
+  elseif out.json then
+    out:object { key = key }
+  else
+    out:line(key)
+  end
+end
+
+local function make_pair(opts, out)
+  local public_key, secret_key = crypto.curve_pair()
+  if opts.out then
+    local ok, message = write_new(opts.out, secret_key .. "\n")
+    if not ok then return nil, message end
+    if out.json then
+      out:object { file = opts.out, public_key = public_key }
+    else
+      out:note("secret key written to " .. opts.out)
+      out:line(public_key)
+    end
+  elseif out.json then
+    out:object { public_key = public_key, secret_key = secret_key }
+  else
+    out:line("public_key " .. public_key)
+    out:line("secret_key " .. secret_key)
+  end
+end
+
 return command.new {
   name = "keygen",
   summary = "Makes a key: 32 random bytes as base64url text.",
-  description = "Masters and slaves read it by znl.secret(\"file:PATH\") or --key file:PATH.",
+  description = "Masters and slaves read it by znl.secret(\"file:PATH\") or --key file:PATH. With --curve it makes " ..
+      "a pair for the option curve of nodes, as Z85 text: a master keeps the secret key, slaves get the public one.",
   examples = {
     { "znlrun keygen --out slave-001.key", "a new file that only you may read" },
     { "SLAVE_KEY=$(znlrun keygen)", "keeps it in a variable of the shell" },
+    { "znlrun keygen --curve --out master.key", "the secret key to a new file; prints the public one" },
   },
   configure = function(parser)
     parser:option("--out", "File to make, mode 0600; an existing file is refused."):argname("<file>")
+    parser:flag("--curve", "A pair for CURVE: a public and a secret key.")
   end,
-  run = function(opts, out)
-    local key = base64url(crypto.random(KEY_BYTES))
-    if opts.out then
-      local ok, message = write_new(opts.out, key .. "\n")
-      if not ok then return nil, message end
-      if out.json then out:object { file = opts.out } else out:note("key written to " .. opts.out) end
-    elseif out.json then
-      out:object { key = key }
-    else
-      out:line(key)
-    end
-  end,
+  run = function(opts, out) return (opts.curve and make_pair or make_key)(opts, out) end,
 }

@@ -2,7 +2,7 @@
  *
  *   local s = assert(socket.router { endpoint = "tcp://127.0.0.1:*" })
  *   local s = assert(socket.dealer { endpoint = "tcp://127.0.0.1:6003", routing_id = "a" })
- *   engine = "auto" | "zmtp" | "libzmq" for both
+ *   engine = "auto" | "zmtp" | "libzmq", curve = { keys } for both
  *   s:on_message(function(frames) ... end)     each message in a coroutine of its own
  *   s:send({ "frame", ... }) -> true | nil, message, "BUSY" | "UNREACHABLE"
  *   s:endpoint(), s:close()
@@ -117,12 +117,18 @@ static int open_socket(lua_State *L, int is_router)
     lua_setmetatable(L, -2);
     lua_pushvalue(L, -1);
     s->self_ref = luaL_ref(L, LUA_REGISTRYINDEX);
-    int err = znl_link_open(&s->link, s->vm->loop, &options, &events, s);
+    const char *which = options.endpoint;
+    int err = znl_lua_fieldcurve(L, 1, is_router, &options.curve, &which);
+    if (err == 0) {
+        which = options.endpoint;
+        err = znl_link_open(&s->link, s->vm->loop, &options, &events, s);
+        znl_curve_release(options.curve);
+    }
     if (err == 0)
         return 1;
     luaL_unref(L, LUA_REGISTRYINDEX, s->self_ref);
     s->self_ref = LUA_NOREF;
-    return znl_lua_fail_open(L, err, where, options.endpoint);
+    return znl_lua_fail_open(L, err, where, which);
 }
 
 static int socket_router(lua_State *L)

@@ -131,13 +131,30 @@ static znl_node_box *new_box(lua_State *L, const char *type)
     return b;
 }
 
+/* Reads `curve`; 0, or what the constructor is to return. */
+static int read_curve(lua_State *L, znl_node_options *options, int is_server)
+{
+    const char *which = "";
+    int err = znl_lua_fieldcurve(L, 1, is_server, &options->curve, &which);
+    if (err == 0)
+        return 0;
+    lua_pushnil(L);
+    lua_pushfstring(L, "curve: %s: %s", which, znl_err_text(err));
+    lua_pushstring(L, znl_err_code(err));
+    return 3;
+}
+
 static int new_master(lua_State *L)
 {
     znl_lua_check_main(L, "a master");
     znl_node_options options;
     read_options(L, &options);
     znl_node_box *b = new_box(L, MASTER_TYPE);
+    int failed = read_curve(L, &options, 1);
+    if (failed != 0)
+        return failed;
     int err = znl_master_new(&b->master, b->vm->loop, &options, &events, b);
+    znl_curve_release(options.curve);
     if (err != 0)
         return znl_lua_fail(L, err, "master");
     b->node = znl_master_node(b->master);
@@ -190,7 +207,11 @@ static int new_slave(lua_State *L)
     options.master_id_count = read_texts(L, "master_ids", ZNL_ID_BYTES_MAX, ids);
     options.master_ids = ids;
     znl_node_box *b = new_box(L, SLAVE_TYPE);
+    int failed = read_curve(L, &options, 0);
+    if (failed != 0)
+        return failed;
     int err = znl_slave_new(&b->slave, b->vm->loop, &options, &events, b);
+    znl_curve_release(options.curve);
     if (err != 0)
         return znl_lua_fail(L, err, "slave");
     b->node = znl_slave_node(b->slave);
