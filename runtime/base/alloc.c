@@ -1,18 +1,17 @@
 /* alloc.c - see alloc.h. SPDX-License-Identifier: MIT */
 #include "base/alloc.h"
 
-#include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
 
 /* Relaxed: the hook is set while one thread runs; the others only must not tear a value. */
-static atomic_long fail_after = -1;
+atomic_long znl_alloc_limit = -1;
 static atomic_long counted;
 
 void znl_alloc_fail_after(long n)
 {
     atomic_store_explicit(&counted, 0, memory_order_relaxed);
-    atomic_store_explicit(&fail_after, n, memory_order_relaxed);
+    atomic_store_explicit(&znl_alloc_limit, n, memory_order_relaxed);
 }
 
 long znl_alloc_count(void)
@@ -20,11 +19,9 @@ long znl_alloc_count(void)
     return atomic_load_explicit(&counted, memory_order_relaxed);
 }
 
-int znl_alloc_should_fail(void)
+int znl_alloc_counts_out(void)
 {
-    long limit = atomic_load_explicit(&fail_after, memory_order_relaxed);
-    if (__builtin_expect(limit < 0, 1))
-        return 0;
+    long limit = atomic_load_explicit(&znl_alloc_limit, memory_order_relaxed);
     return atomic_fetch_add_explicit(&counted, 1, memory_order_relaxed) >= limit;
 }
 

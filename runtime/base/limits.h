@@ -49,6 +49,10 @@
 #define ZNL_CONCURRENCY_MAX 1000000u
 #define ZNL_KEYS_MAX 1000000u /* keys of one master */
 
+/* Addresses reserved for the small objects of one Lua state (slab.h); what is more comes from LuaJIT's
+ * own allocator. */
+#define ZNL_LUA_SMALL_BYTES_MAX ((size_t)4096 << 20)
+
 /* --- queues ------------------------------------------------------------------------------------ */
 
 /* Messages libzmq holds per connection and direction. */

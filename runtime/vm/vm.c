@@ -3,7 +3,9 @@
 
 #include "base/alloc.h"
 #include "base/err.h"
+#include "base/limits.h"
 #include "base/log.h"
+#include "base/slab.h"
 #include "vm/sched.h"
 #include "vm/traceback.h"
 #include "vm/watchdog.h"
@@ -13,7 +15,8 @@
 #include <string.h>
 
 struct home {
-    znl_vm vm; /* first: what callers see */
+    znl_vm vm;      /* first: what callers see */
+    znl_slab *slab; /* before LuaJIT's own allocator */
     lua_Alloc inner;
     void *inner_ud;
     int trampoline_ref;
@@ -26,7 +29,7 @@ static void *reallocate(void *ud, void *block, size_t old_size, size_t new_size)
     struct home *home = ud;
     if (new_size > old_size && znl_alloc_should_fail())
         return NULL;
-    return home->inner(home->inner_ud, block, old_size, new_size);
+    return znl_slab_realloc(home->slab, block, old_size, new_size);
 }
 
 znl_vm *znl_vm_of(lua_State *L)
@@ -204,6 +207,9 @@ int znl_vm_new(znl_vm **out, znl_loop *loop)
         goto fail;
     home->vm.L = L;
     home->inner = lua_getallocf(L, &home->inner_ud);
+    home->slab = znl_slab_new(home->inner, home->inner_ud, ZNL_LUA_SMALL_BYTES_MAX);
+    if (home->slab == NULL)
+        goto fail;
     lua_setallocf(L, reallocate, home);
     lua_atpanic(L, on_panic);
     if (lua_cpcall(L, prepare, NULL) != 0)
@@ -232,5 +238,6 @@ void znl_vm_free(znl_vm *vm)
     }
     znl_sched_free(vm->sched);
     znl_sources_free(vm->sources);
+    znl_slab_free(home->slab);
     znl_free(home);
 }

@@ -1,7 +1,7 @@
 /* vm.h - one Lua state on one loop, and the protected way into it.
  *
- * The state keeps LuaJIT's own allocator, wrapped so that znl_alloc_fail_after() of alloc.h
- * also reaches Lua. Loop callbacks never call Lua bare: they go through znl_vm_protect(), or
+ * Small objects of the state come from slab.h, others from LuaJIT's own allocator, wrapped so that
+ * znl_alloc_fail_after() of alloc.h also reaches Lua. Loop callbacks never call Lua bare: they go through znl_vm_protect(), or
  * through znl_sched_wake() of sched.h.
  *
  * Layer: vm. Everything here belongs to the loop thread. SPDX-License-Identifier: MIT */
