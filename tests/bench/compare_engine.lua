@@ -256,8 +256,15 @@ local function crowds()
     local turns, beside = {}, {}
     for i, master in ipairs(MASTERS) do
       turns[i] = { master[1], function()
-        return bench.echo(("turns %s %d"):format(master[1], slaves), master[2],
-          ("%s ask @ %d 32 100 %s"):format(wire_slaves, slaves, opts.seconds))
+        local server, at = start_master(master[2])
+        local asking = bench.serve(("%s ask %s %d 32 100 %s"):format(wire_slaves, at, slaves, opts.seconds), 1)
+        local before = bench.cpu_s(server)
+        local values = bench.fields(bench.await(asking, "requests=[^\n]+", 60))
+        values.server_us = (bench.cpu_s(server) - before) / values.total * 1e6
+        bench.forget(asking)
+        bench.stop(server)
+        note("turns %s %d: %.0f/s, server %.2f us", master[1], slaves, values.rate, values.server_us)
+        return values
       end }
       beside[i] = { master[1], function()
         local server, at = start_master(master[2])
