@@ -99,8 +99,8 @@ local function both_ends(size, in_flight, core)
 end
 
 local function rpc()
-  for _, size in ipairs { 32, 1024, 65536 } do
-    for _, in_flight in ipairs { 1, 100, 1000 } do
+  for _, size in ipairs(bench.list(opts.sizes ~= "" and opts.sizes or "32,1024,65536")) do
+    for _, in_flight in ipairs(bench.list(opts.in_flight)) do
       measure(("rpc.%d.%d"):format(size, in_flight), both_ends(size, in_flight), ECHO)
     end
   end

@@ -10,7 +10,7 @@ usage: scripts/bench [options]
   --seconds S      measured time of each run (default 2)
   --only LIST      of rpc,publish,push,startup,slaves,reload,workers,tasks,micro,
                    cluster,hub,fleet,engine (default all but engine)
-  --sizes LIST     payload bytes of rpc (default 32,1024)
+  --sizes LIST     payload bytes of rpc (default 32,1024) and engine (also 65536)
   --in-flight LIST requests open at once (default 1,100,1000)
   --slaves N       connections of the slaves test, and of micro (default 1000)
   --reloads N      edits of the reload test (default 1000)
@@ -24,7 +24,7 @@ usage: scripts/bench [options]
 local opts = {
   build = "build", rounds = 5, seconds = 2,
   only = "rpc,publish,push,startup,slaves,reload,workers,tasks,micro,cluster,hub,fleet",
-  sizes = "32,1024", in_flight = "1,100,1000", slaves = 1000, reloads = 1000,
+  sizes = "", in_flight = "1,100,1000", slaves = 1000, reloads = 1000,
   parts = "all", engines = "libzmq,zmtp",
   pin = true,
 }
@@ -76,7 +76,7 @@ local function rpc()
     { "rate", "req/s", "%.0f" }, { "p50_us", "us" }, { "p99_us", "us" },
     { "server_us", "us/req" }, { "client_us", "us/req" }, { "rss_kib", "KiB", "%.0f" },
   }
-  for _, size in ipairs(list(opts.sizes)) do
+  for _, size in ipairs(list(opts.sizes ~= "" and opts.sizes or "32,1024")) do
     for _, in_flight in ipairs(list(opts.in_flight)) do
       local seen = {}
       for _ = 1, opts.rounds do
