@@ -253,16 +253,15 @@ local function check_memory(name, samples)
   if last > first * 1.15 + 8192 then problem("memory of %s grew from %d to %d KiB", name, first, last) end
 end
 
---- The end: whatever is sent now arrives. The numbers of a receiver stay gapless, no request fails.
-local function check_calm()
-  all_online()
+--- So many requests, and with them pushes and publishes, while nothing happens; then waits until all of it has
+--- ended or arrived. Returns the figures of all.
+local function quiet_load(enough)
   local before = totals()
   set_rate(opts.short and 500 or 2000)
-  local enough = opts.short and 500 or 5000
   wait_until("requests in the calm", function() return totals().asked - before.asked >= enough end)
   calm()
   all_ended()
-  -- Whatever was sent before an answer on a connection has arrived with it; the last ones may still be under way.
+  -- What was sent before an answer on a connection has arrived with it; the last messages may still be under way.
   local after = totals()
   wait_until("the last messages", function()
     local now = totals()
@@ -270,6 +269,15 @@ local function check_calm()
     after = now
     return is_still
   end)
+  return after
+end
+
+--- The end: whatever is sent now arrives. The numbers of a receiver stay gapless, no request fails.
+local function check_calm()
+  all_online()
+  local enough = opts.short and 500 or 5000
+  local before = quiet_load(enough) -- so that all have noticed what they missed in the storm
+  local after = quiet_load(enough)
   if after.failed ~= before.failed then
     problem("%d requests failed while nothing happened", after.failed - before.failed)
   end
