@@ -20,6 +20,11 @@
 #define CLOCK_MESSAGES 16u /* between two looks at the clock */
 #define GOODBYE_MS 200u    /* for an ERROR to reach the peer */
 #define REFUSAL_BYTES 400u
+/* Queued, beyond which a PING has no answer: what is queued is a sign of life, too. */
+#define PONG_QUEUE_BYTES 4096u
+
+/* Who has not shaken hands sends no message. */
+static const znl_zmtp_limits shaking = {.max_frame_bytes = 4096};
 
 enum state { GREETING, SHAKING, OPEN, ENDED };
 
@@ -58,10 +63,13 @@ static void end(znl_zmtp_peer *peer, int err, const char *refusal)
     peer->side->on_end(peer->side, peer, err, refusal);
 }
 
-static void say(znl_zmtp_peer *peer, const uint8_t *bytes, size_t size)
+/* 0, or why it was not said. */
+static int say(znl_zmtp_peer *peer, const uint8_t *bytes, size_t size)
 {
-    if (znl_stream_write(peer->stream, bytes, size) == 0) /* else it ends, or does not read */
+    int err = znl_stream_write(peer->stream, bytes, size);
+    if (err == 0)
         peer->written += size;
+    return err;
 }
 
 /* The same before hands are shaken, with a word to the peer when it understands ERROR. */
@@ -138,8 +146,10 @@ static void greet(znl_zmtp_peer *peer, const uint8_t **data, size_t *size)
     }
     znl_buffer_fini(held);
     peer->state = SHAKING;
-    say(peer, ready,
+    err = say(peer, ready,
             znl_zmtp_write_ready(ready, peer->side->is_router, peer->side->routing_id));
+    if (err == ZNL_E_NOMEM) /* else it is there, or the end comes */
+        end(peer, err, NULL);
 }
 
 /* Bytes of a peer for people. */
@@ -188,9 +198,12 @@ static void obey(znl_zmtp_peer *peer, znl_frame frame)
     if (znl_zmtp_read_command(frame, &command) != 0 || command.kind == ZNL_ZMTP_ERROR) {
         end(peer, ZNL_E_PROTO, NULL);
     } else if (command.kind == ZNL_ZMTP_PING) {
-        say(peer, pong, znl_zmtp_write_pong(pong, command.body));
+        if (znl_stream_queued(peer->stream) <= PONG_QUEUE_BYTES)
+            say(peer, pong, znl_zmtp_write_pong(pong, command.body));
         peer->ttl_ms = command.ttl_ms;
-        if (peer->ttl_ms > 0)
+        if (peer->ttl_ms == 0)
+            znl_wheel_stop(znl_loop_wheel(loop), &peer->timer);
+        else
             znl_wheel_start(znl_loop_wheel(loop), &peer->timer, peer->heard_ms + peer->ttl_ms,
                     is_it_silent);
     }
@@ -240,11 +253,12 @@ static void hand_out(znl_zmtp_peer *peer)
     unsigned count = 0;
     znl_zmtp_item item;
     int rc;
-    while ((rc = znl_zmtp_reader_next(&peer->reader, &side->limits, &side->scratch, &item)) !=
-            0) {
+    while ((rc = znl_zmtp_reader_next(&peer->reader,
+                    peer->state == SHAKING ? &shaking : &side->limits, &side->scratch,
+                    &item)) != 0) {
         if (rc == 1)
             take_item(peer, &item);
-        else if (rc == ZNL_E_TOO_BIG || rc == ZNL_E_LIMIT)
+        else if (peer->state == OPEN && (rc == ZNL_E_TOO_BIG || rc == ZNL_E_LIMIT))
             side->on_dropped(side, rc);
         else
             fail(peer, rc);
@@ -380,9 +394,10 @@ void znl_zmtp_peer_start(znl_zmtp_peer *peer)
     uint8_t greeting[ZNL_ZMTP_GREETING_BYTES];
     znl_loop *loop = peer->side->loop;
     znl_zmtp_write_greeting(greeting);
-    say(peer, greeting, sizeof greeting);
     znl_wheel_start(znl_loop_wheel(loop), &peer->timer,
             znl_loop_now_ms(loop) + ZNL_ZMTP_HANDSHAKE_MS, shaking_takes_too_long);
+    if (say(peer, greeting, sizeof greeting) == ZNL_E_NOMEM)
+        end(peer, ZNL_E_NOMEM, NULL);
 }
 
 int znl_zmtp_peer_new(znl_zmtp_peer **out, znl_zmtp_side *side, znl_stream *stream)
