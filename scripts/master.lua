@@ -14,7 +14,8 @@ end
 
 local parser = argparse("znlrun scripts/master.lua", "Runs a ZNL master.")
 parser:option("--id", "Name of this node."):default("master-1")
-parser:option("--endpoint", "Where to bind; port * lets the system choose."):default("tcp://127.0.0.1:6003")
+parser:option("--endpoint", "Where to bind (default tcp://127.0.0.1:6003), port * for any; may be repeated.")
+  :count("*")
 parser:option("--engine", "What moves the messages: auto (default), zmtp or libzmq."):argname("<engine>")
   :choices { "auto", "zmtp", "libzmq" }
 parser:option("--handlers", "Lua file or folder that answers requests; reloaded on change."):argname("<path>")
@@ -41,7 +42,7 @@ end
 
 local master = znl.master {
   id = args.id,
-  endpoint = args.endpoint,
+  endpoints = #args.endpoint > 0 and args.endpoint or nil,
   cluster = args.cluster and {
     bus = args.cluster, name = args.cluster_name, secret = args.cluster_secret and znl.secret(args.cluster_secret),
   },
@@ -70,4 +71,4 @@ if not ok then
   io.stderr:write("znlrun: ", message, "\n")
   znl.exit(1)
 end
-znl.log.info("master is up", { id = args.id, endpoint = master:endpoint() })
+znl.log.info("master is up", { id = args.id, endpoint = table.concat(master:endpoints(), " ") })

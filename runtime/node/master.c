@@ -18,6 +18,7 @@ struct znl_master {
     znl_keyring *keyring;
     znl_presence *presence;
     znl_timer sweep;
+    const char **endpoints; /* owns what options.endpoints points to, texts included; or NULL */
 };
 
 /* What a master keeps per slave on line. */
@@ -296,6 +297,31 @@ static void on_link_dropped(void *user, int err)
 
 /* --- life -------------------------------------------------------------------------------------- */
 
+static int copy_endpoints(znl_master *master, const znl_node_options *options)
+{
+    size_t count = options->endpoint_count, bytes = 0;
+    if (count == 0)
+        return 0;
+    if (count > ZNL_LINK_ENDPOINTS_MAX)
+        return ZNL_E_TOO_BIG;
+    for (size_t i = 0; i < count; i++)
+        bytes += strlen(options->endpoints[i]) + 1;
+    master->endpoints = znl_malloc(count * sizeof(char *) + bytes);
+    if (master->endpoints == NULL)
+        return ZNL_E_NOMEM;
+    char *at = (char *)(master->endpoints + count);
+    for (size_t i = 0; i < count; i++) {
+        size_t size = strlen(options->endpoints[i]) + 1;
+        memcpy(at, options->endpoints[i], size);
+        master->endpoints[i] = at;
+        at += size;
+    }
+    master->node.options.endpoints = master->endpoints;
+    master->node.options.endpoint_count = count;
+    master->node.options.endpoint = master->endpoints[0];
+    return 0;
+}
+
 int znl_master_new(znl_master **out, znl_loop *loop, const znl_node_options *options,
         const znl_node_events *events, void *user)
 {
@@ -303,6 +329,8 @@ int znl_master_new(znl_master **out, znl_loop *loop, const znl_node_options *opt
     if (master == NULL)
         return ZNL_E_NOMEM;
     int err = znl_node_init(&master->node, loop, options, events, user);
+    if (err == 0)
+        err = copy_endpoints(master, options);
     if (err == 0)
         err = znl_presence_new(&master->presence, options->max_peers, sizeof(struct peer));
     if (err == 0)
@@ -326,6 +354,7 @@ void znl_master_free(znl_master *master)
     znl_presence_free(master->presence);
     znl_keyring_free(master->keyring);
     znl_node_fini(&master->node);
+    znl_free(master->endpoints);
     znl_free(master);
 }
 

@@ -53,7 +53,8 @@ int znl_node_init(znl_node *node, znl_loop *loop, const znl_node_options *option
     node->options.endpoint = (const char *)copy_name(&at, endpoint).data;
     node->options.secret = node->options.salt = znl_frame_of(
             NULL, 0);               /* keys hold what matters */
-    node->options.endpoints = NULL; /* those are the slave's */
+    node->options.endpoints = NULL; /* those are the role's */
+    node->options.endpoint_count = 0;
     node->options.master_ids = NULL;
     node->created_unix_ms = znl_loop_unix_ms(loop);
     znl_random_bytes(node->iv, sizeof node->iv);
@@ -100,6 +101,11 @@ int znl_node_open_link(znl_node *node, int is_router, const znl_link_events *eve
     };
     if (!is_router)
         options.routing_id = node->options.id;
+    if (is_router && node->options.endpoint_count > 1) {
+        options.more_endpoints = node->options.endpoints + 1;
+        options.more_endpoint_count = node->options.endpoint_count - 1;
+        options.failed = &node->failed;
+    }
     return znl_link_open(&node->link, node->loop, &options, events, user);
 }
 

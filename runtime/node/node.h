@@ -57,8 +57,8 @@ typedef struct znl_node_options {
     uint32_t max_frame_bytes, max_frames, max_message_bytes;
     uint32_t send_hwm, recv_hwm;
     uint32_t outbox_messages, outbox_bytes;
-    /* Slave: where else to go when the master does not answer; none: `endpoint` alone. Then `endpoint` is
-     * not looked at, and heartbeats must be on. */
+    /* None: `endpoint` alone, else that is not looked at. Master: all of them are bound. Slave: where else to
+     * go when the master does not answer; heartbeats must be on. */
     const char *const *endpoints;
     size_t endpoint_count;
     const znl_frame
@@ -111,6 +111,7 @@ typedef struct znl_node {
     znl_parcels outbox;
     znl_node_counters counters;
     znl_refusals refusals;
+    size_t failed;                 /* of several endpoints the one that could not be bound */
     uint8_t iv[ZNL_AEAD_IV_BYTES]; /* random part and a counter: no two alike */
     uint32_t iv_count;
     znl_buffer out_frames, in_frames, call_frames; /* arrays of znl_frame */

@@ -72,14 +72,26 @@ function ARGUMENTS.slave_disconnected(self, id, reason) return id, reason, self.
 local Master = setmetatable({}, { __index = node.Node })
 Master.__index = Master
 
+--- Rules that concern more than one option, besides those of every node.
+local function check_together(config, given)
+  local several = config.endpoints
+  for _, endpoint in ipairs(several and #several > 1 and several or {}) do
+    if endpoint:find("^sim:") then return endpoint .. " does not go together with other endpoints" end
+  end
+  return node.exclusion(given, "endpoint", "endpoints")
+end
+
 local ROLE = {
-  name = "master", spec = SPEC, events = EVENTS, reactions = REACTIONS, arguments = ARGUMENTS,
+  name = "master", check = check_together, spec = SPEC, events = EVENTS, reactions = REACTIONS, arguments = ARGUMENTS,
   prepare = function(config, what, level) config.cluster = fleet.read(config.cluster, what, level + 1) end,
   on_build = function(self, config)
     self.fleet = config.cluster and fleet.new(self, config.cluster)
     if self.fleet then self.fleet.core = self.core end
   end,
-  create = function(config) return core.master(config) end,
+  create = function(config)
+    if config.endpoints then config.endpoint = config.endpoints[1] end
+    return core.master(config)
+  end,
 }
 
 --- Makes a master. Nothing is bound before `start`.
@@ -90,7 +102,12 @@ function M.new(opts)
   return self
 end
 
---- Starts it; in a cluster it joins that, at once or when NATS is there. Harmless when it runs.
+--- All endpoints in use, in the order of the option, each with the port that was chosen for "*".
+---@return string[]
+function Master:endpoints() return self.core:endpoints() end
+
+--- Starts it: binds its endpoints, all or none; in a cluster it joins that, at once or when NATS is there. Harmless
+--- when it runs.
 ---@return true|nil ok
 ---@return string? message
 ---@return string? code  "ADDRESS_IN_USE", "ADDRESS", …

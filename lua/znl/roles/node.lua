@@ -17,9 +17,44 @@ local by_id = setmetatable({}, { __mode = "v" })
 
 local MIB = 1024 * 1024
 
+local LIST_MAX = 32
+
+--- A rule for an array of 1 to 32 different values that `rule` accepts.
+---@param rule table
+---@param allowed string
+---@return table
+function M.list_of(rule, allowed)
+  return {
+    type = "table", allowed = allowed,
+    check = function(list)
+      local seen, count = {}, 0
+      for key, value in pairs(list) do
+        count = count + 1
+        if type(key) ~= "number" or seen[value] or not options.accepts(rule, value) then return false end
+        seen[value] = true
+      end
+      return count > 0 and count == #list and count <= LIST_MAX
+    end,
+  }
+end
+
+--- What is wrong when two options are given that exclude each other.
+---@return string|nil
+function M.exclusion(given, one, several)
+  if given[one] ~= nil and given[several] ~= nil then
+    return ("options %s and %s exclude each other"):format(one, several)
+  end
+end
+
+local ENDPOINT = {
+  type = "string", default = "tcp://127.0.0.1:6003", max = 1024, pattern = "^%l+://[^%z]+$",
+  allowed = "an endpoint such as tcp://127.0.0.1:6003; several go into endpoints",
+}
+
 ---@class znl.NodeOptions
 ---@field id string  1 to 255 bytes; on a slave also its routing id
 ---@field endpoint? string  "tcp://host:port" or "ipc://path"; a master may ask for "tcp://host:*"
+---@field endpoints? string[]  in place of endpoint: a master binds all; a slave goes to one of them at a time
 ---@field engine? "auto"|"zmtp"|"libzmq"  what moves the messages; both speak the same protocol
 ---@field curve? znl.MasterCurve|znl.SlaveCurve  encrypts connections; goes by libzmq
 ---@field encrypted? boolean  proofs and sealed payloads; must be said when a key is given
@@ -50,10 +85,8 @@ M.SPEC = {
     type = "string", required = true, allowed = "a text of 1 to 255 bytes that begins with no zero byte",
     min = 1, max = 255, check = function(id) return id:byte(1) ~= 0 end,
   },
-  endpoint = {
-    type = "string", default = "tcp://127.0.0.1:6003", max = 1024, pattern = "^%l+://[^%z]+$",
-    allowed = "an endpoint such as tcp://127.0.0.1:6003",
-  },
+  endpoint = ENDPOINT,
+  endpoints = M.list_of(ENDPOINT, "an array of 1 to 32 different endpoints such as tcp://127.0.0.1:6003"),
   engine = {
     type = "string", default = "auto", allowed = '"auto", "zmtp" or "libzmq"',
     check = function(name) return name == "auto" or name == "zmtp" or name == "libzmq" end,

@@ -16,40 +16,19 @@ local where = require("znl.where")
 
 local M = {}
 
-local MASTERS_MAX = 32
-
---- True for an array of 1 to 32 different values that `rule` accepts.
-local function is_list_of(rule, list)
-  local seen, count = {}, 0
-  for key, value in pairs(list) do
-    count = count + 1
-    if type(key) ~= "number" or seen[value] or not options.accepts(rule, value) then return false end
-    seen[value] = true
-  end
-  return count > 0 and count == #list and count <= MASTERS_MAX
-end
-
 local MASTER_ID = { type = "string", min = 1, max = 255 }
 
 ---@class znl.SlaveOptions : znl.NodeOptions
----@field endpoints? string[]  in place of endpoint: of several masters, of which the slave is with one at a time
 ---@field endpoint_order? "listed"|"random"  which of them is the first; then they take turns
 ---@field master_id? string  the only master to believe; absent: the first that has the key
 ---@field master_ids? string[]  in place of master_id: the only masters to believe
 local SPEC = options.extend(node.SPEC, {
-  endpoints = {
-    type = "table", allowed = "an array of 1 to 32 different endpoints such as tcp://127.0.0.1:6003",
-    check = function(list) return is_list_of(node.SPEC.endpoint, list) end,
-  },
   endpoint_order = {
     type = "string", default = "listed", allowed = '"listed" or "random"',
     check = function(order) return order == "listed" or order == "random" end,
   },
   master_id = MASTER_ID,
-  master_ids = {
-    type = "table", allowed = "an array of 1 to 32 different texts of 1 to 255 bytes",
-    check = function(list) return is_list_of(MASTER_ID, list) end,
-  },
+  master_ids = node.list_of(MASTER_ID, "an array of 1 to 32 different texts of 1 to 255 bytes"),
 })
 
 local EVENTS = { "master_online", "master_offline", "publish", "service_request" }
@@ -93,11 +72,8 @@ end
 
 --- Rules that concern more than one option, besides those of every node.
 local function check_together(config, given)
-  for one, several in pairs { endpoint = "endpoints", master_id = "master_ids" } do
-    if given[one] ~= nil and given[several] ~= nil then
-      return ("options %s and %s exclude each other"):format(one, several)
-    end
-  end
+  local problem = node.exclusion(given, "endpoint", "endpoints") or node.exclusion(given, "master_id", "master_ids")
+  if problem then return problem end
   if config.endpoints and #config.endpoints > 1 and config.heartbeat_ms == 0 then
     return "several endpoints need heartbeats: without, nothing tells whether a master is there"
   end

@@ -83,12 +83,21 @@ function M.take(kind, name, options, make, finish)
   return object
 end
 
+local function have_one_endpoint(a, b)
+  local places = {}
+  for _, endpoint in ipairs(a.endpoints or { a.endpoint or "" }) do places[endpoint] = true end
+  for _, endpoint in ipairs(b.endpoints or { b.endpoint or "" }) do
+    if places[endpoint] then return true end
+  end
+  return false
+end
+
 --- Whether two things of one kind, by their options, would listen at one place. No endpoint is the default
 --- one; what has a namespace listens on a port, and without one wherever there is room. Clusters share theirs.
 local function need_one_place(a, b)
   if a.name ~= nil then return false end
   if a.listen ~= nil then return a.listen == b.listen and not a.listen:find(":0$") end
-  if a.namespace == nil then return a.endpoint == b.endpoint end
+  if a.namespace == nil then return have_one_endpoint(a, b) end
   return a.port ~= nil and a.port ~= 0 and a.port == b.port
 end
 

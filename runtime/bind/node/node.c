@@ -43,7 +43,7 @@ static void read_options(lua_State *L, znl_node_options *o)
     if (o->id.size == 0 || o->id.data[0] == 0)
         luaL_error(
                 L, "id must be a string of 1..255 bytes that does not start with a zero byte");
-    lua_getfield(L, 1, "endpoints"); /* of a slave, in place of the one */
+    lua_getfield(L, 1, "endpoints"); /* in place of the one */
     if (endpoint.size == 0 && lua_isnil(L, -1))
         luaL_error(L, "endpoint must be a string such as tcp://127.0.0.1:6003");
     lua_pop(L, 1);
@@ -131,6 +131,24 @@ static znl_node_box *new_box(lua_State *L, const char *type)
     return b;
 }
 
+/* The field `name`, an array of texts of 1 to `max` bytes; absent: none. They are kept alive by it. */
+static size_t read_texts(lua_State *L, const char *name, size_t max, znl_frame *out)
+{
+    lua_getfield(L, 1, name);
+    size_t count = lua_istable(L, -1) ? lua_objlen(L, -1) : 0;
+    if ((!lua_isnil(L, -1) && count == 0) || count > ZNL_SLAVE_ENDPOINTS_MAX)
+        luaL_error(L, "%s must be an array of 1 to %d texts", name, ZNL_SLAVE_ENDPOINTS_MAX);
+    for (size_t i = 0; i < count; i++) {
+        lua_rawgeti(L, -1, (int)i + 1);
+        if (lua_type(L, -1) != LUA_TSTRING || lua_objlen(L, -1) == 0 || lua_objlen(L, -1) > max)
+            luaL_error(L, "%s must be an array of texts of 1 to %d bytes each", name, (int)max);
+        out[i].data = (const uint8_t *)lua_tolstring(L, -1, &out[i].size);
+        lua_pop(L, 1);
+    }
+    lua_pop(L, 1);
+    return count;
+}
+
 /* Reads `curve`; 0, or what the constructor is to return. */
 static int read_curve(lua_State *L, znl_node_options *options, int is_server)
 {
@@ -148,7 +166,13 @@ static int new_master(lua_State *L)
 {
     znl_lua_check_main(L, "a master");
     znl_node_options options;
+    znl_frame places[ZNL_SLAVE_ENDPOINTS_MAX];
+    const char *endpoints[ZNL_SLAVE_ENDPOINTS_MAX];
     read_options(L, &options);
+    options.endpoint_count = read_texts(L, "endpoints", 1024, places);
+    for (size_t i = 0; i < options.endpoint_count; i++)
+        endpoints[i] = (const char *)places[i].data;
+    options.endpoints = endpoints;
     znl_node_box *b = new_box(L, MASTER_TYPE);
     int failed = read_curve(L, &options, 1);
     if (failed != 0)
@@ -173,24 +197,6 @@ static int new_master(lua_State *L)
     }
     lua_pop(L, 1);
     return 1;
-}
-
-/* The field `name`, an array of texts of 1 to `max` bytes; absent: none. They are kept alive by it. */
-static size_t read_texts(lua_State *L, const char *name, size_t max, znl_frame *out)
-{
-    lua_getfield(L, 1, name);
-    size_t count = lua_istable(L, -1) ? lua_objlen(L, -1) : 0;
-    if ((!lua_isnil(L, -1) && count == 0) || count > ZNL_SLAVE_ENDPOINTS_MAX)
-        luaL_error(L, "%s must be an array of 1 to %d texts", name, ZNL_SLAVE_ENDPOINTS_MAX);
-    for (size_t i = 0; i < count; i++) {
-        lua_rawgeti(L, -1, (int)i + 1);
-        if (lua_type(L, -1) != LUA_TSTRING || lua_objlen(L, -1) == 0 || lua_objlen(L, -1) > max)
-            luaL_error(L, "%s must be an array of texts of 1 to %d bytes each", name, (int)max);
-        out[i].data = (const uint8_t *)lua_tolstring(L, -1, &out[i].size);
-        lua_pop(L, 1);
-    }
-    lua_pop(L, 1);
-    return count;
 }
 
 static int new_slave(lua_State *L)
@@ -259,7 +265,9 @@ static int node_start(lua_State *L)
         int err = b->master != NULL ? znl_master_start(b->master) : znl_slave_start(b->slave);
         if (err != 0) {
             znl_anchor_let_go(&b->jobs.anchor);
-            return znl_lua_fail_open(L, err, "start", b->node->options.endpoint);
+            const znl_node_options *o = &b->node->options;
+            return znl_lua_fail_open(L, err, "start",
+                    o->endpoint_count > 1 ? o->endpoints[b->node->failed] : o->endpoint);
         }
     }
     lua_pushboolean(L, 1);
@@ -433,6 +441,21 @@ static int master_slaves(lua_State *L)
     return 1;
 }
 
+/* endpoints(self) -> what is bound, or will be */
+static int master_endpoints(lua_State *L)
+{
+    const znl_node *node = znl_node_box_checkmaster(L)->node;
+    size_t count = node->options.endpoint_count > 0 ? node->options.endpoint_count : 1;
+    lua_createtable(L, (int)count, 0);
+    for (size_t i = 0; i < count; i++) {
+        const char *text = node->options.endpoint_count > 0 ? node->options.endpoints[i]
+                                                            : node->options.endpoint;
+        lua_pushstring(L, node->link != NULL ? znl_link_endpoint_at(node->link, i) : text);
+        lua_rawseti(L, -2, (int)i + 1);
+    }
+    return 1;
+}
+
 static int master_is_online(lua_State *L)
 {
     znl_node_box *b = znl_node_box_checkmaster(L);
@@ -567,6 +590,7 @@ static const luaL_Reg master_methods[] = {
         {"call", znl_node_master_call},
         {"publish", master_publish},
         {"slaves", master_slaves},
+        {"endpoints", master_endpoints},
         {"reads_calls", master_reads_calls},
         {"is_online", master_is_online},
         {"forget", master_forget},
