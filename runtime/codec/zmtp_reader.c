@@ -90,12 +90,16 @@ static inline int check_limits(
 {
     if (frames >= limits->max_frames)
         return ZNL_E_LIMIT;
-    return more > limits->max_message_bytes - body_bytes ? ZNL_E_TOO_BIG : 0;
+    return body_bytes > limits->max_message_bytes ||
+                    more > limits->max_message_bytes - body_bytes
+            ? ZNL_E_TOO_BIG
+            : 0;
 }
 
 static void forget(znl_zmtp_reader *reader)
 {
-    reader->scanned = reader->body_bytes = 0;
+    reader->scanned = 0;
+    reader->body_bytes = reader->lead_bytes;
     reader->frames = 0;
     znl_buffer_fini(&reader->held);
 }
@@ -141,17 +145,21 @@ static int pass(znl_zmtp_reader *reader)
 static int next_passed(znl_zmtp_reader *reader, const znl_zmtp_limits *limits)
 {
     struct head head;
-    int rc;
-    while ((rc = read_head(reader->held.data, reader->held.size, limits, &head)) == 0) {
+    int rc = reader->held.size == 0 ? read_head(reader->data, reader->size, limits, &head) : 0;
+    if (rc > 0) {
+        reader->data += head.bytes;
+        reader->size -= head.bytes;
+    }
+    while (rc == 0) { /* in pieces */
         rc = take(reader, 1);
         if (rc <= 0)
-            return rc;
+            return rc < 0 ? ZNL_E_CLOSED : 0;
+        rc = read_head(reader->held.data, reader->held.size, limits, &head);
     }
-    if (rc < 0)
-        return rc;
-    start_passing(
-            reader, head.size, head.flags & ZNL_ZMTP_COMMAND ? ZNL_ZMTP_MORE : head.flags);
-    return 1;
+    if (rc > 0)
+        start_passing(
+                reader, head.size, head.flags & ZNL_ZMTP_COMMAND ? ZNL_ZMTP_MORE : head.flags);
+    return rc;
 }
 
 /* --- held --------------------------------------------------------------------------------------- */
@@ -161,8 +169,10 @@ static int give_held(znl_zmtp_reader *reader, znl_zmtp_scratch *scratch, znl_zmt
     const uint8_t *at = reader->held.data;
     const uint8_t *end = at + reader->held.size;
     size_t count = 0;
-    if (make_frames(scratch, reader->frames) != 0)
+    if (make_frames(scratch, reader->frames) != 0) {
+        forget(reader);
         return ZNL_E_NOMEM;
+    }
     while (at < end) { /* all of it has been checked */
         size_t size = at[0] & ZNL_ZMTP_LONG
                 ? (size_t)znl_get_be32(at + 1) << 32 | znl_get_be32(at + 5)
@@ -181,7 +191,7 @@ static int give_command(znl_zmtp_reader *reader, const struct head *head,
         znl_zmtp_scratch *scratch, znl_zmtp_item *item)
 {
     if (make_frames(scratch, 1) != 0)
-        return ZNL_E_NOMEM;
+        return ZNL_E_CLOSED;
     scratch->frames[1] = znl_frame_of(
             reader->held.data + reader->scanned + head->bytes, head->size);
     *item = (znl_zmtp_item){.is_command = 1, .frames = scratch->frames + 1, .count = 1};
@@ -204,7 +214,7 @@ static int next_held(znl_zmtp_reader *reader, const znl_zmtp_limits *limits,
             size_t wanted = have >= 2 ? ZNL_ZMTP_HEAD_BYTES_MAX : 2;
             rc = take(reader, wanted - have);
             if (rc <= 0)
-                return rc;
+                return rc < 0 ? ZNL_E_CLOSED : 0;
             continue;
         }
         size_t left = head.bytes + head.size - have;
@@ -217,8 +227,12 @@ static int next_held(znl_zmtp_reader *reader, const znl_zmtp_limits *limits,
             return err;
         }
         rc = take(reader, left);
-        if (rc <= 0)
+        if (rc < 0 && !is_command) {
+            start_passing(reader, left, head.flags);
             return rc;
+        }
+        if (rc <= 0)
+            return rc < 0 ? ZNL_E_CLOSED : 0;
         if (is_command)
             return give_command(reader, &head, scratch, item);
         reader->frames++;
@@ -231,13 +245,12 @@ static int next_held(znl_zmtp_reader *reader, const znl_zmtp_limits *limits,
 
 /* --- where the bytes lie ------------------------------------------------------------------------ */
 
-/* Holds all that is lent; the first `scanned` bytes are `frames` whole frames. */
+/* Holds so many of the lent bytes; the first `scanned` bytes are `frames` whole frames. */
 static int hold(
         znl_zmtp_reader *reader, size_t bytes, size_t scanned, size_t frames, size_t body_bytes)
 {
-    int rc = take(reader, bytes);
-    if (rc < 0)
-        return rc;
+    if (take(reader, bytes) < 0)
+        return ZNL_E_CLOSED;
     reader->scanned = scanned;
     reader->frames = (uint32_t)frames;
     reader->body_bytes = body_bytes;
@@ -249,7 +262,7 @@ static int next_lent(znl_zmtp_reader *reader, const znl_zmtp_limits *limits,
 {
     const uint8_t *data = reader->data;
     size_t size = reader->size;
-    size_t at = 0, count = 0, body_bytes = 0;
+    size_t at = 0, count = 0, body_bytes = reader->lead_bytes;
     struct head head;
     for (;;) {
         int rc = read_head(data + at, size - at, limits, &head);
@@ -263,17 +276,24 @@ static int next_lent(znl_zmtp_reader *reader, const znl_zmtp_limits *limits,
             rc = hold(reader, at, at, count, body_bytes);
             return rc < 0 ? rc : next_held(reader, limits, scratch, item);
         }
+        int is_whole = head.size <= size - body_at;
         int err = is_command ? 0 : check_limits(limits, count, body_bytes, head.size);
+        if (err == 0 && is_whole)
+            err = make_frames(scratch, count + 1);
+        if (err == 0 && !is_whole) {
+            err = hold(reader, size, at, count, body_bytes);
+            if (err == 0)
+                return 0;
+            err = ZNL_E_NOMEM;
+        }
+        if (err != 0 && is_command)
+            return ZNL_E_CLOSED;
         if (err != 0) {
             reader->data += body_at;
             reader->size -= body_at;
             start_passing(reader, head.size, head.flags);
             return err;
         }
-        if (head.size > size - body_at)
-            return hold(reader, size, at, count, body_bytes);
-        if (make_frames(scratch, count + 1) != 0)
-            return ZNL_E_NOMEM;
         scratch->frames[++count] = znl_frame_of(data + body_at, head.size);
         body_bytes += head.size;
         at = body_at + head.size;

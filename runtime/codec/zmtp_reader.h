@@ -26,12 +26,13 @@ void znl_zmtp_scratch_fini(znl_zmtp_scratch *scratch);
 typedef struct znl_zmtp_reader {
     const uint8_t *data; /* lent and not read */
     size_t size;
-    znl_buffer held;    /* of a message or command that is not whole */
-    size_t scanned;     /* bytes of whole frames at the start of `held` */
-    size_t body_bytes;  /* of these frames, without heads */
-    size_t passing;     /* bytes of a frame still to be passed over */
-    uint32_t frames;    /* of these */
-    uint8_t is_given;   /* `held` was handed out as a whole */
+    znl_buffer held;   /* of a message or command that is not whole */
+    size_t scanned;    /* bytes of whole frames at the start of `held` */
+    size_t body_bytes; /* of these frames, without heads */
+    size_t lead_bytes; /* of a routing id that the caller puts before each message: it counts */
+    size_t passing;    /* bytes of a frame still to be passed over */
+    uint32_t frames;   /* of these */
+    uint8_t is_given;  /* `held` was handed out as a whole */
     uint8_t is_passing; /* a message is passed over up to its last frame */
     uint8_t ends_passing;
 } znl_zmtp_reader;
@@ -52,9 +53,9 @@ void znl_zmtp_reader_fini(znl_zmtp_reader *reader);
 void znl_zmtp_reader_feed(znl_zmtp_reader *reader, const uint8_t *data, size_t size);
 
 /* 1 and *item; 0 when there is nothing whole: the rest is kept.
- *   ZNL_E_TOO_BIG (bytes), ZNL_E_LIMIT (frames)  a message is passed over; go on
- *   ZNL_E_PROTO      malformed, or a frame beyond max_frame_bytes; the conversation is over
- *   ZNL_E_NOMEM      the message cannot be held; the conversation is over */
+ *   ZNL_E_TOO_BIG (bytes), ZNL_E_LIMIT (frames), ZNL_E_NOMEM  a message is passed over; go on
+ *   ZNL_E_PROTO   malformed, or a frame beyond max_frame_bytes; the conversation is over
+ *   ZNL_E_CLOSED  without memory it cannot go on */
 int znl_zmtp_reader_next(znl_zmtp_reader *reader, const znl_zmtp_limits *limits,
         znl_zmtp_scratch *scratch, znl_zmtp_item *item);
 

@@ -133,6 +133,8 @@ void znl_stream_close(znl_stream *stream, uint32_t linger_ms)
             znl_loop_wheel(loop), &stream->timer, znl_clock_mono_ms() + linger_ms, on_late);
     if (!stream->has_peer_ended && !stream->has_input_ended)
         znl_stream_start_reading(stream);
+    if (stream->in_air == 0)
+        znl_stream_offer(stream); /* what fails is found in its turn */
     znl_stream_schedule(stream);
 }
 

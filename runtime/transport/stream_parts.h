@@ -116,6 +116,10 @@ int znl_stream_offer(znl_stream *stream);
 /* Offers, and says what follows from it: to the owner, or the goodbye. Nothing may follow. */
 void znl_stream_flush(znl_stream *stream);
 
+/* The loop turns no more: writes what is queued, and waits for the peer to read it up to the end of lingering. Under TLS
+ * it writes nothing. The stream is of no use afterwards. */
+void znl_stream_write_out(znl_stream *stream);
+
 /* --- stream_turn.c ----------------------------------------------------------------------------------- */
 
 /* NULL: out of memory. */

@@ -73,12 +73,14 @@ static void on_turn(znl_deferred *deferred)
     }
 }
 
-/* At the end of the loop: nobody waits for the goodbyes any more. */
+/* At the end of the loop: what is queued still leaves, but nobody waits for the goodbyes any more. */
 static void end_lingering(void *shared)
 {
     znl_streams *all = shared;
-    while (all->lingering != NULL)
+    while (all->lingering != NULL) {
+        znl_stream_write_out(all->lingering);
         znl_stream_close(all->lingering, 0);
+    }
     znl_loop_undefer(all->loop, &all->turn);
 }
 

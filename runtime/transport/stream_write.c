@@ -8,9 +8,14 @@
  * SPDX-License-Identifier: MIT */
 #include "transport/stream_parts.h"
 
+#include "base/clock.h"
 #include "base/err.h"
 
+#include <errno.h>
+#include <limits.h>
+#include <poll.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #define EARLY_MOST_BYTES 65536u /* of a queue: what stays of it is moved */
 /* Sealed, and given to libuv, at once: the queue is seen to empty as finely. */
@@ -235,4 +240,39 @@ void znl_stream_flush(znl_stream *stream)
         if (stream->events->on_writable != NULL)
             stream->events->on_writable(stream->user);
     }
+}
+
+/* Writes all of it, before `ends_ms`. True when it was. */
+static int write_all(int fd, const uint8_t *data, size_t size, uint64_t ends_ms)
+{
+    while (size > 0) {
+        ssize_t count = send(fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (count > 0) {
+            data += count;
+            size -= (size_t)count;
+        } else if (count < 0 && errno == EAGAIN) {
+            struct pollfd one = {.fd = fd, .events = POLLOUT};
+            uint64_t now_ms = znl_clock_mono_ms();
+            uint64_t left_ms = ends_ms > now_ms ? ends_ms - now_ms : 0;
+            if (poll(&one, 1, left_ms < INT_MAX ? (int)left_ms : INT_MAX) <= 0)
+                return 0;
+        } else if (count < 0 && errno != EINTR) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+void znl_stream_write_out(znl_stream *stream)
+{
+    uv_os_fd_t fd;
+    size_t at = stream->flown;
+    if (stream->session != NULL || stream->write_error != 0 ||
+            uv_fileno(&stream->socket.handle, &fd) != 0)
+        return;
+    if (stream->in_air > 0) /* libuv has written some of it */
+        at += stream->in_air - uv_stream_get_write_queue_size(&stream->socket.stream);
+    if (write_all(fd, stream->flying.data + at, stream->flying.size - at,
+                stream->timer.deadline_ms))
+        write_all(fd, stream->queue.data, stream->queue.size, stream->timer.deadline_ms);
 }

@@ -258,7 +258,7 @@ static void hand_out(znl_zmtp_peer *peer)
                     &item)) != 0) {
         if (rc == 1)
             take_item(peer, &item);
-        else if (peer->state == OPEN && (rc == ZNL_E_TOO_BIG || rc == ZNL_E_LIMIT))
+        else if (peer->state == OPEN && rc != ZNL_E_PROTO && rc != ZNL_E_CLOSED)
             side->on_dropped(side, rc);
         else
             fail(peer, rc);

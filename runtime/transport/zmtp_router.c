@@ -60,6 +60,7 @@ static int name_peer(znl_zmtp_link *link, znl_zmtp_peer *peer, znl_frame id)
     memcpy(key, id.data, id.size);
     peer->entry.key = znl_frame_of(key, id.size);
     peer->entry.hash = znl_map_hash(id);
+    peer->reader.lead_bytes = id.size;
     int err = znl_map_put(&router->peers, &peer->entry);
     if (err != 0) {
         peer->entry.key = znl_frame_of(NULL, 0);

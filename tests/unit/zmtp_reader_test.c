@@ -689,7 +689,7 @@ static void each_allocation_fails_in_turn(void **state)
         long n = 0;
         int err;
         while ((err = read_failing(&script, cut, n)) != 0) {
-            assert_int_equal(err, ZNL_E_NOMEM);
+            assert_true(err == ZNL_E_NOMEM || err == ZNL_E_CLOSED);
             n++;
         }
         assert_true(n >= 2); /* the scratch, twice, and maybe what is held */
