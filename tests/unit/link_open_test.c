@@ -330,12 +330,14 @@ static void curve_open_survives_each_allocation_failing(void **state)
 
 int main(void)
 {
-    static znl_link_engine libzmq = ZNL_LINK_LIBZMQ;
+    static znl_link_engine libzmq = ZNL_LINK_LIBZMQ, zmtp = ZNL_LINK_ZMTP;
     const struct CMUnitTest tests[] = {
             cmocka_unit_test(engines_have_names),
             cmocka_unit_test(own_engine_refuses_what_it_does_not_speak),
             cmocka_unit_test_prestate(one_router_has_several_endpoints, &libzmq),
+            cmocka_unit_test_prestate(one_router_has_several_endpoints, &zmtp),
             cmocka_unit_test_prestate(several_endpoints_are_bound_all_or_none, &libzmq),
+            cmocka_unit_test_prestate(several_endpoints_are_bound_all_or_none, &zmtp),
             cmocka_unit_test(several_endpoints_are_of_one_kind_and_of_a_router),
             cmocka_unit_test(environment_says_what_auto_means),
             cmocka_unit_test(curve_is_for_libzmq_and_for_sockets_of_the_system),
