@@ -17,33 +17,23 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/limits.h"
-#include "transport/endpoint.h"
 #include "transport/link_zmq_curve.h"
 #include "transport/zmq_monitor.h"
+#include "transport/zmq_places.h"
 #include "transport/zmq_zap.h"
 
 #include <errno.h>
 #include <limits.h>
 #include <stddef.h>
-#include <stdio.h>
-#include <sys/socket.h>
-#include <sys/un.h>
-#include <unistd.h>
 #include <zmq.h>
 
 #define PARTS_START 16u     /* frames of a message a link has room for at first */
 #define PARTS_KEEP 1024u    /* more room than this is given back after the message */
 #define ROUTER_RETRY_MS 5u  /* a ROUTER does not say which peer became writable */
-#define UNBIND_WAIT_MS 5000 /* libzmq closes a listener at once when its thread has its turn */
 #define LISTEN_BACKLOG 4096 /* all slaves reconnect at once when a master restarts */
 #define LARGE_BYTES 65536u  /* frames for which running out of memory is a real possibility */
 #define DRAIN_MESSAGES (ZNL_BATCH_MESSAGES * ZNL_BATCH_ROUNDS)
 #define CLOCK_MESSAGES 16u /* between two looks at the clock */
-
-struct place {
-    znl_endpoint_kind kind;
-    char text[ZNL_ENDPOINT_BYTES_MAX];
-};
 
 typedef struct zmq_link {
     znl_link base; /* first */
@@ -65,8 +55,7 @@ typedef struct zmq_link {
     int is_watched; /* libuv knows poll: only its close callback may free the link */
     int is_draining;
     int wants_writable;
-    size_t endpoint_count;
-    struct place *endpoints; /* those in use */
+    znl_zmq_places places;
 } zmq_link;
 
 static zmq_link *link_of(znl_link *base)
@@ -319,7 +308,7 @@ static void want_writable(znl_link *base, int on)
 
 static const char *get_endpoint(znl_link *base, size_t index)
 {
-    return link_of(base)->endpoints[index].text;
+    return znl_zmq_places_text(&link_of(base)->places, index);
 }
 
 /* --- opening and closing ----------------------------------------------------------------------- */
@@ -359,63 +348,6 @@ static int set_options(zmq_link *link, const znl_link_options *options)
     return rc == 0 ? 0 : zmq_errno();
 }
 
-/* libzmq removes the file of an ipc endpoint before it binds, also that of a running server. */
-static int is_ipc_served(znl_frame path)
-{
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    memcpy(address.sun_path, path.data, path.size); /* endpoint_parse: it fits */
-    socklen_t size = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + path.size);
-    if (path.data[0] == '@')
-        address.sun_path[0] = '\0'; /* abstract: no terminator */
-    else
-        size++;
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0)
-        return 0;
-    int rc = connect(fd, (const struct sockaddr *)&address, size);
-    int is_served = rc == 0 || errno == EAGAIN; /* EAGAIN: served, and its backlog is full */
-    close(fd);
-    return is_served;
-}
-
-static int address_error(int number)
-{
-    int err = znl_err_from_errno(number);
-    return err == ZNL_E_NOT_FOUND || err == ZNL_E_EXISTS ? ZNL_E_ADDRESS : err;
-}
-
-/* Binds or connects one; what it is really called goes to its place. */
-static int attach(zmq_link *link, const char *endpoint, const znl_endpoint *parsed)
-{
-    struct place *place = &link->endpoints[link->endpoint_count];
-    size_t size = sizeof place->text;
-    if (set_int(link, ZMQ_IPV6, parsed->is_ipv6) != 0)
-        return znl_err_from_errno(zmq_errno());
-    if (link->base.is_router && parsed->kind == ZNL_ENDPOINT_IPC && is_ipc_served(parsed->name))
-        return ZNL_E_ADDRESS_IN_USE;
-    if ((link->base.is_router ? zmq_bind : zmq_connect)(link->socket, endpoint) != 0)
-        return address_error(zmq_errno());
-    place->kind = parsed->kind;
-    if (zmq_getsockopt(link->socket, ZMQ_LAST_ENDPOINT, place->text, &size) != 0)
-        snprintf(place->text, sizeof place->text, "%s", endpoint);
-    link->endpoint_count++;
-    return 0;
-}
-
-static int attach_all(
-        zmq_link *link, const znl_link_options *options, const znl_endpoint *parsed)
-{
-    size_t count = 1 + options->more_endpoint_count;
-    link->endpoints = znl_calloc(count, sizeof *link->endpoints);
-    if (link->endpoints == NULL)
-        return ZNL_E_NOMEM;
-    int err = attach(link, options->endpoint, &parsed[0]);
-    for (size_t i = 1; err == 0 && i < count; i++)
-        err = attach(link, options->more_endpoints[i - 1], &parsed[i]);
-    *options->failed = err == 0 ? 0 : link->endpoint_count;
-    return err;
-}
-
 static int watch(zmq_link *link)
 {
     int fd = -1;
@@ -435,45 +367,17 @@ static void free_link(uv_handle_t *handle)
     zmq_link *link = handle->data;
     znl_free(link->parts);
     znl_free(link->frames);
-    znl_free(link->endpoints);
+    znl_zmq_places_fini(&link->places);
     znl_free(link);
 }
 
-/* Unbinds one and waits until libzmq's thread has closed the listener: otherwise a link opened next may
- * find the port in use, or have its ipc file removed. When that cannot be arranged, the socket is
- * closed without. */
-static void unbind(zmq_link *link, const struct place *place)
-{
-    char name[64];
-    if (place->kind == ZNL_ENDPOINT_INPROC) {
-        zmq_unbind(link->socket, place->text);
-        return;
-    }
-    znl_loop_zmq_endpoint(link->loop, name, sizeof name);
-    void *monitor = zmq_socket(znl_loop_zmq(link->loop), ZMQ_PAIR);
-    if (monitor == NULL)
-        return;
-    if (zmq_socket_monitor(link->socket, name, ZMQ_EVENT_CLOSED) == 0 &&
-            zmq_connect(monitor, name) == 0 && zmq_unbind(link->socket, place->text) == 0) {
-        zmq_pollitem_t item = {.socket = monitor, .events = ZMQ_POLLIN};
-        while (zmq_poll(&item, 1, UNBIND_WAIT_MS) < 0 && zmq_errno() == EINTR)
-            continue;
-    }
-    zmq_socket_monitor(link->socket, NULL, 0);
-    int linger = 0;
-    zmq_setsockopt(monitor, ZMQ_LINGER, &linger, sizeof linger);
-    zmq_close(monitor);
-}
-
-/* libzmq has one monitor per socket, and unbind() needs it. */
-static void unbind_all(zmq_link *link)
+/* libzmq has one monitor per socket, and unbinding needs it. */
+static void unbind(zmq_link *link)
 {
     znl_zmq_monitor_close(link->monitor);
     link->monitor = NULL;
     if (link->base.is_router)
-        for (size_t i = 0; i < link->endpoint_count; i++)
-            unbind(link, &link->endpoints[i]);
-    link->endpoint_count = 0;
+        znl_zmq_places_unbind(&link->places, link->loop, link->socket);
 }
 
 static void on_lost(void *user)
@@ -583,11 +487,11 @@ static int open_link(znl_link **out, znl_loop *loop, const znl_link_options *opt
     if (err == 0)
         err = monitor_connections(link);
     if (err == 0)
-        err = attach_all(link, options, endpoints);
+        err = znl_zmq_places_attach(&link->places, link->socket, options, endpoints);
     if (err == 0)
         err = watch(link);
     if (err != 0) {
-        unbind_all(link);
+        unbind(link);
         discard(link);
         return err;
     }
@@ -602,7 +506,7 @@ static void close_link(znl_link *base, uint32_t linger_ms)
     znl_wheel_stop(znl_loop_wheel(link->loop), &link->retry);
     znl_loop_undefer(link->loop, &link->recheck);
     set_int(link, ZMQ_LINGER, linger_ms > INT_MAX ? INT_MAX : (int)linger_ms);
-    unbind_all(link);
+    unbind(link);
     discard(link);
 }
 
