@@ -2,6 +2,7 @@
 #include "codec/claim.h"
 
 #include "base/err.h"
+#include "codec/json_scan.h"
 #include "codec/text.h"
 
 /* --- writing ------------------------------------------------------------------------------ */
@@ -38,6 +39,9 @@ static void put_string(struct writer *w, znl_frame text)
     size_t plain = 0; /* start of the bytes not yet written */
     put(w, "\"", 1);
     for (size_t i = 0; i < text.size; i++) {
+        i = (size_t)(znl_json_find_special(text.data + i, text.data + text.size) - text.data);
+        if (i == text.size)
+            break;
         uint8_t c = text.data[i];
         char letter = escapes[c];
         if (letter == 0)
@@ -195,8 +199,12 @@ static int read_unicode(struct reader *r, uint8_t **to)
 static int read_string(struct reader *r, znl_frame *out)
 {
     uint8_t *start = r->at;
-    while (r->at < r->end && escapes[*r->at] == 0)
+    for (;;) {
+        r->at += znl_json_find_special(r->at, r->end) - r->at;
+        if (r->at == r->end || *r->at < 0x80)
+            break;
         r->at++;
+    }
     uint8_t *to = r->at;
     while (r->at < r->end) {
         uint8_t c = *r->at++;

@@ -2,6 +2,7 @@
 #include "node/node.h"
 
 #include "codec/frames.h"
+#include "codec/text.h"
 
 #include "base/alloc.h"
 #include "base/clock.h"
@@ -211,12 +212,8 @@ static int sign(znl_node *node, znl_keys *keys, const struct claimed *what, uint
     uint8_t random[ZNL_NONCE_TEXT_BYTES / 2];
     char nonce[ZNL_NONCE_TEXT_BYTES];
     char digest[ZNL_DIGEST_TEXT_BYTES];
-    static const char hex[] = "0123456789abcdef";
     znl_random_bytes(random, sizeof random);
-    for (size_t i = 0; i < sizeof random; i++) {
-        nonce[2 * i] = hex[random[i] >> 4];
-        nonce[2 * i + 1] = hex[random[i] & 15];
-    }
+    znl_hex_encode(random, sizeof random, nonce);
     znl_proof_digest(what->payload, what->count, digest);
     znl_claim claim = {
             .kind = znl_frame_text(what->kind),

@@ -120,7 +120,8 @@ int znl_proof_decode(const znl_keys *keys, znl_frame proof, int64_t now_unix_ms,
     if ((size_t)(end - dot2 - 1) != SIGNATURE_BYTES)
         return ZNL_E_BAD_SIGNATURE;
     signature(keys, proof.data, (size_t)(dot2 - proof.data), expected);
-    if (sodium_memcmp(expected, dot2 + 1, SIGNATURE_BYTES) != 0)
+    _Static_assert(SIGNATURE_BYTES == crypto_verify_64_BYTES, "compared in constant time");
+    if (crypto_verify_64((const uint8_t *)expected, dot2 + 1) != 0)
         return ZNL_E_BAD_SIGNATURE;
 
     size_t size;

@@ -123,6 +123,56 @@ static void every_byte_is_a_digit_or_refused(void **state)
     assert_int_equal(accepted, 64);
 }
 
+/* The digits of RFC 4648, one by one: the yardstick for what goes 16 at a time. */
+static void base64url_by_hand(const uint8_t *bytes, size_t size, char *out)
+{
+    static const char digits[] =
+            "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    for (size_t bit = 0; bit < size * 8; bit += 6) {
+        unsigned value = 0;
+        for (size_t i = bit; i < bit + 6; i++)
+            value = value << 1 | (i < size * 8 ? bytes[i / 8] >> (7 - i % 8) & 1u : 0);
+        *out++ = digits[value];
+    }
+}
+
+static void base64url_is_the_same_in_blocks(void **state)
+{
+    (void)state;
+    uint32_t dice = 1;
+    for (size_t size = 0; size < 150; size++) {
+        uint8_t bytes[150], back[150];
+        char expected[200], text[200];
+        size_t text_size = znl_base64url_size(size), back_size;
+        for (size_t i = 0; i < size; i++)
+            bytes[i] = (uint8_t)((dice = dice * 1664525u + 1013904223u) >> 24);
+        base64url_by_hand(bytes, size, expected);
+        assert_int_equal(znl_base64url_encode(bytes, size, text), text_size);
+        assert_memory_equal(text, expected, text_size);
+        assert_int_equal(znl_base64url_decode(text, text_size, back, &back_size), 0);
+        assert_int_equal(back_size, size);
+        assert_memory_equal(back, bytes, size);
+    }
+}
+
+/* Wherever it stands. */
+static void a_byte_that_is_no_digit_is_found(void **state)
+{
+    (void)state;
+    char text[80];
+    uint8_t out[60];
+    for (size_t at = 0; at < sizeof text; at++) {
+        unsigned accepted = 0;
+        for (unsigned c = 0; c < 256; c++) {
+            size_t size;
+            memset(text, 'A', sizeof text);
+            text[at] = (char)c;
+            accepted += znl_base64url_decode(text, sizeof text, out, &size) == 0;
+        }
+        assert_int_equal(accepted, 64);
+    }
+}
+
 static void utf8_follows_rfc_3629(void **state)
 {
     (void)state;
@@ -631,6 +681,8 @@ int main(void)
             cmocka_unit_test(base64url_round_trips),
             cmocka_unit_test(base64url_is_strict),
             cmocka_unit_test(every_byte_is_a_digit_or_refused),
+            cmocka_unit_test(base64url_is_the_same_in_blocks),
+            cmocka_unit_test(a_byte_that_is_no_digit_is_found),
             cmocka_unit_test(utf8_follows_rfc_3629),
             cmocka_unit_test(every_cut_of_packed_frames_is_refused),
             cmocka_unit_test(no_frames_pack_to_a_zero_count),
