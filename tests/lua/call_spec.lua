@@ -266,13 +266,11 @@ describe("calls", function()
       if req.route == nil then return "done" end
       woken:set(select(3, znl.sleep(30000)), req:cancelled())
     end)
-    local began = znl.now_ms()
-    assert.equal("TIMEOUT", select(3, one:call("/hop", nil, { timeout_ms = 400 })))
-    assert.is_true(znl.now_ms() - began < 4500)
-    assert.is_true(left > 0 and left <= 401, tostring(left))
+    assert.equal("TIMEOUT", select(3, one:call("/hop", nil, { timeout_ms = 2000 })))
+    assert.is_true(left > 0 and left <= 2001, tostring(left))
     assert.same({ "DEADLINE", true }, { woken:wait(30000) })
-    assert.same({ "done" }, one:call("/plain", nil, { timeout_ms = 4000 })) -- a request in a call
-    assert.is_true(left > 0 and left <= 4001, tostring(left))
+    assert.same({ "done" }, one:call("/plain", nil, { timeout_ms = 4500 })) -- a request in a call
+    assert.is_true(left > 0 and left <= 4501, tostring(left))
     assert.equal("done", m:request("two", "x")) -- a request of a task without deadline has none
     assert.is_nil(left)
   end)
@@ -283,13 +281,12 @@ describe("calls", function()
     local s = slave(m, "one")
     s:handle(function() znl.sleep(30000) end)
     for _, ask in ipairs {
-      function() return m:call("one", "/x") end, function() return m:request("one", "x") end,
+      function() return m:call("one", "/x", nil, { timeout_ms = 60000 }) end,
+      function() return m:request("one", "x", { timeout_ms = 60000 }) end,
     } do
-      local began = znl.now_ms()
       local _, message, code = znl.with_timeout(80, ask)
       assert.equal("DEADLINE", code)
       assert.is_string(message)
-      assert.is_true(znl.now_ms() - began < 4500) -- their own time-out is 5 s
     end
     local token = znl.token { timeout_ms = 1 }
     znl.with(token, function()

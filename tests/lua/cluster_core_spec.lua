@@ -84,12 +84,12 @@ describe("znl.core.cluster", function()
     end)
 
     it("closes who does not register in time, and not who asks for another channel", function()
-      scene:listen { register_ms = 50 }
+      scene:listen { register_ms = 1500 }
       scene:channel(echo)
       local raw, patient = scene:raw(), scene:raw()
       for id = 1, 20 do
         patient:register("Other", id)
-        sched.sleep(10)
+        sched.sleep(90)
       end
       eventually(function() return raw.is_closed end)
       assert.is_true(scene.server:counters().register_timeouts >= 1)
@@ -421,7 +421,7 @@ describe("znl.core.cluster", function()
     end)
 
     it("beats, and its leader closes who does not", function()
-      local link = scene:pair(echo, { heartbeat_ms = 20 }, { heartbeat_ms = 20 })
+      local link = scene:pair(echo, { heartbeat_ms = 200 }, { heartbeat_ms = 100 })
       link:begin()
       local raw = scene:raw()
       raw:register()

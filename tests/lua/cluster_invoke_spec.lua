@@ -223,21 +223,24 @@ describe("znl.core.cluster", function()
     end)
 
     it("runs beside others, and answers go out as they are done", function()
+      local gate, order, tasks = znl.event(), {}, {}
       local link = scene:pair(function(req)
-        sched.sleep(req.args[1])
+        if req.args[1] == "first" then gate:wait() end
         return req.args[1]
       end)
-      local order, tasks = {}, {}
-      for _, ms in ipairs { 60, 1, 30 } do
+      for _, name in ipairs { "first", "second", "third" } do
         tasks[#tasks + 1] = znl.spawn(function()
-          local slept = link:invoke("sleep", 5000, 1, ms)
-          order[#order + 1] = slept
+          local answer = link:invoke("wait", 60000, 1, name)
+          order[#order + 1] = answer
         end)
       end
       assert.equal(3, link:pending())
-      for _, task in ipairs(tasks) do task:wait() end
-      assert.equal(60, order[3])
+      tasks[2]:wait()
+      tasks[3]:wait()
+      gate:set()
+      tasks[1]:wait()
       assert.equal(3, #order)
+      assert.equal("first", order[3])
     end)
 
     it("waits for a handler, and is refused when too many wait", function()
@@ -272,6 +275,8 @@ describe("znl.core.cluster", function()
       local first = znl.spawn(function() link:invoke("wait", 0, 0) end)
       eventually(function() return running == 1 end)
       assert.equal("TIMEOUT", (select(3, link:invoke("wait", 10, 0))))
+      eventually(function() return scene.leader:counters().queued == 1 end)
+      sched.sleep(20) -- its time counts from its arrival
       gate:set()
       first:wait()
       eventually(function() return scene.leader:counters().expired == 1 end)

@@ -282,7 +282,7 @@ describe("znl.core.cluster", function()
         return req.args[1]
       end, { transcode = { encode = encode, decode = json.decode } }, { transcode = transcode })
       assert.equal("TIMEOUT", (select(3, link:invoke("refuse", 20, 0))))
-      assert.equal(1, scene.leader:counters().unanswered)
+      eventually(function() return scene.leader:counters().unanswered == 1 end)
       assert.equal("x", link:invoke("echo", 5000, 1, "x"))
       assert.equal(1, scene.leader:counters().unanswered)
     end)

@@ -236,7 +236,7 @@ describe("a queue", function()
     queue:handle(function()
       runs = runs + 1
       go_on:wait()
-    end, { ack_wait_ms = 100 })
+    end, { ack_wait_ms = 3000 })
     assert(queue:start())
     queue:push("slow")
     eventually(function() return queue:counters().renewed >= 4 end)

@@ -429,7 +429,7 @@ describe("a hub", function()
     end)
 
     it("that are silent", function()
-      local hub = started { ping_ms = 20, idle_ms = 0 }
+      local hub = started { ping_ms = 500, idle_ms = 0 }
       hub:channel("/ws/chat", demo())
       local alive = assert(connect(hub))
       -- Speaks HTTP and answers no ping.
