@@ -2,6 +2,7 @@
 -- SPDX-License-Identifier: MIT
 
 local has_core, znl = pcall(require, "znl")
+local eventually = has_core and require("tests.lua.support.eventually")
 
 describe("io", function()
   if not has_core then
@@ -34,7 +35,7 @@ describe("io", function()
 
   --- Waits until nothing is left over that was not there before.
   local function until_same(before, count, what)
-    for _ = 1, 200 do
+    for _ = 1, 3000 do
       collectgarbage()
       if count() <= before then return end
       znl.sleep(10)
@@ -232,12 +233,12 @@ describe("io", function()
       assert.is_nil(result)
       assert.equal("TIMEOUT", code)
       assert.equal("process.run: sh: not done after 100 ms", message)
-      assert.is_true(znl.now_ms() - began < 5000)
+      assert.is_true(znl.now_ms() - began < 60000)
       until_same(0, function() return running("98.7651") end, "processes")
     end)
 
     it("does not wait for one that outlives the command in the background longer than its time", function()
-      assert.equal("TIMEOUT", code_of(process.run { "sh", "-c", "sleep 0.4 &", timeout_ms = 100 }))
+      assert.equal("TIMEOUT", code_of(process.run { "sh", "-c", "sleep 40 &", timeout_ms = 100 }))
       assert.equal(0, assert(process.run { "sh", "-c", "sleep 0.1 &" }).code)
     end)
 
@@ -328,15 +329,17 @@ describe("io", function()
     end)
 
     it("keeps what came before a timeout, and before the peer closed", function()
+      local go_on = znl.event()
       local port = listen(function(c)
         c:write("half")
-        znl.sleep(100)
+        go_on:wait()
         c:write(" line\nrest")
       end)
       local c = connect(port)
       local _, message, code = c:read("line", 30)
       assert.equal("TIMEOUT", code)
       assert.matches("nothing to read in time", message)
+      go_on:set(true)
       assert.equal("half line", c:read("line"))
       assert.equal("CLOSED", code_of(c:read(100)))
       assert.equal("CLOSED", code_of(c:read("line")))
@@ -439,14 +442,11 @@ describe("io", function()
       end, { max_connections = 2 })
       local all = {}
       for i = 1, 5 do all[i] = connect(port) end
+      eventually(function() return now == 2 end)
       znl.sleep(30)
       assert.equal(2, now)
       for i = 1, 5 do all[i]:write("bye\n") end
-      for _ = 1, 200 do
-        if served == 5 then break end
-        znl.sleep(5)
-      end
-      assert.equal(5, served)
+      eventually(function() return served == 5 end)
       assert.equal(2, most)
       for i = 1, 5 do all[i]:close() end
     end)
@@ -467,7 +467,7 @@ describe("io", function()
       end
       c = nil
       local text
-      for _ = 1, 100 do
+      for _ = 1, 1000 do
         collectgarbage()
         text = ended:wait(20)
         if text then break end

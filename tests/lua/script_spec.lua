@@ -2,6 +2,7 @@
 --- SPDX-License-Identifier: MIT
 
 local has_core, znl = pcall(require, "znl")
+local eventually = has_core and require("tests.lua.support.eventually")
 local uv = has_core and require("luv")
 local folders = has_core and require("tests.lua.support.folder")
 
@@ -13,7 +14,10 @@ local greet = require("greet")
 local kept = znl.keep("kept", function() return { runs = 0 } end)
 local master = znl.master { id = "%s", endpoint = "%s", heartbeat_ms = %d }
 master:handle(function(req)
-  if req.payload == "slow" then znl.sleep(600) end
+  if req.payload == "slow" then
+    io.open("%s/began", "w"):close()
+    while not require("luv").fs_stat("%s/go") do znl.sleep(10) end
+  end
   return table.concat({ greet.word, "VERSION", kept.runs, req.payload }, " ")
 end)
 assert(master:start())
@@ -31,7 +35,8 @@ describe("znlrun --watch", function()
 
   local function script(version, more)
     more = more or {}
-    local text = SCRIPT:format(more.id or "m", endpoint, more.heartbeat_ms or 3000, more.tail or "")
+    local at = folder.path
+    local text = SCRIPT:format(more.id or "m", endpoint, more.heartbeat_ms or 3000, at, at, more.tail or "")
     return (text:gsub("VERSION", version))
   end
 
@@ -73,13 +78,13 @@ describe("znlrun --watch", function()
   end)
 
   local function ask(payload, timeout_ms)
-    return (slave:request(payload or "x", { timeout_ms = timeout_ms or 5000 }))
+    return (slave:request(payload or "x", { timeout_ms = timeout_ms or 30000 }))
   end
 
   --- Asks until the answer is the wanted one; gives back the last.
   local function await(wanted)
     local answer
-    for _ = 1, 200 do
+    for _ = 1, 1000 do
       answer = ask("x", 500)
       if answer == wanted then break end
       znl.sleep(20)
@@ -88,11 +93,7 @@ describe("znlrun --watch", function()
   end
 
   local function await_log(text)
-    for _ = 1, 200 do
-      if log:find(text, 1, true) then return end
-      znl.sleep(20)
-    end
-    error(("%q is not in the log: %s"):format(text, log))
+    eventually(function() return log:find(text, 1, true) end, text .. " is in the log")
   end
 
   it("takes over with the same connections, and loses nothing", function()
@@ -130,10 +131,11 @@ describe("znlrun --watch", function()
       answer = ask("slow")
       done:set(true)
     end)
-    znl.sleep(50)
+    eventually(function() return uv.fs_stat(folder:at("began")) end, "it begins")
     folder:write("service.lua", script("v2"))
     await("hello v2 2 x")
     assert.is_nil(answer)
+    folder:write("go", "")
     done:wait(30000)
     assert.equal("hello v1 2 slow", answer) -- what is kept is one table for both
   end)
@@ -158,7 +160,7 @@ describe("znlrun --watch", function()
         znl.log.info("%s")]]):format(endpoint, folder:at("count.lua"), word)
     end
     start(with_handlers("first"))
-    await("n 1")
+    assert.equal("n 1", ask())
     folder:write("service.lua", with_handlers("second"))
     await_log("script reloaded")
     assert.equal("n 2", ask())
@@ -168,7 +170,7 @@ describe("znlrun --watch", function()
     start(script("v1"))
     await("hello v1 1 x")
     folder:write("service.lua", script("v2", { tail = 'error("boom")' }))
-    await_log("service.lua:11: boom")
+    await_log("service.lua:14: boom")
     assert.equal("hello v1 2 x", ask()) -- the failed run had counted already
     folder:write("greet.lua", "return {")
     folder:write("service.lua", script("v3"))
@@ -186,7 +188,7 @@ describe("znlrun --watch", function()
     folder:write("service.lua", script("v3", { id = "other" }))
     await("hello v3 3 x")
     folder:write("service.lua", script("v4", { id = "third", tail = 'error("boom")' }))
-    await_log("service.lua:11: boom")
+    await_log("service.lua:14: boom")
     await("hello v3 4 x")
   end)
 
@@ -222,21 +224,17 @@ describe("znlrun --watch", function()
     await("reload 1; reload 2; retired 1 | 2 1 0 1")
     folder:replace("service.lua", "error('broken', 0)")
     local answer
-    for _ = 1, 300 do
+    eventually(function()
       answer = ask()
-      if answer and answer:find("failed", 1, true) then break end
-      znl.sleep(10)
-    end
+      return answer and answer:find("failed", 1, true)
+    end)
     assert.matches("retired 1; reload_failed .*service.lua:1: broken | 2 1 1 1$", answer)
     assert.is_nil(exit_code)
   end)
 
   it("says once why the first version failed", function()
     start("error('no good')")
-    for _ = 1, 200 do
-      if log:find("no good", 1, true) then break end
-      znl.sleep(10)
-    end
+    await_log("no good")
     znl.sleep(50)
     local _, count = log:gsub("no good", "")
     assert.equal(1, count)

@@ -2,6 +2,7 @@
 --- SPDX-License-Identifier: MIT
 
 local has_core, znl = pcall(require, "znl")
+local eventually = has_core and require("tests.lua.support.eventually")
 
 describe("znl.core.testing", function()
   if not has_core then
@@ -172,8 +173,7 @@ describe("znl.core.testing", function()
     testing.thaw()
     assert.has_error(function() testing.advance(1) end)
     assert.has_error(function() testing.auto(true) end)
-    znl.sleep(5)
-    assert.is_true(returned)
+    eventually(function() return returned end)
     testing.freeze()
     local owner = sched.owner()
     sched.spawn_owned(owner, function() testing.advance(1000) end)

@@ -2,6 +2,7 @@
 -- SPDX-License-Identifier: MIT
 
 local has_core, znl = pcall(require, "znl")
+local eventually = has_core and require("tests.lua.support.eventually")
 
 describe("websocket", function()
   if not has_core then
@@ -22,11 +23,7 @@ describe("websocket", function()
   local function code_of(...) return (select(3, ...)) end
 
   local function until_true(what, check)
-    for _ = 1, 500 do
-      if check() then return end
-      znl.sleep(5)
-    end
-    error("never: " .. what, 2)
+    eventually(check, what)
   end
 
   local function echo(conn)
