@@ -24,7 +24,7 @@ describe("application", function()
   local function options_of(namespace, more)
     local opts = {
       namespace = namespace, host = "127.0.0.1", advertise_host = "127.0.0.1", registry = registry:address(),
-      reconnect_ms = 40, registry_lookup_timeout_ms = 1000, request_timeout_ms = 2000,
+      reconnect_ms = 40, registry_lookup_timeout_ms = 10000, request_timeout_ms = 20000,
     }
     for name, value in pairs(more or {}) do opts[name] = value end
     return opts
@@ -57,17 +57,17 @@ describe("application", function()
 
   it("gives up in time where an instance takes connections and says nothing", function()
     local app = start("caller")
-    local frozen = assert(znl.tcp.listen({ host = "127.0.0.1" }, function() sched.sleep(3000) end))
+    local frozen = assert(znl.tcp.listen({ host = "127.0.0.1" }, function() sched.sleep(60000) end))
     registry.peers[#registry.peers + 1] = {
       namespace = "svc", host = "127.0.0.1", port = frozen.port, key = "127.0.0.1:" .. frozen.port,
     }
     local began = sched.now_ms()
-    local _, message, code, is_remote = app:call("svc", "/x", nil, { timeout_ms = 60 })
+    local _, message, code, is_remote = app:call("svc", "/x", nil, { timeout_ms = 500 })
     assert.same({ "no instance of svc answered in time", "TIMEOUT", false }, { message, code, is_remote })
-    _, message, code = app:call("svc", "/x", nil, { deadline_ms = sched.now_ms() + 60 })
+    _, message, code = app:call("svc", "/x", nil, { deadline_ms = sched.now_ms() + 500 })
     assert.same({ "no instance of svc answered in time", "DEADLINE" }, { message, code })
     local took = sched.now_ms() - began
-    assert.is_true(took >= 110 and took < 1000, took)
+    assert.is_true(took >= 990 and took < 20000, took)
     frozen:close()
   end)
 
@@ -217,7 +217,7 @@ describe("application", function()
     local app = start("caller")
     local began = sched.now_ms()
     assert.equal("TIMEOUT", select(3, app:call("svc", "/slow", nil, { timeout_ms = 30 })))
-    assert.equal(2, runs)
+    eventually(function() return runs == 2 end, "two attempts")
     eventually(function() return cancelled == 2 end, "both handlers hear that nobody waits")
     local took = sched.now_ms() - began
     assert.is_true(took >= 60, took)
@@ -226,12 +226,14 @@ describe("application", function()
       timeout_ms = 60, deadline_ms = sched.now_ms() + 40, retries = 9,
     })
     assert.is_true(code == "TIMEOUT" or code == "DEADLINE", code)
-    assert.equal(1, runs)
+    eventually(function() return runs == 1 end, "one attempt")
     assert.equal("DEADLINE", select(3, app:call("svc", "/slow", nil, { deadline_ms = sched.now_ms() - 1 })))
     assert.equal(1, runs)
     -- The deadline of the task that calls counts as well, and nobody is asked after it.
     local _, _, cut = znl.with_timeout(30, function() return app:call("svc", "/slow", nil, { retries = 9 }) end)
     assert.is_true(cut == "DEADLINE" or cut == "TIMEOUT", cut)
+    eventually(function() return runs == 2 end, "one more")
+    sched.sleep(10)
     assert.equal(2, runs)
   end)
 
@@ -248,7 +250,7 @@ describe("application", function()
     })
     local seen = {}
     local app = start("caller", {
-      breaker = { failure_threshold = 2, cooldown_ms = 40, success_threshold = 1 }, balance = "round_robin",
+      breaker = { failure_threshold = 2, cooldown_ms = 1500, success_threshold = 1 }, balance = "round_robin",
       retries = 3, retry = "always",
     })
     app:on("breaker", function(namespace, key, status) seen[#seen + 1] = namespace .. " " .. key .. " " .. status end)
@@ -261,7 +263,7 @@ describe("application", function()
     for _ = 1, 10 do assert.equal(2, app:call("svc", "/x")) end
     assert.equal(before, hits[1])
     broken[1] = nil
-    sched.sleep(50)
+    sched.sleep(1600)
     for _ = 1, 10 do assert.is_truthy(app:call("svc", "/x")) end
     assert.is_true(hits[1] > before)
     eventually(function() return #seen >= 3 end)
@@ -560,8 +562,8 @@ describe("application", function()
     local app = start("caller")
     local answer = znl.spawn(function() return app:call("svc", "/slow") end)
     eventually(function() return slow end)
-    assert.is_true(list[1]:drain(2000))
-    assert.equal("done", answer:wait(1000))
+    assert.is_true(list[1]:drain(30000))
+    assert.equal("done", answer:wait(30000))
     eventually(function() return #registry.peers == 1 end)
     assert.equal("STOPPED", select(3, app:call("svc", "/who", nil, { retries = 0 })))
   end)

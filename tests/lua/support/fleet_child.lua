@@ -15,13 +15,13 @@ end
 local node
 if kind == "master" then
   node = znl.master {
-    id = id, endpoint = "tcp://127.0.0.1:*", heartbeat_ms = 500,
-    cluster = { bus = arg[3], name = arg[4], ttl_ms = 2000 },
+    id = id, endpoint = "tcp://127.0.0.1:*", heartbeat_ms = 2000,
+    cluster = { bus = arg[3], name = arg[4], ttl_ms = 5000 },
   }
   node:on("slave_connected", function(slave, master) say("connected", slave, master) end)
   node:on("slave_disconnected", function(slave, reason) say("disconnected", slave, reason) end)
 else
-  node = znl.slave { id = id, endpoints = { unpack(arg, 3) }, heartbeat_ms = 500 }
+  node = znl.slave { id = id, endpoints = { unpack(arg, 3) }, heartbeat_ms = 2000 }
   node:handle(function(req)
     if req.payload == "wait" then
       say("working", "yes")

@@ -2,8 +2,10 @@
 --- `/-/find` with the first that is not excluded, and keeps one value for each topic.
 --- SPDX-License-Identifier: MIT
 
+local eventually = require("tests.lua.support.eventually")
 local address = require("znl.micro.address")
 local core = require("znl.core.micro")
+local uv = require("luv")
 
 local M = {}
 
@@ -18,8 +20,16 @@ function M.new(opts)
   local self = setmetatable({
     peers = {}, finds = {}, asked = {}, topics = {}, knows_topics = opts.knows_topics ~= false, count = 0,
   }, Registry)
-  self.core = assert(core.new {
-    listen_host = "127.0.0.1", listen_port = opts.port or 0,
+  self.port = opts.port
+  return self
+end
+
+--- Below the ports that the system gives to connections: it is still free when a registry comes back.
+local function some_port() return 12000 + uv.hrtime() % 8000 end
+
+local function make(self)
+  return assert(core.new {
+    listen_host = "127.0.0.1", listen_port = self.port or some_port(),
     on_event = function(kind, conn, path)
       if kind == "connection" then
         local host, port, namespace = address.from_path(path)
@@ -34,7 +44,6 @@ function M.new(opts)
       end
     end,
   })
-  return self
 end
 
 local ROUTES = {}
@@ -81,15 +90,20 @@ ROUTES["/-/unsubscribe"] = function(self, req)
   return 1
 end
 
+--- Takes its port, or finds one.
 function Registry:start()
-  self.core:set_handler(function(req)
+  local function handle(req)
     table.insert(self.asked, { url = req.route, data = req.data, from = req.from })
     local route = ROUTES[req.route]
     if not route or (not self.knows_topics and req.route ~= "/-/find") then return nil, req.route, 500 end
     if self.refuses and self.refuses[req.route] then return nil, "refused by the test", 503 end
     return route(self, req)
-  end)
-  assert(self.core:start())
+  end
+  eventually(function()
+    self.core = make(self)
+    self.core:set_handler(handle)
+    return self.core:start()
+  end, "a port for a registry")
   self.port = self.core:port()
   return self
 end
