@@ -1,7 +1,7 @@
 --- SIGHUP: the real binary, told to load its handlers again, or to end.
 --- SPDX-License-Identifier: MIT
 
-local has_core, znl = pcall(require, "znl")
+local has_core = pcall(require, "znl")
 
 describe("SIGHUP", function()
   if not has_core then

@@ -376,7 +376,7 @@ static void a_thread_that_does_not_stop_is_given_up(void **state)
     assert_int_equal(znl_worker_close(worker, 20), ZNL_E_TIMEOUT);
     assert_int_equal(znl_worker_stuck_count(), 1);
     atomic_store(&may_go_on, 1); /* its end must find nothing that is gone */
-    for (int i = 0; i < 2000 && atomic_load(&thread_ends) == 0; i++)
+    for (int i = 0; i < 30000 && atomic_load(&thread_ends) == 0; i++)
         usleep(1000);
     assert_int_equal(atomic_load(&thread_ends), 1);
     usleep(20000);
