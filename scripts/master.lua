@@ -23,6 +23,9 @@ parser:option("--workers", "Threads that run the handlers; 0: on the loop."):arg
 parser:flag("--encrypted", "Proofs and sealed payloads; implied by a key.")
 parser:option("--key", "Key of slaves without one of their own: env:NAME or file:PATH."):argname("<ref>")
 parser:option("--auth-key", "Key of one slave; may be repeated."):argname("<id>=<ref>"):count("*")
+parser:option("--curve-key", "Secret key for CURVE: env:NAME or file:PATH."):argname("<ref>")
+parser:option("--allow", "Public key of a slave that may connect, env:NAME or file:PATH; may be repeated.")
+  :argname("<ref>"):count("*")
 parser:option("--heartbeat", "Heartbeat interval in milliseconds; 0 turns them off."):argname("<ms>"):convert(whole)
 parser:option("--cluster", "Share slaves with other masters, over NATS."):argname("<nats-url>")
 parser:option("--cluster-name", "Masters with the same name share their slaves (default: default)."):argname("<name>")
@@ -40,6 +43,10 @@ for _, pair in ipairs(args.auth_key) do
   auth_keys[id] = znl.secret(reference)
 end
 
+local allow = {}
+for index, reference in ipairs(args.allow) do allow[index] = znl.secret(reference) end
+if allow[1] and not args.curve_key then parser:error("--allow needs --curve-key") end
+
 local master = znl.master {
   id = args.id,
   endpoints = #args.endpoint > 0 and args.endpoint or nil,
@@ -47,6 +54,7 @@ local master = znl.master {
     bus = args.cluster, name = args.cluster_name, secret = args.cluster_secret and znl.secret(args.cluster_secret),
   },
   engine = args.engine,
+  curve = args.curve_key and { secret_key = znl.secret(args.curve_key), allow = allow[1] and allow or nil },
   encrypted = args.encrypted or args.key ~= nil or next(auth_keys) ~= nil,
   auth_key = args.key and znl.secret(args.key),
   auth_keys = auth_keys,

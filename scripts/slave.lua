@@ -24,6 +24,8 @@ parser:option("--service", "Lua file that answers service requests; may be repea
   :argname("<name>=<file>"):count("*")
 parser:flag("--encrypted", "Proofs and sealed payloads; implied by --key.")
 parser:option("--key", "Key of this slave: env:NAME or file:PATH."):argname("<ref>")
+parser:option("--server-key", "Public key of the master for CURVE: env:NAME or file:PATH."):argname("<ref>")
+parser:option("--curve-key", "Own secret key for CURVE: env:NAME or file:PATH (default: a new one)."):argname("<ref>")
 parser:option("--master-id", "The only master to believe."):argname("<id>")
 parser:option("--heartbeat", "Heartbeat interval in milliseconds; 0 turns them off."):argname("<ms>"):convert(whole)
 parser:flag("--log-events", "Log the master coming and going, and publishes.")
@@ -31,10 +33,15 @@ parser:usage_max_width(98)
 parser:help_max_width(98)
 local args = parser:parse()
 
+if args.curve_key and not args.server_key then parser:error("--curve-key needs --server-key") end
+
 local slave = znl.slave {
   id = args.id,
   endpoints = #args.endpoint > 0 and args.endpoint or nil,
   engine = args.engine,
+  curve = args.server_key and {
+    server_key = znl.secret(args.server_key), secret_key = args.curve_key and znl.secret(args.curve_key),
+  },
   encrypted = args.encrypted or args.key ~= nil,
   auth_key = args.key and znl.secret(args.key),
   master_id = args.master_id,

@@ -191,4 +191,45 @@ describe("curve", function()
     end
     os.remove(path)
   end)
+
+  it("is for tools and scripts", function()
+    local server_public, server_secret = crypto.curve_pair()
+    local friend_public, friend_secret = crypto.curve_pair()
+    local other_secret = select(2, crypto.curve_pair())
+    local handler = os.tmpname()
+    local file = assert(io.open(handler, "w"))
+    file:write("return function(req) return 'got ' .. req.payload end")
+    file:close()
+    local place = "ipc://" .. os.tmpname() .. ".sock"
+    local text = ("export S='%s' P='%s' F='%s' FP='%s' O='%s'; "):format(
+      server_secret, server_public, friend_secret, friend_public, other_secret)
+    local function shell(command)
+      local pipe = assert(io.popen("( " .. text .. command .. " ) 2>&1; echo \"exit $?\""))
+      local out = pipe:read("*a")
+      pipe:close()
+      return tonumber(out:match("exit (%d+)\n$")), out
+    end
+    local ask = ("timeout 100 %s request %s x --server-key env:P"):format(znlrun, place)
+    local code, out = shell(([[
+      timeout 120 %s --log-level error scripts/master.lua --endpoint %s --handlers %s --curve-key env:S --allow env:FP &
+      master=$!
+      %s --curve-key env:F --wait-for-peer --timeout 60000; asked=$?
+      %s --server-key "$P" --curve-key env:F --timeout 60000
+      %s --curve-key env:O --timeout 1000
+      kill $master; wait $master; exit $asked]]):format(
+      znlrun, place, handler, ask, (ask:gsub(" %-%-server%-key env:P", "")), ask))
+    os.remove(handler)
+    assert.equal(0, code, out)
+    assert.equal(2, select(2, out:gsub("got x", "")), out)
+    assert.truthy(out:find("no sign of life", 1, true), out)
+    for arguments, want in pairs {
+      ["x --curve-key env:F"] = "--curve-key needs --server-key",
+      ["x --server-key short"] = "a public key is 40 characters of Z85",
+      ["x --server-key env:HOME"] = "the server key of CURVE is no key",
+    } do
+      code, out = shell(("timeout 60 %s request %s %s --wait-for-peer"):format(znlrun, place, arguments))
+      assert.equal(2, code, out)
+      assert.truthy(out:find(want, 1, true), out)
+    end
+  end)
 end)

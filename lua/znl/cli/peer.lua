@@ -3,6 +3,7 @@
 
 local command = require("znl.cli.command")
 local crypto = require("znl.core.crypto")
+local curve = require("znl.roles.curve")
 local node = require("znl.roles.node")
 local options = require("znl.options")
 local probe = require("znl.cli.probe")
@@ -40,6 +41,14 @@ function CONVERT.key(text)
   return nil, "a key is given as env:NAME or file:PATH, never as such"
 end
 
+--- A public key of CURVE: no secret, so it may be given as such.
+function CONVERT.public_key(text)
+  if curve.is_key(text) then return text end
+  local ok, key = pcall(secret.new, text)
+  if ok then return key end
+  return nil, "a public key is 40 characters of Z85, or env:NAME or file:PATH"
+end
+
 M.CONVERT = CONVERT
 
 --- Adds the option --engine.
@@ -62,6 +71,10 @@ function M.configure(parser, defaults)
     :argname("<ref>"):convert(CONVERT.key)
   parser:option("--kdf-salt", "Salt of the key derivation, where the master has one."):argname("<text>")
   parser:option("--master-id", "The only master to believe."):argname("<id>"):convert(CONVERT.id)
+  parser:option("--server-key", "Public key of the master for CURVE: the key, env:NAME or file:PATH.")
+    :argname("<ref>"):convert(CONVERT.public_key)
+  parser:option("--curve-key", "Own secret key for CURVE, env:NAME or file:PATH (default: a new one).")
+    :argname("<ref>"):convert(CONVERT.key)
   M.add_engine(parser)
   parser:option("--timeout", "Time to wait for the answer, milliseconds (default " .. timeout_ms .. ").")
     :argname("<ms>"):convert(command.whole(1, 86400000)):default(tostring(timeout_ms)):show_default(false)
@@ -85,6 +98,22 @@ function M.unique_id(tool)
   return ("znlrun-%s-%s"):format(tool, crypto.uuid():sub(1, 13))
 end
 
+--- The texts of the keys for CURVE; nil without. Or nil, message, code.
+local function read_curve(opts)
+  if not opts.server_key then
+    if opts.curve_key then return nil, "--curve-key needs --server-key", "USAGE" end
+    return nil
+  end
+  local keys = {}
+  for option, key in pairs { server_key = opts.server_key, secret_key = opts.curve_key } do
+    local ok, text = pcall(secret.text, key)
+    if not ok then return nil, (text:gsub("^[^\n]-:%d+: ", "")), "USAGE" end
+    if not curve.is_key(text) then return nil, ("the %s of CURVE is no key"):format(option:gsub("_", " ")), "USAGE" end
+    keys[option] = text
+  end
+  return keys
+end
+
 --- Connects. Yields.
 ---@param opts table  as read by the parser
 ---@param more {tool: string, is_probed: boolean|nil, [string]: any}  with further options of the slave
@@ -98,13 +127,15 @@ function M.open(opts, more)
     if not ok then return nil, (text:gsub("^[^\n]-:%d+: ", "")), "USAGE" end
     key = text
   end
+  local curve_keys, problem, reason = read_curve(opts)
+  if problem then return nil, problem, reason end
   if not opts.wait_for_peer and not more.is_probed then
     local ok, message, code = probe.connect(opts.endpoint, opts.timeout)
     if not ok then return nil, message, code end
   end
   local config = {
     id = opts.id or M.unique_id(more.tool), endpoint = opts.endpoint, encrypted = key ~= nil,
-    engine = opts.engine, auth_key = key, kdf_salt = opts.kdf_salt, master_id = opts.master_id,
+    engine = opts.engine, curve = curve_keys, auth_key = key, kdf_salt = opts.kdf_salt, master_id = opts.master_id,
     -- The original handles one message at a time, heartbeats included: while it is at work on a slow
     -- request, silence must not count as loss. The time-out is what the user said.
     heartbeat_timeout_ms = math.min(opts.timeout + 1000, HEARTBEAT_TIMEOUT_MS_MAX),

@@ -28,8 +28,10 @@ local MASTER_SPEC = {
 ---@field public_key? string|znl.Secret  absent: that of the secret key
 local SLAVE_SPEC = { server_key = { type = "secret", required = true }, secret_key = KEY, public_key = KEY }
 
---- Every key is 32 bytes.
-local function is_key(text)
+--- Whether it reads as a key: 32 bytes as Z85 text.
+---@param text string
+---@return boolean
+function M.is_key(text)
   return #text == 40 and not text:find("[^%w%.%-:%+=%^!/%*%?&<>%(%)%[%]{}@%%%$#]")
 end
 
@@ -37,7 +39,7 @@ end
 local function key_text(what, name, key, level)
   local ok, text = pcall(secret.text, key)
   if not ok then error(("%s: option curve.%s: %s"):format(what, name, (text:gsub("^[^\n]-:%d+: ", ""))), level + 1) end
-  if not is_key(text) then
+  if not M.is_key(text) then
     error(("%s: option curve.%s is no key of CURVE; one is 40 characters of Z85, as znlrun keygen --curve prints")
       :format(what, name), level + 1)
   end
