@@ -181,6 +181,10 @@ static void shake(znl_zmtp_peer *peer, const znl_zmtp_item *item)
         snprintf(why, sizeof why, "a socket of type %s cannot talk to a %s", text,
                 peer->side->is_router ? "ROUTER" : "DEALER");
         refuse(peer, ZNL_E_REFUSED, why, 1);
+    } else if (ready.identity.size > 0 && ready.identity.data[0] == 0 &&
+            peer->side->is_router) {
+        /* It could be the name of a peer without one, whose answers would go there. */
+        refuse(peer, ZNL_E_REFUSED, "its routing id begins with a zero byte", 1);
     } else {
         peer->state = OPEN;
         znl_wheel_stop(znl_loop_wheel(peer->side->loop), &peer->timer);
