@@ -95,10 +95,11 @@ uint64_t stage_now_ms(void); /* true time, also while the clocks are frozen */
 #define STAGE_UNTIL(stage, condition)                                                          \
     do {                                                                                       \
         uint64_t stage_ends_ms = stage_now_ms() + STAGE_GUARD_MS;                              \
-        while (!(condition) && stage_now_ms() < stage_ends_ms)                                 \
+        while (!(condition)) {                                                                 \
+            if (stage_now_ms() >= stage_ends_ms)                                               \
+                fail_msg("%s:%d: never: %s", __FILE__, __LINE__, #condition);                  \
             stage_turn(stage);                                                                 \
-        if (!(condition))                                                                      \
-            fail_msg("%s:%d: never: %s", __FILE__, __LINE__, #condition);                      \
+        }                                                                                      \
     } while (0)
 
 /* What ends are opened with unless a test wants otherwise. */
