@@ -272,7 +272,8 @@ static void a_dealer_refuses_mechanisms_of_libzmq(void **state)
 static void types_that_are_none_are_refused(void **state)
 {
     static const char *names[] = {"router", "Dealer", "DEALERS", "DEAL", "ROUTER ", "SERVER",
-            "CLIENT", "STREAM", "\n\x1b[31m", "XXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXX"};
+            "CLIENT", "STREAM", "\n\x1b[31m",
+            "XXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXX"};
     struct stage stage;
     stage_open(&stage, *state);
     struct end *router = stage_router(&stage);

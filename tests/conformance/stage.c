@@ -6,6 +6,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <malloc.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -60,6 +61,7 @@ static znl_loop *open_loop(uv_timer_t *pace)
 
 void stage_open(struct stage *stage, const pairing *pair)
 {
+    signal(SIGPIPE, SIG_IGN); /* as in znlrun: streams are written to with write() */
     memset(stage, 0, sizeof *stage);
     stage->pair = pair;
     stage->loop = open_loop(&stage->pace);
