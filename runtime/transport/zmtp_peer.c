@@ -20,6 +20,7 @@
 #define CLOCK_MESSAGES 16u /* between two looks at the clock */
 #define GOODBYE_MS 200u    /* for an ERROR to reach the peer */
 #define REFUSAL_BYTES 400u
+#define FIRST_BYTES 12u /* of the greeting: signature and version */
 /* Queued, beyond which a PING has no answer: what is queued is a sign of life, too. */
 #define PONG_QUEUE_BYTES 4096u
 
@@ -78,9 +79,10 @@ static void refuse(znl_zmtp_peer *peer, int err, const char *why, int says_so)
     char text[REFUSAL_BYTES];
     uint8_t frame[ZNL_ZMTP_ERROR_BYTES_MAX];
     snprintf(text, sizeof text, "%s: %s", znl_stream_peer(peer->stream), why);
-    if (says_so)
+    if (says_so) {
+        peer->says_goodbye = 1;
         say(peer, frame, znl_zmtp_write_error(frame, why));
-    peer->says_goodbye = says_so != 0;
+    }
     end(peer, err, text);
 }
 
@@ -123,12 +125,36 @@ static void refuse_greeting(znl_zmtp_peer *peer, int err, const znl_zmtp_greetin
     refuse(peer, err != 0 ? err : ZNL_E_UNSUPPORTED, why, 0);
 }
 
+/* Says what comes behind the version, once. 0 or ZNL_E_NOMEM.
+ *
+ * Not before the version of the other is known: libzmq closes at once when it hears of another mechanism, and would do
+ * so before it has said its own, so that nobody here could tell why. It waits for the version in the same way. */
+static int say_mechanism(znl_zmtp_peer *peer)
+{
+    uint8_t greeting[ZNL_ZMTP_GREETING_BYTES];
+    if (peer->has_greeted)
+        return 0;
+    peer->has_greeted = 1;
+    znl_zmtp_write_greeting(greeting);
+    int err = say(peer, greeting + FIRST_BYTES, ZNL_ZMTP_GREETING_BYTES - FIRST_BYTES);
+    return err == ZNL_E_NOMEM ? err : 0; /* else it is there, or the end comes */
+}
+
+/* 0 or ZNL_E_NOMEM. A ROUTER waits for the READY of the other: libzmq closes at once when it hears of a socket type that
+ * is not for it, and would do so before it has said its own. A DEALER does not wait, or nobody would begin. */
+static int say_ready(znl_zmtp_peer *peer)
+{
+    uint8_t ready[ZNL_ZMTP_READY_BYTES_MAX];
+    const znl_zmtp_side *side = peer->side;
+    int err = say(peer, ready, znl_zmtp_write_ready(ready, side->is_router, side->routing_id));
+    return err == ZNL_E_NOMEM ? err : 0;
+}
+
 /* Collects the greeting; what is behind it stays in *data. */
 static void greet(znl_zmtp_peer *peer, const uint8_t **data, size_t *size)
 {
     znl_buffer *held = &peer->reader.held;
     znl_zmtp_greeting greeting;
-    uint8_t ready[ZNL_ZMTP_READY_BYTES_MAX];
     size_t wanted = ZNL_ZMTP_GREETING_BYTES - held->size;
     size_t count = wanted < *size ? wanted : *size;
     if (znl_buffer_append(held, *data, count) != 0) {
@@ -138,18 +164,21 @@ static void greet(znl_zmtp_peer *peer, const uint8_t **data, size_t *size)
     *data += count;
     *size -= count;
     int err = znl_zmtp_read_greeting(held->data, held->size, &greeting);
+    if (greeting.major > 0 && (err == 0 || err == ZNL_E_BUSY) && say_mechanism(peer) != 0) {
+        end(peer, ZNL_E_NOMEM, NULL);
+        return;
+    }
     if (err == ZNL_E_BUSY)
         return;
     if (err != 0 || strcmp(greeting.mechanism, "NULL") != 0) {
+        peer->says_goodbye = err == 0; /* it sees the other mechanism, and gives up as well */
         refuse_greeting(peer, err, &greeting);
         return;
     }
     znl_buffer_fini(held);
     peer->state = SHAKING;
-    err = say(peer, ready,
-            znl_zmtp_write_ready(ready, peer->side->is_router, peer->side->routing_id));
-    if (err == ZNL_E_NOMEM) /* else it is there, or the end comes */
-        end(peer, err, NULL);
+    if (!peer->side->is_router && say_ready(peer) != 0)
+        end(peer, ZNL_E_NOMEM, NULL);
 }
 
 /* Bytes of a peer for people. */
@@ -185,6 +214,8 @@ static void shake(znl_zmtp_peer *peer, const znl_zmtp_item *item)
             peer->side->is_router) {
         /* It could be the name of a peer without one, whose answers would go there. */
         refuse(peer, ZNL_E_REFUSED, "its routing id begins with a zero byte", 1);
+    } else if (peer->side->is_router && say_ready(peer) != 0) {
+        end(peer, ZNL_E_NOMEM, NULL);
     } else {
         peer->state = OPEN;
         znl_wheel_stop(znl_loop_wheel(peer->side->loop), &peer->timer);
@@ -226,7 +257,8 @@ static void take_item(znl_zmtp_peer *peer, znl_zmtp_item *item)
 static void fail(znl_zmtp_peer *peer, int err)
 {
     if (peer->state == SHAKING)
-        refuse(peer, err, "it does not shake hands as ZMTP 3 does", 0);
+        refuse(peer, err == ZNL_E_NOMEM ? err : ZNL_E_PROTO,
+                "it does not shake hands as ZMTP 3 does", 0);
     else
         end(peer, err, NULL);
 }
@@ -329,7 +361,11 @@ static void on_stream_writable(void *user)
 static void on_stream_end(void *user, int err, const char *text)
 {
     znl_zmtp_peer *peer = user;
-    if (peer->state < OPEN && peer->has_said)
+    if (peer->state == SHAKING && !peer->side->is_router)
+        refuse(peer, err != 0 ? err : ZNL_E_GONE,
+                "it ended the connection while hands were shaken; is it a socket that talks to a DEALER?",
+                0);
+    else if (peer->state < OPEN && peer->has_said)
         refuse(peer, err != 0 ? err : ZNL_E_GONE, text, 0);
     else
         end(peer, err != 0 ? err : ZNL_E_GONE, NULL);
@@ -400,7 +436,7 @@ void znl_zmtp_peer_start(znl_zmtp_peer *peer)
     znl_zmtp_write_greeting(greeting);
     znl_wheel_start(znl_loop_wheel(loop), &peer->timer,
             znl_loop_now_ms(loop) + ZNL_ZMTP_HANDSHAKE_MS, shaking_takes_too_long);
-    if (say(peer, greeting, sizeof greeting) == ZNL_E_NOMEM)
+    if (say(peer, greeting, FIRST_BYTES) == ZNL_E_NOMEM)
         end(peer, ZNL_E_NOMEM, NULL);
 }
 

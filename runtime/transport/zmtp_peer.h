@@ -56,6 +56,7 @@ struct znl_zmtp_peer {
     uint8_t is_closed;
     uint8_t is_blocked;   /* on_room will come */
     uint8_t says_goodbye; /* an ERROR is to reach it */
+    uint8_t has_greeted;  /* with all of the greeting */
     uint8_t has_said;     /* it sent something: a greeting, or what it takes for one */
 };
 
