@@ -159,9 +159,10 @@ static void a_dealer_talks_to_rep_dealer_and_router(void **state)
         } else if (pair->dealer == END_OURS) {
             /* It asks again; each time it is told no. */
             STAGE_UNTIL(&stage, dealer->refused == 2);
-            assert_int_equal(dealer->refused_err, ZNL_E_REFUSED);
-            if (strstr(dealer->refused_text, "DEALER") == NULL &&
-                    strstr(dealer->refused_text, types[i].name) == NULL)
+            /* libzmq says its type, or closes as soon as it has heard ours. */
+            assert_true(
+                    dealer->refused_err == ZNL_E_REFUSED || dealer->refused_err == ZNL_E_GONE);
+            if (strstr(dealer->refused_text, "DEALER") == NULL)
                 fail_msg("%s: %s", types[i].name, dealer->refused_text);
             znl_frame frame = znl_frame_text("hello");
             assert_int_equal(end_send(dealer, &frame, 1), ZNL_E_BUSY);
@@ -311,7 +312,6 @@ static void the_refused_are_told_with_error(void **state)
     say_ready(&out, "PUSH", "", 0);
     assert_true(wire_say(wire, &out));
     wire_take_greeting(wire);
-    wire_take_ready(wire, "ROUTER", "");
     znl_frame got = wire_take_frame(wire, &flags);
     assert_int_equal(flags, SAY_COMMAND);
     assert_true(got.size > 7);
