@@ -7,7 +7,7 @@
 #include <stdlib.h>
 
 /* What AUTO means for tcp and paths of ipc, unless the environment says otherwise. */
-#define AUTO_ENGINE ZNL_LINK_LIBZMQ
+#define AUTO_ENGINE ZNL_LINK_ZMTP
 
 int znl_link_engine_parse(znl_link_engine *out, znl_frame name)
 {

@@ -19,7 +19,7 @@ typedef struct znl_link znl_link;
 
 /* What moves the bytes. The two speak the same protocol (ZMTP 3) and meet on the wire. */
 typedef enum znl_link_engine {
-    ZNL_LINK_AUTO,  /* what ZNL_LINK_ENGINE_VARIABLE says, where that can */
+    ZNL_LINK_AUTO,  /* zmtp where it can, unless ZNL_LINK_ENGINE_VARIABLE says otherwise */
     ZNL_LINK_ZMTP,  /* our own, on the loop: tcp and paths of ipc, no encryption of its own */
     ZNL_LINK_LIBZMQ /* tcp, ipc, inproc, CURVE */
 } znl_link_engine;
