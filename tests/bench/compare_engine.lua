@@ -298,6 +298,10 @@ local function serialized(value)
 end
 
 function M.run()
+  if opts.report and (opts.parts ~= "all" or #ENGINES < 2 or opts.sizes ~= "" or opts.in_flight ~= "1,100,1000") then
+    io.stderr:write("scripts/bench: --report needs all parts, engines, sizes and requests in flight\n")
+    os.exit(2)
+  end
   results = {
     run = {
       rounds = opts.rounds, seconds = opts.seconds, cores = tonumber(bench.command("nproc")),

@@ -297,7 +297,9 @@ local function main()
     print(("top rate %.0f requests/s; %d %% of it: %.0f"):format(top, opts.share, rate))
   end
   set_rate(rate)
+  local before, began = totals(true).ok, uv.hrtime()
   local memory = storm(opts.short and math.huge or opts.minutes * 60, opts.short and 2 * #BAG or math.huge)
+  local reached = (totals(true).ok - before) / ((uv.hrtime() - began) / 1e9)
   calm()
   all_ended()
   check_calm()
@@ -314,6 +316,7 @@ local function main()
   if sum.ok == 0 or sum.received == 0 then problem("nothing was sent") end
   print(("%d connections cut, %d processes killed, master frozen %d times, %d reconnects by silence"):format(sum.cuts,
     kills, freezes, sum.rebuilds))
+  print(("%.0f requests/s were answered meanwhile"):format(reached))
   print(("requests: %d answered, %d failed, %d died with their process"):format(sum.ok, sum.failed,
     sum.asked - sum.ok - sum.failed))
   for name, value in pairs(sum) do
