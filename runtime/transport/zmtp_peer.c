@@ -390,7 +390,7 @@ static int has_room(znl_zmtp_peer *peer)
 {
     uint32_t hwm = peer->side->send_hwm;
     size_t left;
-    if (peer->fresh < (hwm + 1) / 2)
+    if (peer->fresh < hwm / 2)
         return 1;
     left = znl_stream_queued(peer->stream);
     if (left == 0)
