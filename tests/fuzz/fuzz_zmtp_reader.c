@@ -13,6 +13,7 @@ struct outcome {
     size_t messages, commands, errors;
     int err;          /* that ended it */
     znl_buffer again; /* all that came out, written anew */
+    size_t lead_bytes;
 };
 
 static void fold(struct outcome *outcome, const void *data, size_t size)
@@ -55,7 +56,7 @@ static void take_item(struct outcome *outcome, const znl_zmtp_limits *limits,
         fold(outcome, &frame.size, sizeof frame.size);
         fold(outcome, frame.data, frame.size);
     }
-    FUZZ_HOLDS(item->is_command || bytes <= limits->max_message_bytes);
+    FUZZ_HOLDS(item->is_command || bytes + outcome->lead_bytes <= limits->max_message_bytes);
     fold(outcome, item->is_command ? "c" : "m", 1);
     outcome->commands += (size_t)item->is_command;
     outcome->messages += (size_t)!item->is_command;
@@ -64,11 +65,11 @@ static void take_item(struct outcome *outcome, const znl_zmtp_limits *limits,
 }
 
 /* Cuts into pieces of up to 2 * `step` bytes; 0: does not cut. */
-static struct outcome read_all(
-        const uint8_t *data, size_t size, const znl_zmtp_limits *limits, uint32_t step)
+static struct outcome read_all(const uint8_t *data, size_t size, const znl_zmtp_limits *limits,
+        size_t lead_bytes, uint32_t step)
 {
-    struct outcome outcome = {.hash = 0xcbf29ce484222325u};
-    znl_zmtp_reader reader = {0};
+    struct outcome outcome = {.hash = 0xcbf29ce484222325u, .lead_bytes = lead_bytes};
+    znl_zmtp_reader reader = {.lead_bytes = lead_bytes};
     znl_zmtp_scratch scratch = {0};
     uint32_t turn = step;
     for (size_t at = 0; at < size && outcome.err == 0;) {
@@ -122,15 +123,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     const znl_zmtp_limits *these = &limits[data[0] & 3];
     uint32_t step = 1 + (data[0] >> 2) * (data[1] + 1u) / 16;
+    size_t lead = (data[1] & 3u) * 5;
     data += 2;
     size -= 2;
-    struct outcome whole = read_all(data, size, these, 0);
-    struct outcome cut = read_all(data, size, these, step);
-    struct outcome bytes = read_all(data, size, these, 1);
+    struct outcome whole = read_all(data, size, these, lead, 0);
+    struct outcome cut = read_all(data, size, these, lead, step);
+    struct outcome bytes = read_all(data, size, these, lead, 1);
     FUZZ_HOLDS(whole.hash == cut.hash && whole.err == cut.err);
     FUZZ_HOLDS(whole.hash == bytes.hash && whole.err == bytes.err);
     /* What came out is written: it reads as the same, without what was refused. */
-    struct outcome again = read_all(whole.again.data, whole.again.size, these, step);
+    struct outcome again = read_all(whole.again.data, whole.again.size, these, lead, step);
     FUZZ_HOLDS(again.err == 0 && again.errors == 0);
     FUZZ_HOLDS(again.messages == whole.messages && again.commands == whole.commands);
     FUZZ_HOLDS(whole.errors > 0 || again.hash == whole.hash);

@@ -113,7 +113,7 @@ struct reading {
 
 static int is_over(int got)
 {
-    return got == ZNL_E_PROTO || got == ZNL_E_NOMEM;
+    return got == ZNL_E_PROTO || got == ZNL_E_CLOSED;
 }
 
 /* Lends a copy that is gone afterwards, and reads all there is. */
@@ -375,6 +375,42 @@ static void nothing_is_held_for_what_is_passed_over(void **state)
     assert_says(&reading, &script);
     script_fini(&script);
     reading_fini(&reading);
+}
+
+/* A routing id that the caller puts before each message counts to its bytes. */
+static void what_leads_a_message_counts(void **state)
+{
+    static uint8_t body[100];
+    const znl_zmtp_limits limits = {
+            .max_frame_bytes = 100, .max_message_bytes = 100, .max_frames = 4};
+    const znl_frame just[] = {znl_frame_of(body, 60), znl_frame_of(body, 30)};
+    (void)state;
+    struct script script = {0};
+    for (unsigned i = 0; i < 3; i++) {
+        add_message(&script, just, 2);
+        add_frame(&script, body, 60, ZNL_ZMTP_MORE);
+        add_frame(&script, body, 31, 0);
+        note_error(&script.says, ZNL_E_TOO_BIG);
+    }
+    for (size_t step = 1; step <= script.size; step++) {
+        struct reading reading = {.limits = limits, .reader = {.lead_bytes = 10}};
+        for (size_t at = 0; at < script.size; at += step) {
+            size_t left = script.size - at;
+            feed(&reading, script.data + at, left < step ? left : step);
+        }
+        assert_says(&reading, &script);
+        reading_fini(&reading);
+    }
+    script_fini(&script);
+    /* What is longer than a message may be leaves room for nothing. */
+    script = (struct script){0};
+    struct reading reading = {.limits = limits, .reader = {.lead_bytes = 101}};
+    add_frame(&script, "", 0, 0);
+    note_error(&script.says, ZNL_E_TOO_BIG);
+    feed(&reading, script.data, script.size);
+    assert_says(&reading, &script);
+    reading_fini(&reading);
+    script_fini(&script);
 }
 
 /* A head that says a frame of `size` with these flags, in the long form. */
@@ -654,46 +690,94 @@ static void frames_up_to_the_limit(void **state)
 
 /* --- out of memory ------------------------------------------------------------------------------ */
 
-/* Reads in two pieces while the n-th allocation fails. 0, or the error that came of it. */
-static int read_failing(const struct script *script, size_t cut, long n)
+/* Reads in two pieces; from the n-th allocation on there is no memory, until an error has said so. Returns that error. */
+static int read_failing(const struct script *script, size_t cut, long n, znl_buffer *says)
 {
     znl_zmtp_reader reader = {0};
     znl_zmtp_scratch scratch = {0};
     znl_zmtp_item item;
-    int got = 0;
-    znl_alloc_fail_after(n);
-    for (unsigned part = 0; part < 2 && got >= 0; part++) {
+    int err = 0, got = 0;
+    for (unsigned part = 0; part < 2 && got != ZNL_E_CLOSED; part++) {
         znl_zmtp_reader_feed(&reader, script->data + (part == 0 ? 0 : cut),
                 part == 0 ? cut : script->size - cut);
-        do {
+        for (;;) {
+            if (err == 0)
+                znl_alloc_fail_after(n);
             got = znl_zmtp_reader_next(&reader, &usual, &scratch, &item);
-        } while (got == 1);
+            n -= err == 0 ? znl_alloc_count() : 0;
+            znl_alloc_fail_after(-1);
+            if (got == 1)
+                note(says, item.is_command ? "c" : "m", item.frames, item.count);
+            else if (got == 0 || got == ZNL_E_CLOSED)
+                break;
+            else
+                assert_int_equal(got, ZNL_E_NOMEM);
+            err = got < 0 ? got : err;
+        }
+        err = got < 0 ? got : err;
     }
-    znl_alloc_fail_after(-1);
     znl_zmtp_reader_fini(&reader);
     znl_zmtp_scratch_fini(&scratch);
-    return got;
+    return err;
 }
 
+/* A message that finds no memory is passed over, and the rest is read; without memory for a head or a command it ends. */
 static void each_allocation_fails_in_turn(void **state)
 {
     static uint8_t body[600];
     znl_frame frames[40];
     struct script script = {0};
+    unsigned passed_over = 0, ended = 0;
     (void)state;
     for (size_t i = 0; i < 40; i++)
         frames[i] = znl_frame_of(body, i * 15);
+    add_text(&script, "first");
+    size_t first = script.says.size;
     add_message(&script, frames, 40); /* more than the scratch begins with */
+    size_t second = script.says.size;
     add_command(&script, "\4PONG", 5);
-    for (size_t cut = 0; cut <= script.size; cut += 1 + cut / 20) {
-        long n = 0;
-        int err;
-        while ((err = read_failing(&script, cut, n)) != 0) {
-            assert_true(err == ZNL_E_NOMEM || err == ZNL_E_CLOSED);
-            n++;
+    size_t third = script.says.size;
+    add_text(&script, "last");
+    for (size_t cut = 0; cut <= script.size; cut += 1 + (cut > 20 ? cut / 20 : 0)) {
+        int err = 1;
+        for (long n = 0; err != 0; n++) {
+            znl_buffer says = {0};
+            err = read_failing(&script, cut, n, &says);
+            const char *at = (const char *)says.data;
+            size_t size = says.size;
+            if (err == 0)
+                assert_true(n >= 2); /* the scratch, twice, and maybe what is held */
+            /* What is there is the script, without one message, or without its end. */
+            int is_first = size >= first && memcmp(at, script.says.data, first) == 0;
+            if (is_first) {
+                at += first;
+                size -= first;
+            }
+            int is_second = size >= second - first &&
+                    memcmp(at, script.says.data + first, second - first) == 0;
+            if (is_second) {
+                at += second - first;
+                size -= second - first;
+            }
+            size_t rest = script.says.size - second;
+            if (err == ZNL_E_CLOSED) {
+                assert_true(size < rest);
+                ended++;
+            } else if (err == ZNL_E_NOMEM) {
+                /* One message is missing: one of these, or the last. */
+                int is_last = size == rest;
+                assert_int_equal(is_first + is_second + is_last, 2);
+                passed_over++;
+            } else {
+                assert_true(is_first && is_second && size == rest);
+            }
+            assert_true(size == 0 ||
+                    memcmp(at, script.says.data + second,
+                            size < rest ? third - second : rest) == 0);
+            znl_buffer_fini(&says);
         }
-        assert_true(n >= 2); /* the scratch, twice, and maybe what is held */
     }
+    assert_true(passed_over > 0 && ended > 0);
     script_fini(&script);
 }
 
@@ -708,6 +792,7 @@ int main(void)
             cmocka_unit_test(too_many_frames_are_passed_over),
             cmocka_unit_test(too_many_bytes_are_passed_over),
             cmocka_unit_test(nothing_is_held_for_what_is_passed_over),
+            cmocka_unit_test(what_leads_a_message_counts),
             cmocka_unit_test(a_frame_beyond_its_limit_ends_it),
             cmocka_unit_test(the_long_form_may_say_a_short_size),
             cmocka_unit_test(flags_that_are_none),
