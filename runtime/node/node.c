@@ -342,16 +342,18 @@ static int check_proof(znl_node *node, znl_keys *keys, znl_frame proof,
         return ZNL_E_MALFORMED_PARTS;
     int err = znl_proof_decode(keys, proof, znl_loop_unix_ms(node->loop),
             node->options.max_skew_ms, node->proof_in, &claim);
-    if (err == 0)
-        err = znl_proof_expect(&claim, expected);
+    if (err != 0)
+        return err;
+    znl_replay_key key = znl_replay_prepare(
+            node->replay, claim.kind, claim.node_id, claim.subject, claim.nonce);
+    err = znl_proof_expect(&claim, expected);
     /* Nonces from before this process are forgotten; so are the messages that carried them. */
     if (err == 0 &&
             claim.timestamp_ms <
                     node->created_unix_ms - (int64_t)node->options.start_allowance_ms)
         err = ZNL_E_STALE;
     if (err == 0)
-        err = znl_replay_check(node->replay, claim.kind, claim.node_id, claim.subject,
-                claim.nonce, znl_loop_now_ms(node->loop));
+        err = znl_replay_admit(node->replay, key, znl_loop_now_ms(node->loop));
     if (err == 0)
         *claimed = claim.node_id;
     return err;

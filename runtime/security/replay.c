@@ -39,6 +39,8 @@ struct generation {
 
 struct znl_replay {
     struct generation current, previous;
+    size_t old_count; /* entries of the previous generation in slices that are not over */
+    size_t old_slice; /* the first of these */
     uint64_t window_ms;
     uint64_t now_ms; /* the latest seen */
     size_t max_nonces;
@@ -111,7 +113,17 @@ void znl_replay_clear(znl_replay *replay, uint64_t now_ms)
     generation_trim(&replay->previous, replay->table_count);
     generation_begin(&replay->previous, epoch + 1, now_ms);
     generation_begin(&replay->current, epoch + 2, now_ms);
+    replay->old_count = replay->old_slice = 0;
     replay->now_ms = now_ms;
+}
+
+/* Slices of the previous generation count until their last millisecond is past the window. */
+static void forget_slices(znl_replay *replay)
+{
+    uint64_t gone_ms = replay->now_ms - replay->current.start_ms;
+    size_t first = (size_t)(gone_ms * SLICES / replay->window_ms);
+    while (replay->old_slice < first && replay->old_slice < SLICES)
+        replay->old_count -= replay->previous.slices[replay->old_slice++];
 }
 
 /* Moves the time on, and with it the generations. The tables of one that is over are kept for
@@ -121,8 +133,10 @@ static void advance(znl_replay *replay, uint64_t now_ms)
     if (now_ms > replay->now_ms)
         replay->now_ms = now_ms;
     uint64_t age_ms = replay->now_ms - replay->current.start_ms;
-    if (age_ms < replay->window_ms)
+    if (age_ms < replay->window_ms) {
+        forget_slices(replay);
         return;
+    }
     if (age_ms >= 2 * replay->window_ms) { /* all entries are past their time */
         znl_replay_clear(replay, replay->now_ms);
         return;
@@ -134,6 +148,9 @@ static void advance(znl_replay *replay, uint64_t now_ms)
     generation_begin(&retired, replay->previous.epoch + 1,
             replay->previous.start_ms + replay->window_ms);
     replay->current = retired;
+    replay->old_count = replay->previous.count;
+    replay->old_slice = 0;
+    forget_slices(replay);
 }
 
 static uint64_t siphash(const znl_replay *replay, const uint8_t *bytes, size_t size)
@@ -244,14 +261,32 @@ static int insert(znl_replay *replay, uint64_t print)
     return 0;
 }
 
-int znl_replay_check(znl_replay *replay, znl_frame kind, znl_frame node_id, znl_frame subject,
-        znl_frame nonce, uint64_t now_ms)
+/* Has the memory of the slot fetched where look() or insert() begins. */
+static void fetch(const znl_replay *replay, const struct generation *generation, uint64_t print)
+{
+    const struct table *table = table_of(replay, generation, print);
+    if (table->epoch == generation->epoch && table->capacity > 0)
+        __builtin_prefetch(&table->slots[(uint32_t)print & (table->capacity - 1)], 1);
+}
+
+znl_replay_key znl_replay_prepare(const znl_replay *replay, znl_frame kind, znl_frame node_id,
+        znl_frame subject, znl_frame nonce)
 {
     const znl_frame parts[4] = {kind, node_id, subject, nonce};
     if (kind.size == 0 && node_id.size == 0 && subject.size == 0 && nonce.size == 0)
-        return ZNL_E_REPLAY; /* as the reference does; no claim that was accepted is empty */
-    advance(replay, now_ms);
+        return (znl_replay_key){0};
     uint64_t print = fingerprint(replay, parts);
+    fetch(replay, &replay->current, print);
+    fetch(replay, &replay->previous, print);
+    return (znl_replay_key){print};
+}
+
+int znl_replay_admit(znl_replay *replay, znl_replay_key key, uint64_t now_ms)
+{
+    uint64_t print = key.print;
+    if (print == 0)
+        return ZNL_E_REPLAY; /* as the reference does */
+    advance(replay, now_ms);
     /* What is in the current generation is younger than a window. */
     if (look(replay, &replay->current, print) != NULL)
         return ZNL_E_REPLAY;
@@ -264,14 +299,14 @@ int znl_replay_check(znl_replay *replay, znl_frame kind, znl_frame node_id, znl_
     return insert(replay, print);
 }
 
+int znl_replay_check(znl_replay *replay, znl_frame kind, znl_frame node_id, znl_frame subject,
+        znl_frame nonce, uint64_t now_ms)
+{
+    return znl_replay_admit(
+            replay, znl_replay_prepare(replay, kind, node_id, subject, nonce), now_ms);
+}
+
 size_t znl_replay_count(const znl_replay *replay)
 {
-    size_t count = replay->current.count;
-    if (replay->previous.count == 0)
-        return count;
-    /* Slices of the previous generation whose last millisecond is still inside the window. */
-    uint64_t gone_ms = replay->now_ms - replay->current.start_ms;
-    for (size_t i = (size_t)(gone_ms * SLICES / replay->window_ms); i < SLICES; i++)
-        count += replay->previous.slices[i];
-    return count;
+    return replay->current.count + replay->old_count;
 }

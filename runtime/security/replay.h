@@ -24,6 +24,15 @@ void znl_replay_free(znl_replay *replay);
 int znl_replay_check(znl_replay *replay, znl_frame kind, znl_frame node_id, znl_frame subject,
         znl_frame nonce, uint64_t now_ms);
 
+/* The same in two steps: the first takes from the parts what it needs, and has the memory for the second
+ * fetched meanwhile, which is mostly not in a cache. */
+typedef struct znl_replay_key {
+    uint64_t print; /* 0: all parts are empty, which no accepted claim has */
+} znl_replay_key;
+znl_replay_key znl_replay_prepare(const znl_replay *replay, znl_frame kind, znl_frame node_id,
+        znl_frame subject, znl_frame nonce);
+int znl_replay_admit(znl_replay *replay, znl_replay_key key, uint64_t now_ms);
+
 /* Forgets everything (stop). */
 void znl_replay_clear(znl_replay *replay, uint64_t now_ms);
 
