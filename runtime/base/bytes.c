@@ -16,10 +16,8 @@ static size_t capacity_for(const znl_buffer *buffer, size_t size)
     return capacity;
 }
 
-int znl_buffer_reserve(znl_buffer *buffer, size_t size)
+int znl_buffer_grow(znl_buffer *buffer, size_t size)
 {
-    if (size <= buffer->capacity)
-        return 0;
     size_t capacity = capacity_for(buffer, size);
     if (capacity == 0)
         return ZNL_E_NOMEM;
@@ -56,12 +54,6 @@ int znl_buffer_append(znl_buffer *buffer, const void *data, size_t size)
     memcpy(buffer->data + buffer->size, data, size);
     buffer->size += size;
     return 0;
-}
-
-void znl_buffer_trim(znl_buffer *buffer, size_t keep)
-{
-    if (buffer->capacity > keep)
-        znl_buffer_fini(buffer);
 }
 
 void znl_buffer_fini(znl_buffer *buffer)

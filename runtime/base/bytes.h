@@ -49,8 +49,14 @@ typedef struct znl_buffer {
     size_t capacity;
 } znl_buffer;
 
+/* For znl_buffer_reserve(). */
+int znl_buffer_grow(znl_buffer *buffer, size_t size);
+
 /* Makes room for `size` bytes in all; the content is not kept. ZNL_E_NOMEM leaves it as it was. */
-int znl_buffer_reserve(znl_buffer *buffer, size_t size);
+static inline int znl_buffer_reserve(znl_buffer *buffer, size_t size)
+{
+    return size <= buffer->capacity ? 0 : znl_buffer_grow(buffer, size);
+}
 
 /* Makes room for `extra` bytes after the content, which is kept. ZNL_E_NOMEM leaves all as it was. */
 int znl_buffer_extend(znl_buffer *buffer, size_t extra);
@@ -58,9 +64,13 @@ int znl_buffer_extend(znl_buffer *buffer, size_t extra);
 /* Appends. 0 or ZNL_E_NOMEM. */
 int znl_buffer_append(znl_buffer *buffer, const void *data, size_t size);
 
-/* Gives the memory back when more than `keep` bytes are held. */
-void znl_buffer_trim(znl_buffer *buffer, size_t keep);
-
 void znl_buffer_fini(znl_buffer *buffer);
+
+/* Gives the memory back when more than `keep` bytes are held. */
+static inline void znl_buffer_trim(znl_buffer *buffer, size_t keep)
+{
+    if (buffer->capacity > keep)
+        znl_buffer_fini(buffer);
+}
 
 #endif

@@ -16,7 +16,7 @@ static void make_hash_key(void)
     randombytes_buf(hash_key, sizeof hash_key);
 }
 
-uint64_t znl_map_hash(znl_frame key)
+static uint64_t hash_of(znl_frame key)
 {
     uint8_t out[crypto_shorthash_BYTES];
     uint64_t hash;
@@ -24,6 +24,50 @@ uint64_t znl_map_hash(znl_frame key)
     crypto_shorthash(out, key.data, key.size, hash_key);
     memcpy(&hash, out, sizeof hash);
     return hash != 0 ? hash : 1;
+}
+
+/* What was hashed last, by a few bits of the bytes: names of peers come again and again, and to compare
+ * one costs a tenth of hashing it. A peer that chooses names for it can but make others hash anew. */
+#define RECENT 64u
+#define RECENT_BYTES_MIN 8u
+#define RECENT_BYTES_MAX 40u
+
+_Static_assert(RECENT == 1u << (64 - 58), "the bits that choose one");
+
+static _Thread_local struct recent {
+    uint64_t hash;
+    size_t size; /* 0: nothing yet */
+    uint8_t bytes[RECENT_BYTES_MAX];
+} recent[RECENT];
+
+static uint64_t word_at(const uint8_t *bytes)
+{
+    uint64_t word;
+    memcpy(&word, bytes, sizeof word);
+    return word;
+}
+
+/* Of keys of 8 bytes or more. */
+static inline int is_same(const uint8_t *a, const uint8_t *b, size_t size)
+{
+    uint64_t differs = word_at(a + size - 8) ^ word_at(b + size - 8);
+    for (size_t i = 0; i + 8 < size; i += 8)
+        differs |= word_at(a + i) ^ word_at(b + i);
+    return differs == 0;
+}
+
+uint64_t znl_map_hash(znl_frame key)
+{
+    if (key.size < RECENT_BYTES_MIN || key.size > RECENT_BYTES_MAX)
+        return hash_of(key);
+    uint64_t mix = word_at(key.data) ^ word_at(key.data + key.size - 8) * 3;
+    struct recent *at = &recent[mix * UINT64_C(0x9e3779b97f4a7c15) >> 58];
+    if (at->size == key.size && is_same(at->bytes, key.data, key.size))
+        return at->hash;
+    at->hash = hash_of(key);
+    at->size = key.size;
+    memcpy(at->bytes, key.data, key.size);
+    return at->hash;
 }
 
 uint64_t znl_map_stable_hash(znl_frame bytes)

@@ -11,31 +11,33 @@ static const char extension_text[] = "__znl_v1_ext__";
 /* What stands between the action and the marker. */
 enum shape { SHAPE_NONE, SHAPE_BARE, SHAPE_ID, SHAPE_TOPIC, SHAPE_SERVICE };
 
-/* WIRE.md, "Control messages": one row per kind. */
+/* WIRE.md, "Control messages": one row per kind: action, name, name in proofs, shape. Those that come
+ * most often first: they are looked for in this order. */
+/* clang-format off */
+#define KINDS(ROW)                                                                                \
+    ROW(REQUEST, "req", "request", "request", SHAPE_ID)                                           \
+    ROW(RESPONSE, "res", "response", "response", SHAPE_ID)                                        \
+    ROW(PUBLISH, "pub", "publish", "publish", SHAPE_TOPIC)                                        \
+    ROW(PUSH, "push", "push", "push", SHAPE_TOPIC)                                                \
+    ROW(HEARTBEAT, "heartbeat", "heartbeat", "heartbeat", SHAPE_BARE)                             \
+    ROW(HEARTBEAT_ACK, "heartbeat_ack", "heartbeat_ack", "heartbeat_ack", SHAPE_BARE)             \
+    ROW(REGISTER, "register", "register", "register", SHAPE_BARE)                                 \
+    ROW(UNREGISTER, "unregister", "unregister", "unregister", SHAPE_BARE)                         \
+    ROW(SERVICE_REQUEST, "svc_req", "service_request", "request", SHAPE_SERVICE)                  \
+    ROW(SERVICE_RESPONSE, "svc_res", "service_response", "response", SHAPE_SERVICE)
+/* clang-format on */
+
 static const struct row {
     const char *action;
     const char *name;
     const char *proof_name;
     uint8_t action_size;
     uint8_t shape;
-} rows[ZNL_KIND_COUNT] = {
-/* clang-format off */
-#define ROW(action, name, proof_name, shape) \
-    {action, name, proof_name, sizeof action - 1, shape}
-    [ZNL_KIND_MESSAGE] = ROW("", "message", "", SHAPE_NONE),
-    [ZNL_KIND_REGISTER] = ROW("register", "register", "register", SHAPE_BARE),
-    [ZNL_KIND_UNREGISTER] = ROW("unregister", "unregister", "unregister", SHAPE_BARE),
-    [ZNL_KIND_HEARTBEAT] = ROW("heartbeat", "heartbeat", "heartbeat", SHAPE_BARE),
-    [ZNL_KIND_HEARTBEAT_ACK] =
-            ROW("heartbeat_ack", "heartbeat_ack", "heartbeat_ack", SHAPE_BARE),
-    [ZNL_KIND_REQUEST] = ROW("req", "request", "request", SHAPE_ID),
-    [ZNL_KIND_RESPONSE] = ROW("res", "response", "response", SHAPE_ID),
-    [ZNL_KIND_PUBLISH] = ROW("pub", "publish", "publish", SHAPE_TOPIC),
-    [ZNL_KIND_PUSH] = ROW("push", "push", "push", SHAPE_TOPIC),
-    [ZNL_KIND_SERVICE_REQUEST] = ROW("svc_req", "service_request", "request", SHAPE_SERVICE),
-    [ZNL_KIND_SERVICE_RESPONSE] = ROW("svc_res", "service_response", "response", SHAPE_SERVICE),
+} rows[ZNL_KIND_COUNT] = {[ZNL_KIND_MESSAGE] = {"", "message", "", 0, SHAPE_NONE},
+#define ROW(kind, action, name, proof_name, shape)                                             \
+    [ZNL_KIND_##kind] = {action, name, proof_name, sizeof action - 1, shape},
+        KINDS(ROW)
 #undef ROW
-        /* clang-format on */
 };
 
 static inline const struct row *row_of(znl_kind kind)
@@ -53,13 +55,13 @@ static inline int is_marker(znl_frame frame)
     return is_text(frame, marker_text, sizeof marker_text - 1);
 }
 
-static znl_kind kind_of_action(znl_frame action)
+static inline znl_kind kind_of_action(znl_frame action)
 {
-    for (int kind = ZNL_KIND_REGISTER; kind < ZNL_KIND_COUNT; kind++) {
-        if (action.size == rows[kind].action_size &&
-                memcmp(action.data, rows[kind].action, action.size) == 0)
-            return (znl_kind)kind;
-    }
+#define ROW(kind, text, name, proof_name, shape)                                               \
+    if (is_text(action, text, sizeof text - 1))                                                \
+        return ZNL_KIND_##kind;
+    KINDS(ROW)
+#undef ROW
     return ZNL_KIND_MESSAGE;
 }
 

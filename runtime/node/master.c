@@ -136,10 +136,16 @@ static void unregister(
 
 /* --- in ---------------------------------------------------------------------------------------- */
 
-/* Records a sign of life; *is_new for a slave that comes on line. 0 or why not. */
+/* Records a sign of life; *is_new for a slave that comes on line, of which *entry is NULL before. 0 or
+ * why not. */
 static int touch(znl_master *master, znl_frame id, uint64_t hash, znl_keys *keys,
         znl_presence_entry **entry, int *is_new)
 {
+    *is_new = 0;
+    if (*entry != NULL) {
+        znl_presence_refresh(master->presence, *entry, znl_loop_now_ms(master->node.loop));
+        return 0;
+    }
     int err = znl_presence_touch(
             master->presence, id, hash, znl_loop_now_ms(master->node.loop), entry, is_new);
     if (err != 0) {

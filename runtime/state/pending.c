@@ -10,7 +10,6 @@
 
 #define CHUNK 256u
 #define SLOT_BITS 20u
-#define NO_SLOT UINT32_MAX
 
 _Static_assert(ZNL_PENDING_MAX <= 1u << SLOT_BITS, "a slot must fit its field in the id");
 
@@ -107,45 +106,50 @@ static void fire(znl_timer *timer)
     pending->expired(pending->user, waiter, peer_hash);
 }
 
-static const char hex[] = "0123456789abcdef";
+/* Writes the 8 hex digits of `value`, the lowest first. */
+static void write_digits(uint32_t value, char out[8])
+{
+    const uint64_t ones = UINT64_C(0x0101010101010101);
+    uint64_t x = value;
+    x = (x | x << 16) & UINT64_C(0x0000ffff0000ffff);
+    x = (x | x << 8) & UINT64_C(0x00ff00ff00ff00ff);
+    x = (x | x << 4) & (ones * 0x0f);
+    uint64_t letters = (x + ones * 6) >> 4 & ones;
+    x += ones * '0' + letters * ('a' - '0' - 10);
+    if (__BYTE_ORDER__ == __ORDER_BIG_ENDIAN__)
+        x = __builtin_bswap64(x);
+    memcpy(out, &x, sizeof x);
+}
 
-/* Digits of the id that carry slot (5) and generation (6), so that neither the version nor the
- * variant digit is touched: positions 0-7 and 9-11. */
-static const uint8_t digit_at[11] = {0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11};
-
+/* The digits of the id that carry slot (5) and generation (6) are those at 0-7 and 9-11, so that neither
+ * the version nor the variant digit is touched. */
 static void write_id(struct entry *entry)
 {
-    uint8_t bytes[16];
-    znl_random_bytes(bytes, sizeof bytes);
-    bytes[6] = (uint8_t)((bytes[6] & 0x0f) | 0x40);
-    bytes[8] = (uint8_t)((bytes[8] & 0x3f) | 0x80);
-    char *at = entry->id;
-    for (size_t i = 0; i < 16; i++) {
-        if (i == 4 || i == 6 || i == 8 || i == 10)
-            *at++ = '-';
-        *at++ = hex[bytes[i] >> 4];
-        *at++ = hex[bytes[i] & 15];
-    }
+    char *id = entry->id;
+    char digits[16];
+    uint32_t random[3];
     uint64_t value = (uint64_t)entry->generation << SLOT_BITS | entry->slot;
-    for (size_t i = 0; i < sizeof digit_at; i++, value >>= 4)
-        entry->id[digit_at[i]] = hex[value & 15];
+    znl_random_bytes(random, sizeof random);
+    write_digits((uint32_t)value, id);
+    write_digits((uint32_t)(value >> 32) | random[0] << 12, digits);
+    write_digits(random[1], digits + 8);
+    id[8] = id[13] = id[18] = id[23] = '-';
+    memcpy(id + 9, digits, 4);
+    memcpy(id + 14, digits + 4, 4);
+    memcpy(id + 19, digits + 8, 4);
+    memcpy(id + 24, digits + 12, 4);
+    id[14] = '4';
+    id[19] = "89ab"[random[1] & 3];
+    write_digits(random[2], id + 28);
 }
 
-static int digit(uint8_t c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
+/* Of any text as long as an id; what is none of ours gives a slot that has another id, or is none. */
 static uint32_t slot_of(znl_frame id)
 {
     uint32_t slot = 0;
     for (size_t i = 0; i < SLOT_BITS / 4; i++) {
-        int value = digit(id.data[digit_at[i]]);
-        if (value < 0)
-            return NO_SLOT;
-        slot |= (uint32_t)value << (4 * i);
+        uint32_t c = id.data[i];
+        slot |= (((c & 15) + (c >> 6) * 9) & 15) << (4 * i);
     }
     return slot;
 }

@@ -63,17 +63,22 @@ static void append(znl_presence *presence, znl_presence_entry *entry)
     presence->newest = entry;
 }
 
+void znl_presence_refresh(znl_presence *presence, znl_presence_entry *entry, uint64_t now_ms)
+{
+    if (presence->newest != entry) {
+        unlink_entry(presence, entry);
+        append(presence, entry);
+    }
+    entry->last_seen_ms = now_ms;
+}
+
 int znl_presence_touch(znl_presence *presence, znl_frame id, uint64_t hash, uint64_t now_ms,
         znl_presence_entry **entry, int *is_new)
 {
     znl_presence_entry *found = znl_presence_find(presence, id, hash);
     *is_new = found == NULL;
     if (found != NULL) {
-        if (presence->newest != found) {
-            unlink_entry(presence, found);
-            append(presence, found);
-        }
-        found->last_seen_ms = now_ms;
+        znl_presence_refresh(presence, found, now_ms);
         *entry = found;
         return 0;
     }

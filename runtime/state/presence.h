@@ -28,6 +28,9 @@ void *znl_presence_extra(znl_presence_entry *entry);
 znl_presence_entry *znl_presence_find(
         const znl_presence *presence, znl_frame id, uint64_t hash);
 
+/* A sign of life of an entry that was found. */
+void znl_presence_refresh(znl_presence *presence, znl_presence_entry *entry, uint64_t now_ms);
+
 /* A sign of life: adds the id (*is_new = 1) or refreshes it. `hash` is znl_map_hash(id); the id is
  * copied. ZNL_E_LIMIT when full, ZNL_E_NOMEM, ZNL_E_TOO_BIG past ZNL_ID_BYTES_MAX. */
 int znl_presence_touch(znl_presence *presence, znl_frame id, uint64_t hash, uint64_t now_ms,

@@ -132,12 +132,38 @@ static void out_of_memory_only_slows_a_map_that_has_buckets(void **state)
     znl_map_fini(&map);
 }
 
+/* Keys that are alike at both ends, of every length around what is remembered, in turns. */
+static void each_key_keeps_its_hash(void **state)
+{
+    (void)state;
+    enum { KEYS = 64, LENGTHS = 50 };
+    static uint64_t hashes[LENGTHS][KEYS];
+    for (unsigned round = 0; round < 3; round++)
+        for (size_t size = 0; size < LENGTHS; size++)
+            for (unsigned i = 0; i < KEYS; i++) {
+                uint8_t key[LENGTHS];
+                memset(key, 'k', sizeof key);
+                key[size / 2] = (uint8_t)i;
+                uint64_t hash = znl_map_hash(znl_frame_of(key, size));
+                assert_true(hash != 0);
+                if (round == 0)
+                    hashes[size][i] = hash;
+                assert_true(hashes[size][i] == hash);
+            }
+    for (size_t size = 1; size < LENGTHS; size++)
+        for (unsigned i = 1; i < KEYS; i++) {
+            assert_true(hashes[size][i] != hashes[size][i - 1]);
+            assert_true(hashes[size][i] != hashes[size - 1][i]);
+        }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
             cmocka_unit_test(finds_what_was_put_and_nothing_else),
             cmocka_unit_test(keys_are_bytes),
             cmocka_unit_test(equal_hashes_are_told_apart),
+            cmocka_unit_test(each_key_keeps_its_hash),
             cmocka_unit_test(walk_sees_each_once_and_allows_removal_behind_it),
             cmocka_unit_test(out_of_memory_only_slows_a_map_that_has_buckets),
     };
