@@ -151,7 +151,7 @@ describe("an id and an endpoint that change hands", { concurrency }, () => {
                     const { route } = await master.call("call", {
                         to: "slave-1",
                         route: "/a",
-                        timeout_ms: 3000,
+                        timeout_ms: 20000,
                     });
                     assert.equal(route, "/a");
                     // Killed, so that the master learns of it only by what comes next.
@@ -164,7 +164,7 @@ describe("an id and an endpoint that change hands", { concurrency }, () => {
                     await until("the new slave", () => second.call("online"));
                     await fails(
                         master,
-                        master.call("call", { to: "slave-1", route: "/a", timeout_ms: 500 }),
+                        master.call("call", { to: "slave-1", route: "/a", timeout_ms: 20000 }),
                         "UNSUPPORTED",
                     );
                     assert.deepEqual(
@@ -222,16 +222,16 @@ describe("between nodes of ours", { concurrency }, () => {
                     const { data } = await slave.call("call", {
                         route: "/a",
                         data: { round },
-                        timeout_ms: 3000,
+                        timeout_ms: 20000,
                     });
                     assert.deepEqual(data, { round });
                     assert.deepEqual(
-                        await slave.call("call", { route: "/relay", timeout_ms: 3000 }),
+                        await slave.call("call", { route: "/relay", timeout_ms: 20000 }),
                         [hex("relayed")],
                     );
                     await fails(
                         slave,
-                        slave.call("call", { route: "/refuse", timeout_ms: 3000 }),
+                        slave.call("call", { route: "/refuse", timeout_ms: 20000 }),
                         "AUTH",
                     );
                     if (round === 1) break;
@@ -251,7 +251,7 @@ describe("between nodes of ours", { concurrency }, () => {
                     const { route } = await master.call("call", {
                         to: "slave-1",
                         route: "/c",
-                        timeout_ms: 3000,
+                        timeout_ms: 20000,
                     });
                     assert.equal(route, "/c");
                 }

@@ -14,7 +14,7 @@ import { argumentsData, packet, RawFollower, RawLeader } from "./cluster_raw.mjs
 import { decode, encode } from "./cluster_transcode.mjs";
 import { sleep, until } from "./scene.mjs";
 
-const limit = { timeout: 40000 };
+const limit = { timeout: 120000 };
 const MIB = 1024 * 1024;
 const skipNpm = NO_LUA || KINDS.find(({ kind }) => kind === "npm").skip;
 

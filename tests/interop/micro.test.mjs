@@ -12,7 +12,7 @@ import { endAll, freePort, KINDS, MicroPeer, NO_LUA, QUIET } from "./micro_peers
 import { Raw } from "./micro_raw.mjs";
 import { sleep, until } from "./scene.mjs";
 
-const limit = { timeout: 30000 };
+const limit = { timeout: 120000 };
 const mixes = KINDS.flatMap((registry) =>
     KINDS.flatMap((provider) =>
         KINDS.map((consumer) => ({

@@ -10,7 +10,7 @@ import { frame, OPCODE, Raw } from "./micro_raw.mjs";
 import { sleep, until } from "./scene.mjs";
 
 const MIB = 1024 * 1024;
-const limit = { timeout: 30000 };
+const limit = { timeout: 120000 };
 const LIMITS = {
     handshake_ms: 500,
     max_message_bytes: MIB,

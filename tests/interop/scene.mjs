@@ -87,7 +87,7 @@ export async function freeEndpoint() {
 }
 
 /** Waits until `probe` returns something true. */
-export async function until(what, probe, ms = 8000) {
+export async function until(what, probe, ms = 25000) {
     const deadline = Date.now() + ms;
     for (;;) {
         const value = await probe();
@@ -188,7 +188,7 @@ export class Peer {
     }
 
     request(fields) {
-        return this.call("request", { timeout_ms: 4000, ...fields });
+        return this.call("request", { timeout_ms: 20000, ...fields });
     }
 
     /** Resident bytes. */
@@ -347,7 +347,7 @@ export const MODES = {
 export const bothCall = (pair) => pair.master === "lua" && pair.slave === "lua";
 
 export const concurrency = 4;
-export const limit = { timeout: 30000 };
+export const limit = { timeout: 120000 };
 
 export function everyPair(title, body, options = {}) {
     describe(title, { concurrency }, () => {
@@ -360,4 +360,4 @@ export function everyPair(title, body, options = {}) {
 }
 
 export const ENC = MODES["encrypted, digest off"].both;
-export const FAST = { ...ENC, heartbeat_ms: 100, heartbeat_timeout_ms: 600 };
+export const FAST = { ...ENC, heartbeat_ms: 200, heartbeat_timeout_ms: 1500 };
