@@ -403,7 +403,7 @@ const AGAINST = {
         joined: startsOver,
     },
     "heartbeats answered (heartbeatInterval 500)": {
-        config: { heartbeat_ms: 500 },
+        config: { heartbeat_ms: 1500 }, // an answer that is late ends it
         async joined(scene) {
             for (let i = 0; i < 4; i++) {
                 const beat = await scene.line.request("heartbeat");

@@ -134,7 +134,8 @@ describe("leaders", { concurrency: 8 }, () => {
         });
         replayed("register-late-ready", { demo: { ready_after_ms: 400 }, wait: false });
         replayed("heartbeat");
-        led("heartbeat-flow-control", { heartbeat_ms: 1000 }, ({ player }) =>
+        // Twice the recorded interval: the call it is about takes most of three.
+        led("heartbeat-flow-control", { heartbeat_ms: 2000 }, ({ player }) =>
             player().play(vectors("heartbeat-flow-control").exchange),
         );
 

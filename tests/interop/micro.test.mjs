@@ -160,7 +160,7 @@ everyMix("calls", {}, async ({ provider, consumer, mix }) => {
 });
 
 everyMix("limits and abandoning", {}, async ({ provider, consumer, mix }) => {
-    const slow = { ...SVC, url: "/slow", data: { ms: 250 } };
+    const slow = { ...SVC, url: "/slow", data: { ms: 2500 } };
     await consumer.call("request", { ...slow, data: { ms: 1 } });
     const late = await failing(consumer.call("request", { ...slow, timeout_ms: 60 }));
     const codes = { v1: ["ECONNABORTED"], v2: ["ETIMEDOUT"], lua: ["TIMEOUT"] };

@@ -18,7 +18,7 @@ export const RECORDED_PORTS = {
 const HEARTBEAT = "/-/heartbeat";
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/;
 const GAP_MS = 320; // the longest pause of a recording that matters
-const FRAME_MS = 4000;
+const FRAME_MS = 15000;
 
 export const freePort = async () => Number((await freeEndpoint()).split(":").at(-1));
 
