@@ -123,6 +123,35 @@ describe("curve", function()
     assert.equal("got x", again:request("x", LONG))
   end)
 
+  it("asks nobody but the list, whatever else of the process speaks to it", function()
+    local public_key, secret_key = crypto.curve_pair()
+    local friend_public, friend_secret = crypto.curve_pair()
+    local server = master(secret_key, { friend_public })
+    local nosy = assert(socket.dealer { endpoint = "inproc://zeromq.zap.01" })
+    local answers = {}
+    nosy:on_message(function(frames) answers[#answers + 1] = frames[4] end)
+    local asked = {
+      { "", "1.0" },
+      { "", "1.0", "1", "", "", "", "NULL" },
+      { "", "1.0", ("i"):rep(300), "1", "", "", "CURVE", "short" },
+      { "", "1.0", "1", ("1"):rep(1000), "", "", "CURVE", ("k"):rep(32) },
+      { "", "1.0", "1", "1", "", "", "CURVE", ("k"):rep(32), "and", "more" },
+      { "", "1.0", "1", "99", "", "", "CURVE", ("k"):rep(32) },
+    }
+    for _, frames in ipairs(asked) do eventually(function() return nosy:send(frames) end) end
+    eventually(function() return #answers == #asked end)
+    assert.equal(("400"):rep(#asked), table.concat(answers))
+    local friend = slave("friend", server, { server_key = public_key, secret_key = friend_secret })
+    assert.equal("got x", friend:request("x", LONG))
+    nosy:close()
+    server:stop()
+    local other = assert(socket.router { endpoint = "inproc://zeromq.zap.01" })
+    local ok, _, code = server:start()
+    assert.is_nil(ok)
+    assert.equal("ADDRESS_IN_USE", code)
+    other:close()
+  end)
+
   it("is of bare sockets too", function()
     local public_key, secret_key = crypto.curve_pair()
     local server = assert(socket.router { endpoint = "tcp://127.0.0.1:*", curve = { secret_key = secret_key } })
