@@ -45,7 +45,8 @@ struct znl_zmq_gate {
 struct request {
     uint8_t id[ID_BYTES_MAX];
     size_t id_size;
-    char domain[DOMAIN_BYTES];
+    uint8_t domain[DOMAIN_BYTES];
+    size_t domain_size; /* as it was sent: more than fits is nobody's */
     int is_curve;
     uint8_t key[ZNL_CURVE_KEY_BYTES];
     size_t key_size; /* PARTS of another size are as good as none */
@@ -58,8 +59,10 @@ static void take_part(struct request *request, int index, const uint8_t *bytes, 
     if (index == REQUEST_ID && size <= sizeof request->id) {
         memcpy(request->id, bytes, size);
         request->id_size = size;
-    } else if (index == DOMAIN && size < sizeof request->domain) {
-        memcpy(request->domain, bytes, size);
+    } else if (index == DOMAIN) {
+        request->domain_size = size;
+        if (size <= sizeof request->domain)
+            memcpy(request->domain, bytes, size);
     } else if (index == MECHANISM) {
         request->is_curve = size == 5 && memcmp(bytes, "CURVE", size) == 0;
     } else if (index == KEY && size == sizeof request->key) {
@@ -94,12 +97,13 @@ static int receive(handler *h, struct request *request)
 /* A server without a list has no domain; libzmq asks for it nevertheless while the handler is there. */
 static int is_allowed(const handler *h, const struct request *request)
 {
-    if (!request->is_curve)
+    znl_frame domain = znl_frame_of(request->domain, request->domain_size);
+    if (!request->is_curve || domain.size > sizeof request->domain)
         return 0;
-    if (request->domain[0] == '\0')
+    if (domain.size == 0)
         return 1;
     const znl_zmq_gate *gate = h->gates;
-    while (gate != NULL && strcmp(gate->domain, request->domain) != 0)
+    while (gate != NULL && !znl_frame_equal(znl_frame_text(gate->domain), domain))
         gate = gate->next;
     return gate != NULL &&
             znl_curve_allows(gate->curve, znl_frame_of(request->key, request->key_size));
