@@ -2,10 +2,10 @@
  *
  *   connecting -> open -> ended -> closed
  *
- * What is written in one turn of the loop leaves together, before the loop waits; in plain, a long turn
- * offers every 4 KiB (`early_bytes`) to the system as it goes. Events come from the loop, never from inside a call; none
- * comes after znl_stream_close(), nor after on_end. One stream gives on_data at most 64 KiB before others
- * have their turn.
+ * What is written in one turn of the loop leaves together, before the loop waits; in plain, a long turn offers every
+ * 4 KiB (`early_bytes`), or every 16 larger pieces, to the system as it goes. Events come from the loop, never from
+ * inside a call; none comes after znl_stream_close(), nor after on_end. One stream gives on_data at most 64 KiB before
+ * others have their turn.
  *
  * The program must ignore SIGPIPE.
  *

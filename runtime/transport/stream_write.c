@@ -17,6 +17,8 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#define EARLY_SEVERAL 16u /* messages like the one written last */
+#define EARLY_SEVERAL_MOST_BYTES 32768u
 #define EARLY_MOST_BYTES 65536u /* of a queue: what stays of it is moved */
 /* Sealed, and given to libuv, at once: the queue is seen to empty as finely. */
 #define PIECE_BYTES (256u * 1024)
@@ -78,12 +80,21 @@ static void offer_early(znl_stream *stream)
     memmove(queue->data, queue->data + count, queue->size);
 }
 
+/* A system call for a handful of messages costs more than it gains: with larger ones it waits longer. */
+static size_t early_bytes_of(const znl_stream *stream, size_t size)
+{
+    size_t several = size < EARLY_SEVERAL_MOST_BYTES / EARLY_SEVERAL ? size * EARLY_SEVERAL
+                                                                     : EARLY_SEVERAL_MOST_BYTES;
+    return several > stream->early_bytes ? several : stream->early_bytes;
+}
+
 void znl_stream_commit(znl_stream *stream, size_t size)
 {
     size_t before = stream->queue.size;
     stream->queue.size += size;
     znl_stream_schedule(stream);
-    if (before / stream->early_bytes != stream->queue.size / stream->early_bytes)
+    size_t early = early_bytes_of(stream, size);
+    if (before / early != stream->queue.size / early)
         offer_early(stream);
 }
 
