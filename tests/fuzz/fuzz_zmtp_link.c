@@ -16,6 +16,7 @@
 #include "transport/link.h"
 
 #define MESSAGES_MAX 4096u /* of one peer and direction */
+#define FIRST_BYTES 12u /* of a greeting: the rest follows when the peer has said its version */
 #define PINGED_BYTES 4096u /* queued, up to which each PING is answered */
 
 enum state { GREETING, SHAKING, OPEN, OVER };
@@ -23,7 +24,8 @@ enum state { GREETING, SHAKING, OPEN, OVER };
 /* What is to be true of a stream of the crowd. */
 struct peer {
     enum state state;
-    int has_said, is_refused, is_told; /* refused; with an ERROR */
+    int has_said, was_shaking, was_open;
+    int is_told; /* refused with an ERROR */
     uint8_t greeting[ZNL_ZMTP_GREETING_BYTES];
     size_t greeting_bytes;
     znl_zmtp_reader reader;
@@ -50,7 +52,7 @@ static struct {
     znl_zmtp_scratch scratch;
     uint32_t generated;
     int wants_writable;
-    unsigned writable;
+    unsigned writable, sent_inside;
     unsigned refused, refused_due, dropped, dropped_due;
     unsigned lost, lost_due, joined, joined_due;
     int was_lost;
@@ -107,7 +109,6 @@ static void model_over(struct peer *peer, int is_refused)
         return;
     if (is_refused)
         play.refused_due++;
-    peer->is_refused = is_refused;
     if (peer->state == OPEN && !play.is_router) {
         play.lost_due++;
         play.was_lost = 1;
@@ -128,6 +129,7 @@ static void model_ready(struct peer *peer, znl_frame identity)
         model_over(find(identity), 0);
     }
     peer->state = OPEN;
+    peer->was_open = 1;
     peer->name_bytes = identity.size;
     if (identity.size > 0)
         memcpy(peer->name, identity.data, identity.size);
@@ -146,7 +148,8 @@ static void model_shake(struct peer *peer, const znl_zmtp_item *item)
         model_over(peer, 1);
     } else if (command.kind != ZNL_ZMTP_READY ||
             znl_zmtp_read_ready(command.body, &ready) != 0 ||
-            !znl_zmtp_may_talk(play.is_router, ready.socket_type)) {
+            !znl_zmtp_may_talk(play.is_router, ready.socket_type) ||
+            (play.is_router && ready.identity.size > 0 && ready.identity.data[0] == 0)) {
         peer->is_told = 1;
         model_over(peer, 1);
     } else {
@@ -168,8 +171,9 @@ static void model_item(struct peer *peer, const znl_zmtp_item *item)
     } else if (command.kind == ZNL_ZMTP_PING) {
         peer->ttl_ms = command.ttl_ms;
         peer->pings++;
-        /* With a turn of its own each would do; together they may find that much queued. */
-        if (znl_stream_queued(stream_of(peer)) <= PINGED_BYTES / 2 && peer->pings < 100)
+        /* As many as fit anyway. */
+        if (znl_stream_queued(stream_of(peer)) <= PINGED_BYTES / 4 && peer->pings < 100 &&
+                crowd.max_queue_bytes > PINGED_BYTES)
             peer->pongs_due++;
     }
 }
@@ -186,9 +190,10 @@ static void model_data(struct peer *peer, const uint8_t *data, size_t size)
         peer->greeting[peer->greeting_bytes++] = *data++;
         size--;
         int err = znl_zmtp_read_greeting(peer->greeting, peer->greeting_bytes, &greeting);
-        if (err == 0 && strcmp(greeting.mechanism, "NULL") == 0)
+        if (err == 0 && strcmp(greeting.mechanism, "NULL") == 0) {
             peer->state = SHAKING;
-        else if (err != ZNL_E_BUSY)
+            peer->was_shaking = 1;
+        } else if (err != ZNL_E_BUSY)
             model_over(peer, 1);
     }
     znl_zmtp_reader_feed(&peer->reader, data, size);
@@ -259,6 +264,7 @@ static void check_send(
         FUZZ_HOLDS(queued_messages(grown) <= play.options.send_hwm);
     }
     FUZZ_HOLDS((err == 0) == (grown != NULL));
+    play.sent_inside += (unsigned)play.is_inside;
     if (play.is_loose || play.is_inside) /* the model may be ahead, or behind */
         return;
     FUZZ_HOLDS(err == 0 ? grown == to : 1);
@@ -701,16 +707,16 @@ static void check_written(const struct peer *peer, const znl_stream *stream)
     znl_zmtp_command command;
     znl_zmtp_item item;
     size_t sent = 0;
-    unsigned items = 0, pongs = 0, errors = 0;
+    unsigned items = 0, pongs = 0, errors = 0, readies = 0;
     if (stream->out.size == 0) {
         FUZZ_HOLDS(play.is_loose || !stream->is_open);
         return;
     }
     znl_zmtp_write_greeting(greeting);
-    FUZZ_HOLDS(stream->out.size >= sizeof greeting &&
-            memcmp(stream->out.data, greeting, sizeof greeting) == 0);
-    znl_zmtp_reader_feed(
-            &reader, stream->out.data + sizeof greeting, stream->out.size - sizeof greeting);
+    size_t greeted = stream->out.size == FIRST_BYTES ? FIRST_BYTES : sizeof greeting;
+    FUZZ_HOLDS(stream->out.size >= greeted);
+    FUZZ_HOLDS(memcmp(stream->out.data, greeting, greeted) == 0);
+    znl_zmtp_reader_feed(&reader, stream->out.data + greeted, stream->out.size - greeted);
     while (znl_zmtp_reader_next(&reader, &all, &play.scratch, &item) == 1) {
         FUZZ_HOLDS(errors == 0);
         if (!item.is_command) {
@@ -723,11 +729,13 @@ static void check_written(const struct peer *peer, const znl_stream *stream)
         if (command.kind == ZNL_ZMTP_READY) {
             FUZZ_HOLDS(items == 0);
             check_ready_of(item.frames[0]);
+            readies++;
         } else if (command.kind == ZNL_ZMTP_PONG) {
             FUZZ_HOLDS(items > 0);
             pongs++;
         } else {
-            FUZZ_HOLDS(command.kind == ZNL_ZMTP_ERROR && items == 1 && stream->linger_ms > 0);
+            FUZZ_HOLDS(command.kind == ZNL_ZMTP_ERROR && stream->linger_ms > 0);
+            FUZZ_HOLDS(items == (play.is_router ? 0 : readies)); /* before any message */
             errors++;
         }
         items++;
@@ -736,7 +744,9 @@ static void check_written(const struct peer *peer, const znl_stream *stream)
     FUZZ_HOLDS(sent == peer->sent_count);
     if (!play.is_loose) {
         FUZZ_HOLDS(pongs <= peer->pings && errors == (unsigned)peer->is_told);
-        FUZZ_HOLDS(pongs >= peer->pongs_due || peer->state == OVER);
+        FUZZ_HOLDS(pongs >= peer->pongs_due || peer->state == OVER || play.sent_inside > 0);
+        FUZZ_HOLDS(stream->out.size > FIRST_BYTES || !peer->was_shaking);
+        FUZZ_HOLDS(readies == (unsigned)(play.is_router ? peer->was_open : peer->was_shaking));
     }
     znl_zmtp_reader_fini(&reader);
 }
