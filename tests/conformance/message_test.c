@@ -159,9 +159,9 @@ static void router_drops_messages_beyond_its_limits(void **state)
     end_expect_from(router, "a", "after too many bytes");
     assert_int_equal(router->dropped, 2);
     assert_int_equal(router->dropped_err, ZNL_E_TOO_BIG);
-    for (size_t i = 0; i < 15; i++)
+    for (size_t i = 0; i < 16; i++)
         frames[i] = znl_frame_of(bytes, 100);
-    end_post(dealer, frames, 15);
+    end_post(dealer, frames, 16);
     end_post(dealer, frames, 64);
     ends_meet(router, dealer, "a");
     ends_meet(router, other, "b");
