@@ -143,7 +143,8 @@ static int bind_tcp(znl_zmtp_link *link, znl_zmtp_door *door, const znl_endpoint
         strcpy(host, "0.0.0.0"); /* of IPv4, as with libzmq */
     else if (strcmp(host, "localhost") == 0)
         strcpy(host, "127.0.0.1");
-    options->host = host;
+    /* Every address, written as one of IPv6, is of both families, as with libzmq. */
+    options->host = endpoint->is_ipv6 && strcmp(host, "::") == 0 ? "*" : host;
     options->port = endpoint->port;
     int err = znl_listener_open(&door->listener, link->loop, options, on_accept, link);
     if (err == ZNL_E_ADDRESS && !endpoint->is_ipv6 && find_interface(host, host, sizeof host))

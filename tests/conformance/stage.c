@@ -320,7 +320,7 @@ static int try_bare(struct end *end, const znl_link_options *options)
         rc = zmq_bind(end->socket, options->endpoint);
         zmq_getsockopt(end->socket, ZMQ_LAST_ENDPOINT, end->endpoint, &size);
     } else {
-        set_int(end->socket, ZMQ_IMMEDIATE, 1);
+        set_int(end->socket, ZMQ_IMMEDIATE, !stage->bare_is_patient);
         set_int(end->socket, ZMQ_RECONNECT_IVL, (int)ZNL_RECONNECT_MS);
         if (id.size > 0)
             zmq_setsockopt(end->socket, ZMQ_ROUTING_ID, id.data, id.size);
