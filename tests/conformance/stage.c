@@ -359,7 +359,9 @@ static int try_end(struct stage *stage, znl_loop *loop, struct end **out, end_ki
         err = try_bare(made, options);
     } else {
         znl_link_options chosen = *options;
-        chosen.engine = kind == END_OURS ? ZNL_LINK_ZMTP : ZNL_LINK_LIBZMQ;
+        chosen.engine = kind == END_OURS ? ZNL_LINK_ZMTP
+                : kind == END_LIBZMQ     ? ZNL_LINK_LIBZMQ
+                                         : ZNL_LINK_AUTO;
         err = znl_link_open(&made->link, loop, &chosen, &events, made);
         if (err == 0)
             snprintf(

@@ -21,13 +21,14 @@
 
 #include <cmocka.h>
 
-#define STAGE_GUARD_MS 6000 /* a test that waits longer has failed */
+#define STAGE_GUARD_MS 60000 /* a test that waits longer has failed */
 #define STAGE_ENDS 256
 
 typedef enum end_kind {
     END_OURS,   /* a link with the engine of our own */
     END_LIBZMQ, /* a link with that of libzmq */
-    END_BARE    /* a socket of libzmq */
+    END_BARE,   /* a socket of libzmq */
+    END_AUTO    /* a link that chooses itself */
 } end_kind;
 
 /* Who plays a case, and over what. */
