@@ -47,14 +47,26 @@ void znl_hmac_key_init(znl_hmac_key *key, const uint8_t *secret, size_t size)
     sodium_memzero(block, sizeof block);
 }
 
-void znl_hmac(
-        const znl_hmac_key *key, const void *bytes, size_t size, uint8_t out[ZNL_SHA256_BYTES])
+void znl_hmac_begin(const znl_hmac_key *key, const void *bytes, size_t size, znl_sha256 *begun)
 {
-    znl_sha256 hash = key->inner;
+    *begun = key->inner;
+    backend->update(begun, bytes, size);
+}
+
+void znl_hmac_go_on(const znl_hmac_key *key, const znl_sha256 *begun, const void *bytes,
+        size_t size, uint8_t out[ZNL_SHA256_BYTES])
+{
+    znl_sha256 hash = *begun;
     backend->update(&hash, bytes, size);
     backend->final(&hash, out);
     hash = key->outer;
     backend->update(&hash, out, ZNL_SHA256_BYTES);
     backend->final(&hash, out);
     sodium_memzero(&hash, sizeof hash);
+}
+
+void znl_hmac(
+        const znl_hmac_key *key, const void *bytes, size_t size, uint8_t out[ZNL_SHA256_BYTES])
+{
+    znl_hmac_go_on(key, &key->inner, bytes, size, out);
 }

@@ -41,4 +41,9 @@ void znl_hmac_key_init(znl_hmac_key *key, const uint8_t *secret, size_t size);
 void znl_hmac(
         const znl_hmac_key *key, const void *bytes, size_t size, uint8_t out[ZNL_SHA256_BYTES]);
 
+/* For texts that all begin with the same bytes: these are taken in once, and each text goes on. */
+void znl_hmac_begin(const znl_hmac_key *key, const void *bytes, size_t size, znl_sha256 *begun);
+void znl_hmac_go_on(const znl_hmac_key *key, const znl_sha256 *begun, const void *bytes,
+        size_t size, uint8_t out[ZNL_SHA256_BYTES]);
+
 #endif

@@ -152,6 +152,8 @@ int znl_keys_derive(znl_keys **out, znl_frame secret, znl_frame salt)
     expand(&keys->sign, SEAL_INFO, seal);
     expand(&keys->sign, SIGN_INFO, keys->sign_raw);
     znl_hmac_key_init(&keys->sign, keys->sign_raw, sizeof keys->sign_raw);
+    znl_hmac_begin(
+            &keys->sign, ZNL_PROOF_BEGINNING, sizeof ZNL_PROOF_BEGINNING - 1, &keys->begun);
     znl_aead_key_init(&keys->seal, seal);
     keys->holders = 1;
     sodium_memzero(prk, sizeof prk);

@@ -12,8 +12,13 @@
 #include "security/aead.h"
 #include "security/hash.h"
 
+/* How every proof of our own begins, and of the originals too: one block of the hash (proof.c). */
+#define ZNL_PROOF_HEADER "eyJhbGciOiJIUzI1NiIsInR5cCI6IlpOTC1BVVRILVBST09GIiwidiI6MX0"
+#define ZNL_PROOF_BEGINNING ZNL_PROOF_HEADER ".eyJr"
+
 typedef struct znl_keys {
     znl_hmac_key sign;
+    znl_sha256 begun; /* `sign` after ZNL_PROOF_BEGINNING */
     znl_aead_key seal;
     uint8_t sign_raw[32];
     unsigned holders;

@@ -674,6 +674,53 @@ static void headers(void **state)
     }
 }
 
+/* Claims as peers write them take a way of their own: it must say what the other one says, which a
+ * space makes them take. */
+static void usual_claims_read_as_any_other(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {
+            "\"kind\":\"request\",\"nodeId\":\"s-1\",\"requestId\":\"id\",\"timestamp\":17,"
+            "\"nonce\":\"n\",\"payloadDigest\":\"d\"}",
+            "\"kind\":\"\",\"nodeId\":\"\",\"requestId\":\"\",\"timestamp\":0,\"nonce\":\"\","
+            "\"payloadDigest\":\"\"}",
+            "\"kind\":\"k\",\"nodeId\":\"\xc3\xa9\",\"requestId\":\"a\\n\\u0041\",\"timestamp\":1,"
+            "\"nonce\":\"n\",\"payloadDigest\":\"d\"}",
+            "\"kind\":\"k\",\"nodeId\":\"n\",\"requestId\":\"r\",\"timestamp\":01,\"nonce\":\"n\","
+            "\"payloadDigest\":\"d\"}",
+            "\"kind\":\"k\",\"nodeId\":\"n\",\"requestId\":\"r\",\"timestamp\":999999999999999999,"
+            "\"nonce\":\"n\",\"payloadDigest\":\"d\"}",
+            "\"kind\":\"k\",\"nodeId\":\"n\",\"requestId\":\"r\",\"timestamp\":1234567890123456789,"
+            "\"nonce\":\"n\",\"payloadDigest\":\"d\"}",
+            "\"kind\":\"k\",\"nodeId\":\"n\",\"requestId\":\"r\",\"timestamp\":-1.5e1,\"nonce\":\"n\","
+            "\"payloadDigest\":\"d\"}",
+            "\"kind\":\"k\",\"nodeId\":\"n\",\"requestId\":\"r\",\"timestamp\":1,\"nonce\":\"n\","
+            "\"payloadDigest\":\"d\",\"kind\":\"later\"}",
+            "\"kind\":\"k\",\"nodeId\":\"n\",\"requestId\":\"r\",\"timestamp\":1,\"nonce\":\"n\","
+            "\"payloadDigest\":\"d\"}}",
+            "\"kind\":\"k\",\"nodeId\":\"n\",\"requestId\":\"r\",\"timestamp\":,\"nonce\":\"n\","
+            "\"payloadDigest\":\"d\"}",
+    };
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+        for (size_t size = 0; size <= strlen(texts[i]); size++) { /* cut anywhere */
+            uint8_t usual[300] = "{", other[300] = "{ ";
+            znl_claim a, b;
+            memcpy(usual + 1, texts[i], size);
+            memcpy(other + 2, texts[i], size);
+            int err = znl_claim_read(usual, size + 1, &a);
+            assert_int_equal(err, znl_claim_read(other, size + 2, &b));
+            if (err != 0)
+                continue;
+            assert_true(znl_frame_equal(a.kind, b.kind));
+            assert_true(znl_frame_equal(a.node_id, b.node_id));
+            assert_true(znl_frame_equal(a.subject, b.subject));
+            assert_true(znl_frame_equal(a.nonce, b.nonce));
+            assert_true(znl_frame_equal(a.digest, b.digest));
+            assert_true(a.timestamp_ms == b.timestamp_ms);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -682,6 +729,7 @@ int main(void)
             cmocka_unit_test(base64url_is_strict),
             cmocka_unit_test(every_byte_is_a_digit_or_refused),
             cmocka_unit_test(base64url_is_the_same_in_blocks),
+            cmocka_unit_test(usual_claims_read_as_any_other),
             cmocka_unit_test(a_byte_that_is_no_digit_is_found),
             cmocka_unit_test(utf8_follows_rfc_3629),
             cmocka_unit_test(every_cut_of_packed_frames_is_refused),

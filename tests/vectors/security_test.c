@@ -80,8 +80,11 @@ static void each_backend(const char *file, const char *records, check_fn check)
 static void keys_from(znl_keys *keys, znl_frame sign, znl_frame seal)
 {
     memset(keys, 0, sizeof *keys);
-    if (sign.size > 0)
+    if (sign.size > 0) {
         znl_hmac_key_init(&keys->sign, sign.data, sign.size);
+        znl_hmac_begin(
+                &keys->sign, ZNL_PROOF_BEGINNING, sizeof ZNL_PROOF_BEGINNING - 1, &keys->begun);
+    }
     if (seal.size == ZNL_AEAD_KEY_BYTES)
         znl_aead_key_init(&keys->seal, seal.data);
 }
