@@ -12,7 +12,9 @@
 
 #define FRAMES_START 16u
 #define COMMAND_BYTES_MAX (64u * 1024) /* no command needs more */
-#define RESERVED 0xf8u                 /* flags that must be zero */
+#define DIRECT_BYTES                                                                           \
+    (32u * 1024)       /* missing of a frame, from which on they are read in their place */
+#define RESERVED 0xf8u /* flags that must be zero */
 
 void znl_zmtp_scratch_fini(znl_zmtp_scratch *scratch)
 {
@@ -326,4 +328,28 @@ int znl_zmtp_reader_next(znl_zmtp_reader *reader, const znl_zmtp_limits *limits,
         return next_held(reader, limits, scratch, item);
     znl_buffer_fini(&reader->held); /* of a command */
     return reader->size > 0 ? next_lent(reader, limits, scratch, item) : 0;
+}
+
+int znl_zmtp_reader_room(znl_zmtp_reader *reader, uint8_t **at, size_t *size)
+{
+    struct head head;
+    const znl_zmtp_limits none = {.max_frame_bytes = SIZE_MAX}; /* it has been checked */
+    znl_buffer *held = &reader->held;
+    size_t have = held->size - reader->scanned;
+    if (reader->is_given || reader->is_passing || have < ZNL_ZMTP_HEAD_BYTES_MAX ||
+            read_head(held->data + reader->scanned, have, &none, &head) != 1 ||
+            head.bytes + head.size - have < DIRECT_BYTES)
+        return 0;
+    size_t left = head.bytes + head.size - have;
+    if (held->capacity - held->size < DIRECT_BYTES && /* grows with what has come */
+            znl_buffer_extend(held, left < held->size ? left : held->size) != 0)
+        return 0;
+    *at = held->data + held->size;
+    *size = held->capacity - held->size < left ? held->capacity - held->size : left;
+    return 1;
+}
+
+void znl_zmtp_reader_filled(znl_zmtp_reader *reader, size_t size)
+{
+    reader->held.size += size;
 }

@@ -59,4 +59,9 @@ void znl_zmtp_reader_feed(znl_zmtp_reader *reader, const uint8_t *data, size_t s
 int znl_zmtp_reader_next(znl_zmtp_reader *reader, const znl_zmtp_limits *limits,
         znl_zmtp_scratch *scratch, znl_zmtp_item *item);
 
+/* While a large frame is under way: where its next bytes can be read to without being moved, and how many. Nothing is
+ * lent then. True; false when they are better lent. znl_zmtp_reader_filled() tells how many came there. */
+int znl_zmtp_reader_room(znl_zmtp_reader *reader, uint8_t **at, size_t *size);
+void znl_zmtp_reader_filled(znl_zmtp_reader *reader, size_t size);
+
 #endif

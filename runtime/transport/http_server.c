@@ -328,7 +328,8 @@ static void on_end(void *user, int err, const char *text)
         drop(it, err == 0 ? LINGER_MS : 0);
 }
 
-static const znl_stream_events stream_events = {on_open, on_data, NULL, on_end};
+static const znl_stream_events stream_events = {
+        .on_open = on_open, .on_data = on_data, .on_end = on_end};
 
 static void on_accept(void *user, znl_stream *stream)
 {

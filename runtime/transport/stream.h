@@ -24,6 +24,10 @@ typedef struct znl_stream_events {
     void (*on_open)(void *user);
     /* Bytes arrived: borrowed until it returns, and may be changed in place. It may close the stream. */
     void (*on_data)(void *user, uint8_t *data, size_t size);
+    /* Plain streams: where the next bytes are to be read to, and how many at most, so that they need not be moved there;
+     * on_data tells. The place stays until then, or until the stream is closed. False: no matter where. NULL: never
+     * asked. */
+    int (*on_room)(void *user, uint8_t **at, size_t *size);
     /* Asked for by znl_stream_await(), or by a write that found the queue full: then it comes when the queue
      * is down to half of its limit. NULL: not wanted. */
     void (*on_writable)(void *user);
@@ -70,6 +74,10 @@ void znl_stream_commit(znl_stream *stream, size_t size);
 
 /* Copies. Errors as of znl_stream_reserve(). */
 int znl_stream_write(znl_stream *stream, const void *data, size_t size);
+
+/* Writes all pieces, one behind the other: large ones without a copy, as far as the system takes them at once. Errors
+ * as of znl_stream_reserve(). */
+int znl_stream_write_pieces(znl_stream *stream, const znl_frame *pieces, size_t count);
 
 size_t znl_stream_queued(const znl_stream *stream); /* bytes not yet handed to the system */
 

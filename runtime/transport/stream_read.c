@@ -20,9 +20,17 @@ static void on_room(uv_handle_t *handle, size_t suggested, uv_buf_t *buffer)
     if (stream->has_filled_input) {
         stream->has_filled_input = 0;
         *buffer = uv_buf_init(NULL, 0);
-    } else {
-        *buffer = uv_buf_init((char *)stream->all->input, ZNL_STREAM_READ_BYTES);
+        return;
     }
+    uint8_t *at = stream->all->input;
+    size_t size = ZNL_STREAM_READ_BYTES;
+    if (stream->events->on_room != NULL && stream->session == NULL &&
+            stream->state == ZNL_STREAM_OPEN &&
+            !stream->events->on_room(stream->user, &at, &size)) {
+        at = stream->all->input;
+        size = ZNL_STREAM_READ_BYTES;
+    }
+    *buffer = uv_buf_init((char *)at, (unsigned)size);
 }
 
 static void peer_ended(znl_stream *stream)
@@ -123,7 +131,7 @@ static void on_read(uv_stream_t *tcp, ssize_t count, const uv_buf_t *buffer)
     if (count == 0 || count == UV_ENOBUFS)
         return;
     if (count > 0) {
-        stream->has_filled_input = count == ZNL_STREAM_READ_BYTES;
+        stream->has_filled_input = (size_t)count == buffer->len;
         take(stream, (uint8_t *)buffer->base, (size_t)count);
     } else if (count != UV_EOF) {
         znl_stream_end_by_system(stream, (int)count);

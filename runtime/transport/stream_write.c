@@ -22,6 +22,8 @@
 #define EARLY_MOST_BYTES 65536u /* of a queue: what stays of it is moved */
 /* Sealed, and given to libuv, at once: the queue is seen to empty as finely. */
 #define PIECE_BYTES (256u * 1024)
+#define DIRECT_BYTES (16u * 1024) /* from here on a copy costs more than a call of the system */
+#define PIECES_MAX 64u
 
 size_t znl_stream_queued(const znl_stream *stream)
 {
@@ -106,6 +108,46 @@ int znl_stream_write(znl_stream *stream, const void *data, size_t size)
         return err;
     memcpy(at, data, size);
     znl_stream_commit(stream, size);
+    return 0;
+}
+
+/* Gives pieces to the system when nothing is before them. Returns the bytes it took. */
+static size_t offer_pieces(znl_stream *stream, const znl_frame *pieces, size_t count)
+{
+    uv_buf_t bufs[PIECES_MAX];
+    if (stream->state != ZNL_STREAM_OPEN || stream->session != NULL || stream->in_air > 0 ||
+            znl_stream_queued(stream) > 0 || count > PIECES_MAX)
+        return 0;
+    for (size_t i = 0; i < count; i++)
+        bufs[i] = uv_buf_init((char *)(uintptr_t)pieces[i].data, (unsigned)pieces[i].size);
+    int taken = uv_try_write(&stream->socket.stream, bufs, (unsigned)count);
+    return taken > 0 ? (size_t)taken : 0; /* what goes wrong is left to znl_stream_flush() */
+}
+
+int znl_stream_write_pieces(znl_stream *stream, const znl_frame *pieces, size_t count)
+{
+    uint8_t *at;
+    size_t size = 0;
+    for (size_t i = 0; i < count; i++)
+        size += pieces[i].size;
+    /* The room comes first: what has begun must not fail. */
+    int err = znl_stream_reserve(stream, size, &at);
+    if (err != 0 || size == 0)
+        return err;
+    size_t taken = size >= DIRECT_BYTES ? offer_pieces(stream, pieces, count) : 0;
+    size_t skip = taken;
+    for (size_t i = 0; i < count; i++) {
+        size_t skipped = skip < pieces[i].size ? skip : pieces[i].size;
+        skip -= skipped;
+        if (pieces[i].size > skipped) {
+            memcpy(at, pieces[i].data + skipped, pieces[i].size - skipped);
+            at += pieces[i].size - skipped;
+        }
+    }
+    if (taken < size)
+        znl_stream_commit(stream, size - taken);
+    else
+        znl_stream_schedule(stream); /* gives the room back */
     return 0;
 }
 

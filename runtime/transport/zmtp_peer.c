@@ -20,7 +20,9 @@
 #define CLOCK_MESSAGES 16u /* between two looks at the clock */
 #define GOODBYE_MS 200u    /* for an ERROR to reach the peer */
 #define REFUSAL_BYTES 400u
-#define FIRST_BYTES 12u /* of the greeting: signature and version */
+#define LARGE_BYTES 16384u   /* messages that are handed to the system from where they lie */
+#define LARGE_FRAMES_MAX 16u /* of these */
+#define FIRST_BYTES 12u      /* of the greeting: signature and version */
 /* Queued, beyond which a PING has no answer: what is queued is a sign of life, too. */
 #define PONG_QUEUE_BYTES 4096u
 
@@ -343,7 +345,19 @@ static void on_data(void *user, uint8_t *data, size_t size)
     znl_zmtp_peer *peer = user;
     peer->heard_ms = znl_loop_now_ms(peer->side->loop);
     peer->has_said = 1;
+    znl_zmtp_reader *reader = &peer->reader;
+    if (size > 0 &&
+            data == reader->held.data + reader->held.size) { /* as on_stream_room() said */
+        znl_zmtp_reader_filled(reader, size);
+        size = 0;
+    }
     take_in(peer, data, size);
+}
+
+static int on_stream_room(void *user, uint8_t **at, size_t *size)
+{
+    znl_zmtp_peer *peer = user;
+    return peer->state == OPEN && znl_zmtp_reader_room(&peer->reader, at, size);
 }
 
 static void on_stream_open(void *user)
@@ -374,6 +388,7 @@ static void on_stream_end(void *user, int err, const char *text)
 const znl_stream_events znl_zmtp_peer_stream_events = {
         .on_open = on_stream_open,
         .on_data = on_data,
+        .on_room = on_stream_room,
         .on_writable = on_stream_writable,
         .on_end = on_stream_end,
 };
@@ -405,23 +420,50 @@ static int has_room(znl_zmtp_peer *peer)
     return peer->older + peer->fresh < hwm;
 }
 
-int znl_zmtp_peer_send(znl_zmtp_peer *peer, const znl_frame *frames, size_t count)
+/* One that is worth not to be copied. 0 or an error. */
+static int write_large(znl_zmtp_peer *peer, const znl_frame *frames, size_t count)
+{
+    uint8_t heads[LARGE_FRAMES_MAX * ZNL_ZMTP_HEAD_BYTES_MAX];
+    znl_frame pieces[2 * LARGE_FRAMES_MAX];
+    uint8_t *at = heads;
+    for (size_t i = 0; i < count; i++) {
+        uint8_t *end = znl_zmtp_write_head(
+                at, frames[i].size, i + 1 < count ? ZNL_ZMTP_MORE : 0);
+        pieces[2 * i] = znl_frame_of(at, (size_t)(end - at));
+        pieces[2 * i + 1] = frames[i];
+        at = end;
+    }
+    return znl_stream_write_pieces(peer->stream, pieces, 2 * count);
+}
+
+static int write_message(
+        znl_zmtp_peer *peer, const znl_frame *frames, size_t count, size_t size)
 {
     uint8_t *at;
+    if (size >= LARGE_BYTES && count <= LARGE_FRAMES_MAX)
+        return write_large(peer, frames, count);
+    int err = znl_stream_reserve(peer->stream, size, &at);
+    if (err != 0)
+        return err;
+    znl_zmtp_write_message(at, frames, count);
+    znl_stream_commit(peer->stream, size);
+    return 0;
+}
+
+int znl_zmtp_peer_send(znl_zmtp_peer *peer, const znl_frame *frames, size_t count)
+{
     if (peer->state != OPEN)
         return ZNL_E_UNREACHABLE;
-    int err = has_room(peer) ? 0 : ZNL_E_BUSY;
     size_t size = znl_zmtp_message_bytes(frames, count);
-    if (err == 0)
-        err = znl_stream_reserve(peer->stream, size, &at);
+    int err = ZNL_E_BUSY;
+    if (has_room(peer))
+        err = write_message(peer, frames, count, size);
     else
         znl_stream_await(peer->stream, znl_stream_queued(peer->stream) / 2);
     if (err != 0) {
         peer->is_blocked = err == ZNL_E_BUSY;
         return err == ZNL_E_CLOSED ? ZNL_E_UNREACHABLE : err;
     }
-    znl_zmtp_write_message(at, frames, count);
-    znl_stream_commit(peer->stream, size);
     peer->written += size;
     peer->fresh++;
     return 0;

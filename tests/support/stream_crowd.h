@@ -165,6 +165,23 @@ int znl_stream_write(znl_stream *stream, const void *data, size_t size)
     return err;
 }
 
+int znl_stream_write_pieces(znl_stream *stream, const znl_frame *pieces, size_t count)
+{
+    uint8_t *at;
+    size_t size = 0;
+    for (size_t i = 0; i < count; i++)
+        size += pieces[i].size;
+    int err = znl_stream_reserve(stream, size, &at);
+    for (size_t i = 0; err == 0 && i < count; i++) {
+        if (pieces[i].size > 0)
+            memcpy(at, pieces[i].data, pieces[i].size);
+        at += pieces[i].size;
+    }
+    if (err == 0)
+        znl_stream_commit(stream, size);
+    return err;
+}
+
 void znl_stream_pause(znl_stream *stream, int on)
 {
     CROWD_HOLDS(!stream->is_closed);
@@ -233,12 +250,32 @@ static inline void crowd_open(znl_stream *stream)
     crowd.is_telling = 0;
 }
 
+/* Gives what has come where the owner wants to have it. */
+static inline int crowd_fill(znl_stream *stream, uint8_t *at, size_t size)
+{
+    struct crowd_bytes *coming = &stream->coming;
+    size = size < coming->size ? size : coming->size;
+    CROWD_HOLDS(size > 0);
+    memcpy(at, coming->data, size);
+    coming->size -= size;
+    memmove(coming->data, coming->data + size, coming->size);
+    crowd_begin(stream);
+    stream->events->on_data(stream->user, at, size);
+    crowd.is_telling = 0;
+    return 1;
+}
+
 /* Gives what has come, in one piece, and the end; not while the stream does not read. True when it gave something. */
 static inline int crowd_give(znl_stream *stream)
 {
     if (stream->is_closed || stream->has_ended || stream->is_paused)
         return 0;
     if (stream->coming.size > 0) {
+        uint8_t *at;
+        size_t size;
+        if (stream->events->on_room != NULL &&
+                stream->events->on_room(stream->user, &at, &size))
+            return crowd_fill(stream, at, size);
         struct crowd_bytes piece = stream->coming;
         stream->coming = (struct crowd_bytes){NULL, 0};
         uint8_t *exact = realloc(piece.data, piece.size);

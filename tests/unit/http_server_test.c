@@ -64,7 +64,8 @@ static void on_open(void *user)
     fail();
 }
 
-static const znl_stream_events upgraded_events = {on_open, on_data, NULL, on_end};
+static const znl_stream_events upgraded_events = {
+        .on_open = on_open, .on_data = on_data, .on_end = on_end};
 
 static void upgrade(struct site *site, znl_http_exchange *exchange)
 {

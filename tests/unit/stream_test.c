@@ -87,7 +87,8 @@ static void on_end(void *user, int err, const char *text)
     end->stream = NULL;
 }
 
-static const znl_stream_events events = {on_open, on_data, on_writable, on_end};
+static const znl_stream_events events = {
+        .on_open = on_open, .on_data = on_data, .on_writable = on_writable, .on_end = on_end};
 
 static void on_accept(void *user, znl_stream *stream)
 {

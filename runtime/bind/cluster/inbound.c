@@ -519,7 +519,8 @@ static void on_end(void *user, int err, const char *text)
     znl_cluster_inbound_end(user, err, err != 0 ? text : "closed by the peer", err == 0);
 }
 
-static const znl_stream_events stream_events = {on_open, on_data, on_writable, on_end};
+static const znl_stream_events stream_events = {
+        .on_open = on_open, .on_data = on_data, .on_writable = on_writable, .on_end = on_end};
 
 void znl_cluster_accept(void *user, znl_stream *stream)
 {

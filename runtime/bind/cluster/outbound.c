@@ -266,7 +266,8 @@ static void on_end(void *user, int err, const char *text)
         znl_cluster_outbound_end(outbound, err, err != 0 ? text : "closed by the peer", 0);
 }
 
-static const znl_stream_events stream_events = {on_open, on_data, on_writable, on_end};
+static const znl_stream_events stream_events = {
+        .on_open = on_open, .on_data = on_data, .on_writable = on_writable, .on_end = on_end};
 
 /* The task in connect() does not wait any more. */
 static void opener_lost(void *user, uint64_t id)
