@@ -299,7 +299,7 @@ for (const kind of KINDS)
                     const scene = sceneOf(transcript, kind, role);
                     test(
                         `${version} ${scenario}: ${role}`,
-                        { skip: scene.leave ?? false, timeout: 20000 },
+                        { skip: scene.leave ?? false, timeout: 90000 },
                         () => replay(transcript, role, kind, peer),
                     );
                 }
