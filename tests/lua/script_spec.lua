@@ -160,10 +160,15 @@ describe("znlrun --watch", function()
         znl.log.info("%s")]]):format(endpoint, folder:at("count.lua"), word)
     end
     start(with_handlers("first"))
-    assert.equal("n 1", ask())
+    --- The next count; a request may be lost and counted all the same.
+    local function count()
+      return tonumber(eventually(function() return (ask() or ""):match("^n (%d+)$") end, "a count"))
+    end
+    local before
+    repeat before = count() until before >= 20
     folder:write("service.lua", with_handlers("second"))
     await_log("script reloaded")
-    assert.equal("n 2", ask())
+    assert.is_true(count() > before)
   end)
 
   it("keeps the version before when the new one fails, and says where", function()
