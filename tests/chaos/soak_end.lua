@@ -159,6 +159,7 @@ local function options(id, endpoint)
   return {
     id = id, endpoint = endpoint, encrypted = mode == "encrypted", auth_key = mode == "encrypted" and KEY or nil,
     require_digest = mode == "encrypted", heartbeat_ms = 500, heartbeat_timeout_ms = 5000, max_pending = 100000,
+    replay_window_ms = 60000, -- so long what is remembered of messages grows
   }
 end
 
