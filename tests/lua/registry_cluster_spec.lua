@@ -112,7 +112,7 @@ describe("registries of one cluster", function()
     eventually(function() return #values == 2 end)
     assert.same({ { usd = 1 }, { usd = 2 } }, values)
     local late = registry({}, { label = "late" })
-    assert.equal(2, count(late, "svc"))
+    eventually(function() return count(late, "svc") == 2 and #late:topics() == 1 end, "the late one knows all")
     assert.equal('{"usd":2}', late:topics()[1].payload)
     assert.same({ "late", "a", "b" }, (function()
       local labels = {}
