@@ -7,7 +7,6 @@
 #include "bind/values/json.h"
 #include "bind/values/transcode.h"
 
-#include <math.h>
 #include <stdio.h>
 
 int znl_lua_fail(lua_State *L, int err, const char *where)
@@ -87,7 +86,7 @@ uint32_t znl_lua_checku32(lua_State *L, int idx, const char *name, uint32_t min,
 {
     if (lua_type(L, idx) == LUA_TNUMBER) {
         lua_Number value = lua_tonumber(L, idx);
-        if (value >= min && value <= max && floor(value) == value)
+        if (value >= min && value <= max && (lua_Number)(uint32_t)value == value)
             return (uint32_t)value;
     }
     char range[48];
@@ -158,6 +157,9 @@ int znl_lua_fieldfunction(lua_State *L, int idx, const char *name)
 int znl_lua_limit_timeout(lua_State *L, uint32_t *timeout_ms, int *is_limited)
 {
     const znl_sched *sched = znl_vm_of(L)->sched;
+    *is_limited = 0;
+    if (znl_sched_is_unbound(sched))
+        return 0;
     uint64_t deadline_ms = znl_sched_deadline_ms(sched);
     int err = znl_sched_is_task(L) ? znl_sched_is_cancelled(sched) : 0;
     *is_limited = deadline_ms > 0;

@@ -19,8 +19,14 @@ void znl_jobs_init(lua_State *L, znl_jobs *jobs, size_t job_bytes,
     jobs->ended = ended;
 }
 
+/* The one found last, until it is collected: nothing else has its address. A thread has one state. */
+static _Thread_local const znl_jobs *known;
+
 void znl_jobs_fini(lua_State *L, znl_jobs *jobs)
 {
+    jobs->is_over = 1;
+    if (known == jobs)
+        known = NULL;
     znl_anchor_fini(&jobs->anchor);
     znl_owner_release(jobs->handler_owner);
     jobs->handler_owner = NULL;
@@ -41,12 +47,18 @@ znl_jobs *znl_jobs_at(lua_State *L, int index)
     /* A box knows the address of its metatable: looking types up by name costs more than the rest of a
      * check. The size makes it safe to read the field of what is no box. */
     znl_jobs *jobs = lua_touserdata(L, index);
+    if (jobs != NULL && jobs == known)
+        return jobs;
     if (jobs == NULL || lua_type(L, index) != LUA_TUSERDATA ||
             lua_objlen(L, index) < sizeof *jobs || !lua_getmetatable(L, index))
         return NULL;
     const void *metatable = lua_topointer(L, -1);
     lua_pop(L, 1);
-    return jobs->metatable == metatable ? jobs : NULL;
+    if (jobs->metatable != metatable)
+        return NULL;
+    if (!jobs->is_over)
+        known = jobs;
+    return jobs;
 }
 
 /* --- jobs -------------------------------------------------------------------------------------- */

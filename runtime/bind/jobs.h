@@ -40,6 +40,7 @@ struct znl_jobs {
     znl_anchor anchor;     /* held by each job at work */
     uint32_t at_work, max;
     uint32_t timeout_ms; /* how long a handler may take; 0: no limit */
+    int is_over;         /* znl_jobs_fini() has been called */
     int is_draining;     /* refuses new requests, until the next start */
     uint64_t overloaded, refused, expired, handler_errors, handler_timeouts, unanswered;
     int handler_ref;

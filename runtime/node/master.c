@@ -568,18 +568,26 @@ int znl_master_publish(znl_master *master, znl_frame topic, const znl_frame *pay
             .subject = topic,
             .payload = payload,
             .payload_count = count};
+    size_t frame_count = 0;
     int err = znl_node_check_outgoing(node, &message);
+    if (err == 0 && !node->options.encrypted)
+        err = znl_node_compose(node, &message, &frame_count);
     znl_presence_entry *entry = znl_presence_oldest(master->presence);
     while (err == 0 && entry != NULL) {
         znl_presence_entry *newer = znl_presence_newer(entry);
         message.peer = entry->map.key;
-        int outcome = znl_node_transmit(node, &message, peer_of(entry)->keys, 0);
+        int outcome = node->options.encrypted
+                ? znl_node_transmit(node, &message, peer_of(entry)->keys, 0)
+                : znl_node_send_to(node, entry->map.key, frame_count);
         if (outcome == 0)
             ++*sent;
         else
             ++*dropped;
-        if (outcome == ZNL_E_UNREACHABLE)
+        if (outcome == ZNL_E_UNREACHABLE) {
             remove_peer(master, entry, "unreachable");
+            if (!node->options.encrypted) /* whoever heard of it may have sent something */
+                err = znl_node_compose(node, &message, &frame_count);
+        }
         entry = newer;
     }
     return err;

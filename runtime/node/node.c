@@ -309,6 +309,30 @@ int znl_node_transmit(znl_node *node, const znl_message *message, znl_keys *keys
     return err;
 }
 
+int znl_node_compose(znl_node *node, const znl_message *message, size_t *count)
+{
+    int err = znl_buffer_reserve(&node->out_frames,
+            (message->payload_count + 1 + ZNL_CONTROL_LEAD_MAX) * sizeof(znl_frame));
+    if (err != 0)
+        return err;
+    znl_frame *frames = (znl_frame *)(void *)node->out_frames.data;
+    size_t n = 1;
+    n += znl_control_lead(message->kind, message->subject, message->service, NULL, frames + n);
+    if (message->payload_count > 0)
+        memcpy(frames + n, message->payload, message->payload_count * sizeof *frames);
+    *count = n + message->payload_count;
+    return 0;
+}
+
+int znl_node_send_to(znl_node *node, znl_frame peer, size_t count)
+{
+    znl_frame *frames = (znl_frame *)(void *)node->out_frames.data;
+    frames[0] = peer;
+    int err = znl_link_send(node->link, frames, count);
+    count_send(node, err);
+    return err;
+}
+
 /* --- in ---------------------------------------------------------------------------------------- */
 
 int znl_node_accept(znl_node *node, uint32_t kinds, znl_frame peer, const znl_frame *frames,

@@ -141,6 +141,12 @@ void znl_node_on_refused(void *user, int err, const char *text);
 int znl_node_transmit(
         znl_node *node, const znl_message *message, znl_keys *keys, int announces);
 
+/* The same for many peers of a plain node: the frames are put together once, as *count with the name of
+ * the peer, which znl_node_send_to() fills in; they last until the next message. `message` has no call,
+ * and its peer does not matter. 0 or ZNL_E_NOMEM. */
+int znl_node_compose(znl_node *node, const znl_message *message, size_t *count);
+int znl_node_send_to(znl_node *node, znl_frame peer, size_t count);
+
 /* Checks names and sizes before anything is queued: 0, ZNL_E_INVALID (a plain payload that reads
  * as a proof; no route) or ZNL_E_TOO_BIG. */
 int znl_node_check_outgoing(const znl_node *node, const znl_message *message);

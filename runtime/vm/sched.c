@@ -865,6 +865,12 @@ uint64_t znl_sched_deadline_ms(const znl_sched *sched)
     return token != NULL ? znl_token_deadline_ms(token) : 0;
 }
 
+int znl_sched_is_unbound(const znl_sched *sched)
+{
+    const task *t = sched->current;
+    return t == NULL || (t->token == NULL && t->own == NULL);
+}
+
 int znl_sched_is_cancelled(const znl_sched *sched)
 {
     const task *t = sched->current;

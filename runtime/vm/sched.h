@@ -196,6 +196,9 @@ int znl_sched_become(znl_sched *sched, znl_owner *owner);
 znl_token *znl_sched_token(const znl_sched *sched);
 uint64_t znl_sched_deadline_ms(const znl_sched *sched);
 
+/* True when there is neither a deadline nor anything that could have cancelled it. */
+int znl_sched_is_unbound(const znl_sched *sched);
+
 /* 0, or what its next wait will end with: ZNL_E_CANCELLED, ZNL_E_DEADLINE. Then the reason, for
  * people, valid until the task runs on; else NULL. */
 int znl_sched_is_cancelled(const znl_sched *sched);
