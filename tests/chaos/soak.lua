@@ -319,7 +319,8 @@ local function main()
   if sum.ok == 0 or sum.received == 0 then problem("nothing was sent") end
   print(("%d connections cut, %d processes killed, master frozen %d times, %d reconnects by silence"):format(sum.cuts,
     kills, freezes, sum.rebuilds))
-  print(("%.0f requests/s were answered meanwhile"):format(reached))
+  print(("%.0f requests/s were answered meanwhile, %d were not begun because so many were open"):format(reached,
+    sum.skipped))
   print(("requests: %d answered, %d failed, %d died with their process"):format(sum.ok, sum.failed,
     sum.asked - sum.ok - sum.failed))
   for name, value in pairs(sum) do

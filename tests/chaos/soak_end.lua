@@ -18,7 +18,7 @@ local znl = require("znl")
 
 local what, mode, seed = arg[1], arg[2], tonumber(arg[3])
 local KEY = "a key for the soak only"
-local TIMEOUT_MS, OPEN_MAX, TICK_MS = 10000, 2000, 5
+local TIMEOUT_MS, OPEN_MAX, TICK_MS = 10000, 20000, 5
 local FILLER = ("x"):rep(32)
 
 math.randomseed(seed)
@@ -145,10 +145,12 @@ function commands.calm()
   wanted_open, rate, tick = 0, 0, nil
 end
 
+--- One message that nobody answers for every eight requests; a publish counts for each slave. At least one a tick.
+local receivers = 1
 znl.every(TICK_MS, function()
   if not tick then return end
   tick()
-  for _ = 1, math.max(1, math.floor(rate * TICK_MS / 1000 / 8)) do one_way() end
+  for _ = 1, math.max(1, math.floor(rate * TICK_MS / 1000 / 8 / receivers)) do one_way() end
 end)
 
 --- --- master ---------------------------------------------------------------------------------------
@@ -204,6 +206,7 @@ function run.master()
       ask = function(payload) return master:request(id, payload, { timeout_ms = TIMEOUT_MS }) end,
     }
     ends[#ends + 1] = of_slave[id]
+    receivers = #ends
   end)
   assert(master:start())
   local number = 0
