@@ -40,21 +40,21 @@ static void busy_until_connected_then_writable(void **state)
     stage_open(&stage, *state);
     struct end *router = stage_router_on_own_port(&stage);
     snprintf(endpoint, sizeof endpoint, "%s", router->endpoint);
-    struct end *dealer = stage_dealer(&stage, router, "a");
+    znl_link_options dealing = dealer_options(router, "a");
+    dealing.endpoint = endpoint;
     end_close(router, 0);
-    STAGE_UNTIL(&stage, ({
-        znl_frame frame = znl_frame_text("nobody is there");
-        end_send(dealer, &frame, 1) == ZNL_E_BUSY;
-    }));
-    size_t before = dealer->writables;
+    STAGE_UNTIL(&stage, !wire_is_served(endpoint)); /* a bare socket closes in its own time */
+    struct end *dealer = stage_end(&stage, stage.pair->dealer, dealing);
+    znl_frame frame = znl_frame_text("nobody is there");
+    assert_int_equal(end_send(dealer, &frame, 1), ZNL_E_BUSY);
     znl_link_want_writable(dealer->link, 1);
     stage_turns(&stage, 20);
-    assert_int_equal(dealer->writables, before);
+    assert_int_equal(dealer->writables, 0);
     znl_link_options options = router_options(&stage);
     options.endpoint = endpoint;
     router = NULL;
     STAGE_UNTIL(&stage, stage_try_end(&stage, &router, stage.pair->router, &options) == 0);
-    STAGE_UNTIL(&stage, dealer->writables > before);
+    STAGE_UNTIL(&stage, dealer->writables > 0);
     end_post_text(dealer, "somebody is");
     end_expect_from(router, "a", "somebody is");
     stage_close(&stage);
@@ -111,7 +111,8 @@ static void a_dealer_says_its_last_words(void **state)
     stage_close(&stage);
 }
 
-/* Not to a libzmq link: that loses what it has not read when its peer goes (link.h). */
+/* Where one of the two is ours. A libzmq link loses what it has not read when its peer goes (link.h), and between two of
+ * libzmq the last messages were lost on a machine under load. */
 static void a_router_says_its_last_words(void **state)
 {
     struct stage stage;
@@ -404,7 +405,6 @@ int main(int argc, char **argv)
             PAIR_3(a_router_says_its_last_words),
             PAIR_4(a_router_says_its_last_words),
             PAIR_5(a_router_says_its_last_words),
-            PAIR_6(a_router_says_its_last_words),
             EACH_ENGINE(lingering_ends),
             EACH_PAIR(fifty_dealers_come_back_time_and_again),
             EACH_PAIR(many_links_share_a_loop),

@@ -73,6 +73,16 @@ struct wire *wire_connect(struct stage *stage, const char *endpoint)
     return make(stage, fd);
 }
 
+int wire_is_served(const char *endpoint)
+{
+    address to = address_of(endpoint);
+    int fd = socket(to.is.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_true(fd >= 0);
+    int rc = connect(fd, &to.is.any, to.size);
+    close(fd);
+    return rc == 0;
+}
+
 struct wire *wire_listen(struct stage *stage)
 {
     static unsigned used;

@@ -22,6 +22,8 @@ struct wire {
 
 /* Connects to a router; belongs to the stage. */
 struct wire *wire_connect(struct stage *stage, const char *endpoint);
+/* True when somebody listens there. */
+int wire_is_served(const char *endpoint);
 /* Listens for dealers, over what the pairing says; accept waits for the next one. */
 struct wire *wire_listen(struct stage *stage);
 struct wire *wire_accept(struct wire *listener);
