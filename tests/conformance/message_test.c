@@ -306,14 +306,22 @@ int main(int argc, char **argv)
     cmocka_set_test_filter(argc > 1 ? argv[1] : NULL); /* as "*ours*" */
     const struct CMUnitTest tests[] = {
             EACH_PAIR(frames_of_every_size_arrive),
-            EACH_PAIR(frame_of_64_mib_arrives),
+            PAIR_0(frame_of_64_mib_arrives),
+            PAIR_1(frame_of_64_mib_arrives),
+            PAIR_2(frame_of_64_mib_arrives),
+            PAIR_3(frame_of_64_mib_arrives),
+            PAIR_6(frame_of_64_mib_arrives),
             EACH_PAIR(messages_of_many_frames_arrive),
             EACH_PAIR(as_many_frames_as_can_be_configured_arrive),
             EACH_ROUTER_LINK(router_drops_messages_beyond_its_limits),
             EACH_DEALER_LINK(dealer_drops_messages_beyond_its_limits),
             EACH_ROUTER_LINK(router_ends_who_says_too_long_a_frame),
             EACH_DEALER_LINK(dealer_leaves_who_says_too_long_a_frame),
-            EACH_PAIR(twenty_thousand_go_both_ways),
+            PAIR_0(twenty_thousand_go_both_ways),
+            PAIR_1(twenty_thousand_go_both_ways),
+            PAIR_2(twenty_thousand_go_both_ways),
+            PAIR_3(twenty_thousand_go_both_ways),
+            PAIR_6(twenty_thousand_go_both_ways),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
