@@ -131,7 +131,8 @@ static void base64url_by_hand(const uint8_t *bytes, size_t size, char *out)
     for (size_t bit = 0; bit < size * 8; bit += 6) {
         unsigned value = 0;
         for (size_t i = bit; i < bit + 6; i++)
-            value = value << 1 | (i < size * 8 ? bytes[i / 8] >> (7 - i % 8) & 1u : 0);
+            value = value << 1 |
+                    (i < size * 8 ? (unsigned)bytes[i / 8] >> (7 - i % 8) & 1u : 0u);
         *out++ = digits[value];
     }
 }
