@@ -16,6 +16,7 @@
 #include "transport/link.h"
 
 #define MESSAGES_MAX 4096u /* of one peer and direction */
+#define LARGE_MAX 120000u  /* bytes of a frame: read into its place, and written from it */
 #define FIRST_BYTES 12u /* of a greeting: the rest follows when the peer has said its version */
 #define PINGED_BYTES 4096u /* queued, up to which each PING is answered */
 
@@ -185,11 +186,12 @@ static void model_item(struct peer *peer, const znl_zmtp_item *item)
 }
 
 /* What the link is to make of these bytes. */
-static void model_data(struct peer *peer, const uint8_t *data, size_t size)
+static void model_data(znl_stream *stream, const uint8_t *data, size_t size)
 {
     static const znl_zmtp_limits shaking = {.max_frame_bytes = 4096};
     znl_zmtp_greeting greeting;
     znl_zmtp_item item;
+    struct peer *peer = peer_of(stream);
     peer->has_said = 1;
     peer->heard_ms = znl_loop_now_ms(play.loop);
     while (peer->state == GREETING && size > 0) {
@@ -287,7 +289,7 @@ static void check_send(
 
 static void send_something(void)
 {
-    static const uint8_t body[600] = "what the program says";
+    static const uint8_t body[60000] = "what the program says";
     size_t before[CROWD_MAX];
     unsigned what = take();
     znl_frame frames[4];
@@ -305,7 +307,8 @@ static void send_something(void)
                 to = &peers[i];
     }
     for (size_t i = 0; i < count; i++)
-        frames[lead + i] = znl_frame_of(body + (what & 15), take() * (what & 2 ? 2u : 1u));
+        frames[lead + i] = znl_frame_of(
+                body + (what & 15), take() * (what & 64 ? 100u : 1u) * (what & 2 ? 2u : 1u));
     for (unsigned i = 0; i < crowd.count; i++)
         before[i] = crowd.streams[i].out.size;
     play.is_in_call = 1;
@@ -485,9 +488,7 @@ static void settle(void)
             znl_stream *stream = &crowd.streams[i];
             if (stream->is_closed || stream->is_paused || stream->has_ended)
                 continue;
-            if (stream->coming.size > 0)
-                model_data(&peers[i], stream->coming.data, stream->coming.size);
-            else if (stream->ends)
+            if (stream->coming.size == 0 && stream->ends)
                 model_end(&peers[i]);
             had_some |= crowd_give(stream);
         }
@@ -522,7 +523,8 @@ static void pass(uint64_t ms)
 static void send_piece(znl_stream *stream, const uint8_t *data, size_t size, int holds)
 {
     while (size > 0 && !stream->is_closed) {
-        size_t part = play.step == 0 || play.step > size || holds ? size : play.step;
+        size_t step = play.step * (size > 4096 ? 500 : 1);
+        size_t part = step == 0 || step > size || holds ? size : step;
         crowd_send(stream, data, part);
         data += part;
         size -= part;
@@ -571,11 +573,13 @@ static size_t make_ready(uint8_t *out, unsigned what)
 
 static size_t make_message(uint8_t *out, unsigned what)
 {
-    static const uint8_t body[700] = "what a peer says";
+    static const uint8_t body[LARGE_MAX] = "what a peer says";
     znl_frame frames[4];
     size_t count = 1 + (what & 3);
     for (size_t i = 0; i < count; i++)
         frames[i] = znl_frame_of(body + i, what & 4 ? take() * 2u : take() & 15);
+    if ((what & 0x1c) == 0x1c) /* one that is large */
+        frames[count / 2].size = 20000 + take() * 300u;
     return (size_t)(znl_zmtp_write_message(out, frames, count) - out);
 }
 
@@ -604,7 +608,7 @@ static size_t make_command(uint8_t *out, unsigned what)
 /* What comes next in a conversation as it should be, more or less. */
 static void go_on(znl_stream *stream, int holds)
 {
-    uint8_t out[4 * 600];
+    static uint8_t out[LARGE_MAX + 3 * 600];
     unsigned what = take();
     const struct peer *peer = peer_of(stream);
     unsigned times = 1;
@@ -769,7 +773,8 @@ static void open_link(void)
     static const struct {
         size_t frame_bytes, message_bytes;
         uint32_t frames;
-    } limits[] = {{600, 1000, 4}, {300, 300, 2}, {4000, 4000, 1000}, {1000, 260, 3}};
+    } limits[] = {
+            {600, 1000, 4}, {300, 300, 2}, {LARGE_MAX, LARGE_MAX + 5000, 1000}, {1000, 260, 3}};
     unsigned how = take(), more = take();
     play.is_router = how & 1;
     play.is_loose = (how >> 1 & 7) == 7;
@@ -789,6 +794,7 @@ static void open_link(void)
     play.limits = (znl_zmtp_limits){play.options.max_frame_bytes,
             play.options.max_message_bytes, play.options.max_frames - (uint32_t)play.is_router};
     crowd.max_queue_bytes = 700 + take() * 40u; /* the greeting and READY always fit */
+    crowd.before_data = model_data;
     FUZZ_HOLDS(znl_link_open(&play.link, play.loop, &play.options, &events, NULL) == 0);
     play.seen = crowd.count > 0 ? &crowd.streams[0] : NULL;
 }

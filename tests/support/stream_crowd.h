@@ -58,6 +58,8 @@ static struct {
     znl_listener *listener;
     size_t max_queue_bytes; /* of each, whatever was asked for */
     int is_telling;         /* an event is under way: none comes from inside a call */
+    /* Bytes are about to be given; NULL: nobody wants to know. */
+    void (*before_data)(znl_stream *stream, const uint8_t *data, size_t size);
 } crowd;
 
 static inline void crowd_append(struct crowd_bytes *to, const void *data, size_t size)
@@ -250,6 +252,15 @@ static inline void crowd_open(znl_stream *stream)
     crowd.is_telling = 0;
 }
 
+static inline void crowd_tell(znl_stream *stream, uint8_t *data, size_t size)
+{
+    if (crowd.before_data != NULL)
+        crowd.before_data(stream, data, size);
+    crowd_begin(stream);
+    stream->events->on_data(stream->user, data, size);
+    crowd.is_telling = 0;
+}
+
 /* Gives what has come where the owner wants to have it. */
 static inline int crowd_fill(znl_stream *stream, uint8_t *at, size_t size)
 {
@@ -259,9 +270,7 @@ static inline int crowd_fill(znl_stream *stream, uint8_t *at, size_t size)
     memcpy(at, coming->data, size);
     coming->size -= size;
     memmove(coming->data, coming->data + size, coming->size);
-    crowd_begin(stream);
-    stream->events->on_data(stream->user, at, size);
-    crowd.is_telling = 0;
+    crowd_tell(stream, at, size);
     return 1;
 }
 
@@ -280,9 +289,7 @@ static inline int crowd_give(znl_stream *stream)
         stream->coming = (struct crowd_bytes){NULL, 0};
         uint8_t *exact = realloc(piece.data, piece.size);
         CROWD_HOLDS(exact != NULL && stream->is_open);
-        crowd_begin(stream);
-        stream->events->on_data(stream->user, exact, piece.size);
-        crowd.is_telling = 0;
+        crowd_tell(stream, exact, piece.size);
         free(exact);
         return 1;
     }
