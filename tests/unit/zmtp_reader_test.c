@@ -413,6 +413,88 @@ static void what_leads_a_message_counts(void **state)
     script_fini(&script);
 }
 
+/* Large frames are read into their place, and what is not large, or not begun, is lent. */
+static void large_frames_are_read_in_their_place(void **state)
+{
+    static const size_t sizes[] = {0, 255, 30000, 32 * 1024, 40000, 200000, 1000000};
+    static const size_t first_pieces[] = {1, 8, 9, 10, 1000, 39000};
+    const znl_zmtp_limits limits = {
+            .max_frame_bytes = 2000000, .max_message_bytes = 3000000, .max_frames = 4};
+    uint8_t *body = malloc(1000000);
+    (void)state;
+    assert_non_null(body);
+    for (size_t i = 0; i < 1000000; i++)
+        body[i] = (uint8_t)(i * 13 + i / 999);
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+        for (size_t f = 0; f < sizeof first_pieces / sizeof *first_pieces; f++) {
+            struct script script = {0};
+            struct reading reading = {.limits = limits};
+            const znl_frame frames[] = {
+                    znl_frame_text("id"), znl_frame_of(body, sizes[s]), znl_frame_of(body, 70)};
+            add_message(&script, frames, 3);
+            add_message(&script, frames + 1, 1);
+            add_command(&script, "\4PONG", 5);
+            add_text(&script, "last");
+            size_t in_place = 0, piece = first_pieces[f];
+            for (size_t at = 0; at < script.size;) {
+                uint8_t *place;
+                size_t room, left = script.size - at;
+                if (znl_zmtp_reader_room(&reading.reader, &place, &room)) {
+                    assert_true(room > 0 && room <= left); /* not beyond the frame */
+                    assert_true(reading.reader.held.capacity <= 4 * at + 65536);
+                    piece = room < 20000 ? room : 20000 + room / 3;
+                    memcpy(place, script.data + at, piece);
+                    znl_zmtp_reader_filled(&reading.reader, piece);
+                    in_place += piece;
+                    at += piece;
+                    feed(&reading, place, 0);
+                } else {
+                    piece = piece < left ? piece : left;
+                    feed(&reading, script.data + at, piece);
+                    at += piece;
+                }
+                piece = 1000;
+            }
+            assert_says(&reading, &script);
+            assert_holds_nothing(&reading);
+            assert_true(sizes[s] >= 100000 ? in_place > sizes[s]
+                                           : sizes[s] >= 32 * 1024 + 1000 || in_place == 0);
+            reading_fini(&reading);
+            script_fini(&script);
+        }
+    }
+    free(body);
+}
+
+/* What is passed over, and what there is no memory for, has no place. */
+static void no_place_for_what_is_not_held(void **state)
+{
+    static uint8_t body[100000];
+    const znl_zmtp_limits limits = {
+            .max_frame_bytes = 200000, .max_message_bytes = 50000, .max_frames = 4};
+    struct script script = {0};
+    struct reading reading = {.limits = limits};
+    uint8_t *place;
+    size_t room;
+    (void)state;
+    assert_false(znl_zmtp_reader_room(&reading.reader, &place, &room));
+    add_frame(&script, body, sizeof body, 0);
+    feed(&reading, script.data, 1000);
+    note_error(&script.says, ZNL_E_TOO_BIG);
+    assert_says(&reading, &script);
+    assert_false(znl_zmtp_reader_room(&reading.reader, &place, &room));
+    reading_fini(&reading);
+    reading = (struct reading){.limits = usual};
+    feed(&reading, script.data, 200); /* nothing is left of what is held at first */
+    znl_alloc_fail_after(0);
+    assert_false(znl_zmtp_reader_room(&reading.reader, &place, &room));
+    znl_alloc_fail_after(-1);
+    assert_true(znl_zmtp_reader_room(&reading.reader, &place, &room));
+    assert_true(room >= 200);
+    reading_fini(&reading);
+    script_fini(&script);
+}
+
 /* A head that says a frame of `size` with these flags, in the long form. */
 static void add_long_head(struct script *script, uint64_t size, unsigned flags)
 {
@@ -793,6 +875,8 @@ int main(void)
             cmocka_unit_test(too_many_bytes_are_passed_over),
             cmocka_unit_test(nothing_is_held_for_what_is_passed_over),
             cmocka_unit_test(what_leads_a_message_counts),
+            cmocka_unit_test(large_frames_are_read_in_their_place),
+            cmocka_unit_test(no_place_for_what_is_not_held),
             cmocka_unit_test(a_frame_beyond_its_limit_ends_it),
             cmocka_unit_test(the_long_form_may_say_a_short_size),
             cmocka_unit_test(flags_that_are_none),
