@@ -120,10 +120,23 @@ int znl_link_open(znl_link **out, znl_loop *loop, const znl_link_options *option
     return err;
 }
 
-const char *znl_link_open_text(int err)
+const char *znl_link_open_text(int err, int is_router, const char *endpoint)
 {
-    return err == ZNL_E_UNSUPPORTED ? "the engine cannot do that; engine = \"libzmq\" may"
-                                    : znl_err_text(err);
+    znl_endpoint parts;
+    const char *why;
+    if (err == ZNL_E_UNSUPPORTED)
+        return "the engine cannot do that; engine = \"libzmq\" may";
+    if (err == ZNL_E_LIMIT)
+        return "no descriptors are left, see ulimit -n";
+    if (err != ZNL_E_ADDRESS)
+        return znl_err_text(err);
+    if (znl_endpoint_parse(&parts, znl_frame_text(endpoint), is_router, &why) != 0)
+        return why;
+    if (parts.kind == ZNL_ENDPOINT_TCP)
+        return "no address of this machine, or no permission for that port";
+    if (parts.kind == ZNL_ENDPOINT_IPC)
+        return "no such folder, no permission, a path too long, or another kind of file";
+    return znl_err_text(err);
 }
 
 void znl_link_close(znl_link *link, uint32_t linger_ms)

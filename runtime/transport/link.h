@@ -37,15 +37,15 @@ typedef struct znl_link_events {
     /* A send can succeed again; only while wanted, see znl_link_want_writable(). */
     void (*on_writable)(void *user);
     /* A message was thrown away: ZNL_E_TOO_BIG (bytes), ZNL_E_LIMIT (frames), ZNL_E_NOMEM. A frame
-     * above max_frame_bytes over tcp or ipc is not reported: libzmq ends that connection. */
+     * above max_frame_bytes over tcp or ipc is not reported: it ends the connection. */
     void (*on_dropped)(void *user, int err);
     /* DEALER: the connection ended; the link connects again by itself, perhaps to another peer. What is
      * sent meanwhile may get lost, until on_joined: the next connection has begun. Both NULL: not
-     * wanted, which saves two descriptors. */
+     * wanted, which saves libzmq two descriptors. */
     void (*on_lost)(void *user);
     void (*on_joined)(void *user);
     /* A peer was turned away, or turned us away, before any message: another protocol, version, mechanism or
-     * socket type, no hands shaken in time. `text` says it for people, borrowed. NULL: not wanted. */
+     * socket type, no hands shaken in time, no descriptor left for it. `text` says it for people, borrowed. NULL: not wanted. */
     void (*on_refused)(void *user, int err, const char *text);
 } znl_link_events;
 
@@ -55,7 +55,7 @@ typedef struct znl_link_options {
     const char *endpoint; /* borrowed; ROUTER: to bind, port * or 0 lets the system choose */
     znl_frame routing_id; /* borrowed; DEALER: 1 to 255 bytes, the first not 0; empty: none */
     uint32_t send_hwm;    /* messages queued per peer, at least 1 */
-    uint32_t recv_hwm;
+    uint32_t recv_hwm;    /* of libzmq; our own engine queues nothing that was received */
     size_t max_frame_bytes;
     uint32_t max_frames; /* in one received message, a routing id counts */
     size_t max_message_bytes;
@@ -89,8 +89,8 @@ void znl_link_close(znl_link *link, uint32_t linger_ms);
 int znl_link_send(znl_link *link, const znl_frame *frames, size_t count);
 
 /* Turns on_writable on or off. It comes again and again while a send can succeed, so turn it off
- * once nothing is left to send. ROUTER: it comes every few milliseconds, as any peer may have
- * become writable. */
+ * once nothing is left to send. ROUTER of libzmq: it comes every few milliseconds, as any peer may have
+ * become writable; of our own engine: when one has. */
 void znl_link_want_writable(znl_link *link, int on);
 
 /* DEALER with on_lost: true when a connection has ended and on_lost is still to come. A message sent
@@ -103,7 +103,7 @@ const char *znl_link_endpoint(znl_link *link);
 /* The same of the endpoint at `index`, 0 being the first; NULL past the last. */
 const char *znl_link_endpoint_at(znl_link *link, size_t index);
 
-/* One phrase for people about what znl_link_open() returned. Static. */
-const char *znl_link_open_text(int err);
+/* One phrase for people about what znl_link_open() returned of `endpoint`. Static. */
+const char *znl_link_open_text(int err, int is_router, const char *endpoint);
 
 #endif

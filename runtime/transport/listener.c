@@ -64,6 +64,14 @@ static void rest(znl_listener *listener)
             znl_loop_now_ms(listener->loop) + RETRY_MS, on_retry);
 }
 
+/* It is closed. */
+static void count_refused(znl_listener *listener, int err)
+{
+    listener->refused++;
+    if (listener->options.on_refused != NULL)
+        listener->options.on_refused(listener->user, err);
+}
+
 /* Takes a connection for which there is no descriptor, and closes it. False: there was none, or it
  * cannot be taken now. */
 static int turn_away(znl_listener *listener)
@@ -72,12 +80,13 @@ static int turn_away(znl_listener *listener)
         return 0;
     close(listener->reserve);
     int fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC);
-    if (fd >= 0) {
-        listener->refused++;
+    if (fd >= 0)
         close(fd);
-    }
     listener->reserve = open_reserve();
-    return fd >= 0 && listener->reserve >= 0;
+    int is_done = fd >= 0 && listener->reserve >= 0;
+    if (fd >= 0)
+        count_refused(listener, ZNL_E_LIMIT);
+    return is_done;
 }
 
 static void admit(znl_listener *listener, int fd, const struct sockaddr *peer)
@@ -91,10 +100,12 @@ static void admit(znl_listener *listener, int fd, const struct sockaddr *peer)
             .gate = listener->gate,
     };
     znl_stream *stream;
-    if (listener->gate->open >= listener->options.max_connections ||
-            znl_stream_adopt(&stream, listener->loop, &adoption) != 0) {
-        listener->refused++;
+    int err = listener->gate->open >= listener->options.max_connections
+            ? ZNL_E_LIMIT
+            : znl_stream_adopt(&stream, listener->loop, &adoption);
+    if (err != 0) {
         close(fd);
+        count_refused(listener, err);
         return;
     }
     listener->accepted++;
@@ -119,7 +130,8 @@ static void on_ready(uv_poll_t *poll, int status, int events)
             return;
         } else if (errno == EMFILE || errno == ENFILE) {
             if (!turn_away(listener)) {
-                rest(listener);
+                if (!listener->is_closed)
+                    rest(listener);
                 return;
             }
         } else if (errno == ENOMEM || errno == ENOBUFS) {

@@ -101,6 +101,9 @@ const char *znl_stream_peer(const znl_stream *stream);
 typedef struct znl_listener znl_listener;
 
 typedef struct znl_listener_options {
+    /* A connection was closed at once: ZNL_E_LIMIT (no descriptor left, or beyond max_connections), ZNL_E_NOMEM. May
+     * close the listener. NULL: only counted. */
+    void (*on_refused)(void *user, int err);
     const char *host; /* address to bind; "localhost"; NULL or "*": all interfaces; borrowed */
     uint16_t port;    /* 0: the system chooses */
     /* Of a unix socket, instead of host and port; borrowed; NULL: none. Owned as socket_path.h says: a

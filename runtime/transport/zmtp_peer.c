@@ -381,6 +381,8 @@ static void on_stream_end(void *user, int err, const char *text)
                 0);
     else if (peer->state < OPEN && peer->has_said)
         refuse(peer, err != 0 ? err : ZNL_E_GONE, text, 0);
+    else if (err == ZNL_E_LIMIT || err == ZNL_E_NOMEM)
+        end(peer, err, peer->state < OPEN ? text : NULL); /* it could not even be tried */
     else
         end(peer, err != 0 ? err : ZNL_E_GONE, NULL);
 }

@@ -114,6 +114,12 @@ static void on_accept(void *user, znl_stream *stream)
         znl_zmtp_peer_start(peer);
 }
 
+static void on_turned_away(void *user, int err)
+{
+    znl_zmtp_link_refused(user, err,
+            err == ZNL_E_LIMIT ? "no descriptors are left, see ulimit -n" : znl_err_text(err));
+}
+
 /* The address of the interface with that name, as text. True when there is one. */
 static int find_interface(const char *name, char *out, size_t size)
 {
@@ -206,7 +212,9 @@ static int bind_ipc(znl_zmtp_link *link, znl_zmtp_door *door, const znl_endpoint
 
 static int open_door(znl_zmtp_link *link, znl_zmtp_door *door, const znl_endpoint *endpoint)
 {
-    znl_listener_options options = {.max_queue_bytes = ZNL_ZMTP_QUEUE_BYTES};
+    znl_listener_options options = {.max_queue_bytes = ZNL_ZMTP_QUEUE_BYTES,
+            .max_connections = ZNL_CONNECTIONS_MAX,
+            .on_refused = on_turned_away};
     return endpoint->kind == ZNL_ENDPOINT_TCP ? bind_tcp(link, door, endpoint, &options)
                                               : bind_ipc(link, door, endpoint, &options);
 }

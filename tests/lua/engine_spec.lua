@@ -84,8 +84,11 @@ describe("engine", function()
       assert.not_equal(0, code)
       assert.truthy(text:find("'--engine' must be one of 'auto', 'zmtp', 'libzmq'", 1, true), text)
     end
-    local code, text = shell(("timeout 60 %s pub inproc://e t x --engine zmtp"):format(znlrun))
-    assert.not_equal(0, code)
-    assert.truthy(text:find("does not speak inproc://e", 1, true), text)
+    for _, line in ipairs { "pub inproc://e t x", "request ipc://@e x", "request inproc://e x" } do
+      local code, text = shell(("timeout 60 %s %s --engine zmtp"):format(znlrun, line))
+      assert.equal(2, code)
+      assert.truthy(text:find("%-%-engine zmtp does not speak %a+://@?e; %-%-engine libzmq does"), text)
+      assert.falsy(text:find("traceback", 1, true), text)
+    end
   end)
 end)

@@ -1,18 +1,22 @@
 /* link_open_test.c - how links open: the engine, several endpoints of one ROUTER.
  * SPDX-License-Identifier: MIT */
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/limits.h"
 #include "transport/endpoint.h"
 #include "transport/link.h"
 #include "transport/loop.h"
 
+#include <netinet/in.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -24,6 +28,8 @@ struct end {
     znl_link *link;
     size_t received;
     char peer[32];
+    size_t refused;
+    int refusal;
 };
 
 static void on_message(void *user, const znl_frame *frames, size_t count)
@@ -38,6 +44,14 @@ static void on_message(void *user, const znl_frame *frames, size_t count)
 static void on_writable(void *user)
 {
     (void)user;
+}
+
+static void on_refused(void *user, int err, const char *text)
+{
+    struct end *end = user;
+    end->refused++;
+    end->refusal = err;
+    assert_true(strlen(text) > 0);
 }
 
 static void on_dropped(void *user, int err)
@@ -61,8 +75,10 @@ static znl_link_options options_of(int is_router, const char *endpoint)
 
 static int open_end(struct end *end, znl_loop *loop, znl_link_options options)
 {
-    static const znl_link_events events = {
-            .on_message = on_message, .on_writable = on_writable, .on_dropped = on_dropped};
+    static const znl_link_events events = {.on_message = on_message,
+            .on_writable = on_writable,
+            .on_dropped = on_dropped,
+            .on_refused = on_refused};
     return znl_link_open(&end->link, loop, &options, &events, end);
 }
 
@@ -126,7 +142,8 @@ static void own_engine_refuses_what_it_does_not_speak(void **state)
             options.engine = ZNL_LINK_ZMTP;
             assert_int_equal(open_end(&end, loop, options), ZNL_E_UNSUPPORTED);
             assert_null(end.link);
-            assert_non_null(strstr(znl_link_open_text(ZNL_E_UNSUPPORTED), "libzmq"));
+            assert_non_null(strstr(
+                    znl_link_open_text(ZNL_E_UNSUPPORTED, is_router, endpoints[i]), "libzmq"));
             close_loop(loop);
         }
     }
@@ -328,6 +345,70 @@ static void curve_open_survives_each_allocation_failing(void **state)
     znl_curve_release(curve);
 }
 
+/* Whoever runs into the limit hears of it, on both sides, and goes on when there is room again. */
+static void own_engine_says_that_no_descriptors_are_left(void **state)
+{
+    (void)state;
+    znl_loop *loop = new_loop();
+    struct rlimit limit;
+    struct end router = {0};
+    struct end late = {0};
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    znl_link_options options = options_of(1, "tcp://127.0.0.1:*");
+    options.engine = ZNL_LINK_ZMTP;
+    assert_int_equal(open_end(&router, loop, options), 0);
+    options.is_router = 0;
+    options.endpoint = znl_link_endpoint(router.link);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    address.sin_port = htons((uint16_t)atoi(strrchr(options.endpoint, ':') + 1));
+    int early = socket(AF_INET, SOCK_STREAM, 0);
+    assert_int_equal(connect(early, (struct sockaddr *)&address, sizeof address), 0);
+    int lowest = dup(0);
+    close(lowest);
+    const struct rlimit none = {(rlim_t)lowest, limit.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+    int err = open_end(&late, loop, options);
+    uint64_t until_ms = znl_clock_mono_ms() + GUARD_MS;
+    while ((router.refused == 0 || late.refused == 0) && znl_clock_mono_ms() < until_ms)
+        run_for_a_while(loop);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    assert_int_equal(err, 0);
+    assert_int_equal(router.refusal, ZNL_E_LIMIT);
+    assert_int_equal(late.refusal, ZNL_E_LIMIT);
+    const znl_frame frame = znl_frame_text("x");
+    while (znl_link_send(late.link, &frame, 1) != 0 && znl_clock_mono_ms() < until_ms)
+        run_for_a_while(loop);
+    while (router.received == 0 && znl_clock_mono_ms() < until_ms)
+        run_for_a_while(loop);
+    assert_int_equal(router.received, 1);
+    close(early);
+    znl_link_close(late.link, 0);
+    znl_link_close(router.link, 0);
+    close_loop(loop);
+}
+
+static void what_is_wrong_with_an_endpoint_is_said(void **state)
+{
+    (void)state;
+    const struct {
+        int err;
+        int is_router;
+        const char *endpoint;
+        const char *says;
+    } cases[] = {
+            {ZNL_E_ADDRESS, 1, "tcp://127.0.0.1", "port"},
+            {ZNL_E_ADDRESS, 0, "tcp://127.0.0.1:*", "port"},
+            {ZNL_E_ADDRESS, 1, "tcp://192.0.2.1:6003", "no address of this machine"},
+            {ZNL_E_ADDRESS, 1, "ipc:///nowhere/x", "no such folder"},
+            {ZNL_E_LIMIT, 1, "tcp://127.0.0.1:6003", "ulimit"},
+            {ZNL_E_ADDRESS_IN_USE, 1, "tcp://127.0.0.1:6003", "in use"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        assert_non_null(
+                strstr(znl_link_open_text(cases[i].err, cases[i].is_router, cases[i].endpoint),
+                        cases[i].says));
+}
+
 int main(void)
 {
     static znl_link_engine libzmq = ZNL_LINK_LIBZMQ, zmtp = ZNL_LINK_ZMTP;
@@ -340,6 +421,8 @@ int main(void)
             cmocka_unit_test_prestate(several_endpoints_are_bound_all_or_none, &zmtp),
             cmocka_unit_test(several_endpoints_are_of_one_kind_and_of_a_router),
             cmocka_unit_test(environment_says_what_auto_means),
+            cmocka_unit_test(own_engine_says_that_no_descriptors_are_left),
+            cmocka_unit_test(what_is_wrong_with_an_endpoint_is_said),
             cmocka_unit_test(curve_is_for_libzmq_and_for_sockets_of_the_system),
             cmocka_unit_test(curve_open_survives_each_allocation_failing),
     };

@@ -114,6 +114,17 @@ local function read_curve(opts)
   return keys
 end
 
+--- What is wrong with --engine; nil: nothing.
+---@param opts table  as read by the parser
+---@param has_curve? boolean
+---@return string? message
+function M.engine_problem(opts, has_curve)
+  local what = has_curve and "CURVE" or node.is_for_libzmq(opts.endpoint) and opts.endpoint
+  if opts.engine == "zmtp" and what then
+    return ("--engine zmtp does not speak %s; --engine libzmq does"):format(what)
+  end
+end
+
 --- Connects. Yields.
 ---@param opts table  as read by the parser
 ---@param more {tool: string, is_probed: boolean|nil, [string]: any}  with further options of the slave
@@ -129,6 +140,8 @@ function M.open(opts, more)
   end
   local curve_keys, problem, reason = read_curve(opts)
   if problem then return nil, problem, reason end
+  problem = M.engine_problem(opts, curve_keys ~= nil)
+  if problem then return nil, problem, "USAGE" end
   if not opts.wait_for_peer and not more.is_probed then
     local ok, message, code = probe.connect(opts.endpoint, opts.timeout)
     if not ok then return nil, message, code end

@@ -192,14 +192,16 @@ M.key_text = key_text
 function M.find(id) return by_id[id] end
 
 --- What the own engine cannot open.
-local function is_for_libzmq(endpoint)
+---@param endpoint string
+---@return boolean
+function M.is_for_libzmq(endpoint)
   return endpoint:find("^inproc:") ~= nil or endpoint:find("^ipc://@") ~= nil
 end
 
 --- Rules that concern more than one option.
 local function check_together(opts, what, level)
   for _, endpoint in ipairs(opts.endpoints or { opts.endpoint }) do
-    if opts.engine == "zmtp" and is_for_libzmq(endpoint) then
+    if opts.engine == "zmtp" and M.is_for_libzmq(endpoint) then
       error(('%s: option engine is "zmtp", which does not speak %s; engine = "libzmq" does'):format(what, endpoint),
         level + 1)
     end

@@ -78,6 +78,8 @@ local function run(opts, out)
   if not config then return nil, message, code end
   config.id, config.endpoint, config.kdf_salt = opts.id, opts.endpoint, opts.kdf_salt
   config.engine = opts.engine
+  message = peer.engine_problem(opts)
+  if message then return nil, message, "USAGE" end
   config.encrypted = opts.key ~= nil or #opts.auth_key > 0
   local publisher = master.new(config)
   local ok

@@ -56,10 +56,12 @@ int znl_lua_fieldcurve(
     return err;
 }
 
-int znl_lua_fail_open(lua_State *L, int err, const char *where, const char *endpoint)
+int znl_lua_fail_open(
+        lua_State *L, int err, const char *where, int is_router, const char *endpoint)
 {
     lua_pushnil(L);
-    lua_pushfstring(L, "%s: %s: %s", where, endpoint, znl_link_open_text(err));
+    lua_pushfstring(
+            L, "%s: %s: %s", where, endpoint, znl_link_open_text(err, is_router, endpoint));
     lua_pushstring(L, znl_err_code(err));
     return 3;
 }

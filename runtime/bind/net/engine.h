@@ -17,6 +17,7 @@ int znl_lua_fieldcurve(
         lua_State *L, int index, int is_server, znl_curve **out, const char **which);
 
 /* Pushes nil, "where: endpoint: text", code of what znl_link_open() returned; returns 3. */
-int znl_lua_fail_open(lua_State *L, int err, const char *where, const char *endpoint);
+int znl_lua_fail_open(
+        lua_State *L, int err, const char *where, int is_router, const char *endpoint);
 
 #endif

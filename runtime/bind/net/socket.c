@@ -128,7 +128,7 @@ static int open_socket(lua_State *L, int is_router)
         return 1;
     luaL_unref(L, LUA_REGISTRYINDEX, s->self_ref);
     s->self_ref = LUA_NOREF;
-    return znl_lua_fail_open(L, err, where, which);
+    return znl_lua_fail_open(L, err, where, is_router, which);
 }
 
 static int socket_router(lua_State *L)

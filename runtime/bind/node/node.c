@@ -266,7 +266,7 @@ static int node_start(lua_State *L)
         if (err != 0) {
             znl_anchor_let_go(&b->jobs.anchor);
             const znl_node_options *o = &b->node->options;
-            return znl_lua_fail_open(L, err, "start",
+            return znl_lua_fail_open(L, err, "start", b->master != NULL,
                     o->endpoint_count > 1 ? o->endpoints[b->node->failed] : o->endpoint);
         }
     }
