@@ -346,7 +346,7 @@ static void on_data(void *user, uint8_t *data, size_t size)
     peer->heard_ms = znl_loop_now_ms(peer->side->loop);
     peer->has_said = 1;
     znl_zmtp_reader *reader = &peer->reader;
-    if (size > 0 &&
+    if (size > 0 && reader->held.size > 0 &&
             data == reader->held.data + reader->held.size) { /* as on_stream_room() said */
         znl_zmtp_reader_filled(reader, size);
         size = 0;
