@@ -86,8 +86,11 @@ size_t znl_stream_queued(const znl_stream *stream); /* bytes not yet handed to t
 void znl_stream_await(znl_stream *stream, size_t below);
 
 /* Stops reading, and goes on: the peer's window closes meanwhile. The end of the stream is not seen
- * while it is on. */
+ * while it is on, but a write that fails ends it. */
 void znl_stream_pause(znl_stream *stream, int on);
+
+/* The same for whoever goes on by itself, soon: a write that fails leaves what has come to be read first. */
+void znl_stream_rest(znl_stream *stream, int on);
 
 /* Replaces who hears the events: an upgrade of the protocol. `events` is borrowed for good. */
 void znl_stream_set_events(znl_stream *stream, const znl_stream_events *events, void *user);

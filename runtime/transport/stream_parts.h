@@ -81,6 +81,7 @@ struct znl_stream {
     uint8_t state;         /* znl_stream_state */
     uint8_t is_local;      /* a unix socket */
     uint8_t is_paused;
+    uint8_t is_resting;       /* paused, for a short while */
     uint8_t has_filled_input; /* the others first */
     uint8_t wants_writable;
     uint8_t has_peer_ended;  /* it sends no more */

@@ -166,3 +166,9 @@ void znl_stream_pause(znl_stream *stream, int on)
         znl_stream_schedule(stream);
     }
 }
+
+void znl_stream_rest(znl_stream *stream, int on)
+{
+    stream->is_resting = on != 0;
+    znl_stream_pause(stream, on);
+}

@@ -24,6 +24,7 @@
 #define PIECE_BYTES (256u * 1024)
 #define DIRECT_BYTES (16u * 1024) /* from here on a copy costs more than a call of the system */
 #define PIECES_MAX 64u
+#define UNREAD_PIECES 64 /* passed over at the end: a few MiB */
 
 size_t znl_stream_queued(const znl_stream *stream)
 {
@@ -163,7 +164,8 @@ static void fail_writing(znl_stream *stream, int code)
     if (stream->state == ZNL_STREAM_LINGERING)
         znl_stream_destroy(stream);
     else if (stream->state == ZNL_STREAM_OPEN &&
-            (stream->is_paused || (code != UV_EPIPE && code != UV_ECONNRESET)))
+            ((stream->is_paused && !stream->is_resting) ||
+                    (code != UV_EPIPE && code != UV_ECONNRESET)))
         znl_stream_end_by_system(stream, code);
 }
 
@@ -307,7 +309,8 @@ static int write_all(int fd, const uint8_t *data, size_t size, uint64_t ends_ms)
             struct pollfd one = {.fd = fd, .events = POLLOUT};
             uint64_t now_ms = znl_clock_mono_ms();
             uint64_t left_ms = ends_ms > now_ms ? ends_ms - now_ms : 0;
-            if (poll(&one, 1, left_ms < INT_MAX ? (int)left_ms : INT_MAX) <= 0)
+            int ready = poll(&one, 1, left_ms < INT_MAX ? (int)left_ms : INT_MAX);
+            if (ready == 0 || (ready < 0 && errno != EINTR))
                 return 0;
         } else if (count < 0 && errno != EINTR) {
             return 0;
@@ -328,4 +331,8 @@ void znl_stream_write_out(znl_stream *stream)
     if (write_all(fd, stream->flying.data + at, stream->flying.size - at,
                 stream->timer.deadline_ms))
         write_all(fd, stream->queue.data, stream->queue.size, stream->timer.deadline_ms);
+    /* What is unread when a socket closes resets it, and the other would lose what it has not read. */
+    for (int i = 0; i < UNREAD_PIECES; i++)
+        if (recv(fd, stream->all->input, ZNL_STREAM_READ_BYTES, MSG_DONTWAIT) <= 0)
+            break;
 }

@@ -102,6 +102,8 @@ static void is_it_silent(znl_timer *timer)
 {
     znl_zmtp_peer *peer = peer_of_timer(timer);
     uint64_t now_ms = znl_loop_now_ms(peer->side->loop);
+    if (peer->resume.queued) /* there is more of it that has not been looked at */
+        peer->heard_ms = now_ms;
     if (now_ms - peer->heard_ms >= peer->ttl_ms)
         end(peer, ZNL_E_TIMEOUT, NULL);
     else
@@ -276,7 +278,7 @@ static void rest(znl_zmtp_peer *peer)
             end(peer, ZNL_E_NOMEM, NULL);
             return;
         }
-        znl_stream_pause(peer->stream, 1);
+        znl_stream_rest(peer->stream, 1);
     }
     peer->backlog_at = peer->backlog.size - reader->size;
     reader->size = 0;
@@ -333,7 +335,7 @@ static void on_resume(znl_deferred *deferred)
     hand_out(peer);
     if (!peer->is_closed && !peer->resume.queued) {
         znl_buffer_fini(&peer->backlog);
-        znl_stream_pause(peer->stream, 0);
+        znl_stream_rest(peer->stream, 0);
     }
     peer->is_busy = 0;
     if (peer->is_closed)

@@ -11,10 +11,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
@@ -732,11 +735,67 @@ static void loop_may_end_while_a_stream_lingers(void **state)
     int fd = raw_connect(&site, 4096);
     RUN_UNTIL(site.loop, site.accepts == 1);
     assert_int_equal(znl_stream_write(site.accepted[0].stream, bytes, sizeof bytes), 0);
-    znl_stream_close(site.accepted[0].stream, 60000);
+    znl_stream_close(site.accepted[0].stream, 200);
     znl_listener_close(site.listener);
     run_for(site.loop, 5);
     assert_int_equal(znl_loop_close(site.loop), 0);
     close(fd);
+}
+
+struct reader {
+    int fd;
+    size_t bytes;
+};
+
+static void *read_slowly(void *user)
+{
+    struct reader *reader = user;
+    static uint8_t bytes[65536];
+    ssize_t count;
+    while ((count = recv(reader->fd, bytes, sizeof bytes, 0)) > 0) {
+        reader->bytes += (size_t)count;
+        usleep(100);
+    }
+    return NULL;
+}
+
+static void on_alarm(int number)
+{
+    (void)number;
+}
+
+/* Neither signals nor what nobody has read take anything away from what a loop that ends still writes. */
+static void what_lingers_leaves_when_the_loop_ends(void **state)
+{
+    (void)state;
+    static uint8_t bytes[8 * 1024 * 1024];
+    const struct itimerval often = {.it_interval.tv_usec = 1000, .it_value.tv_usec = 1000};
+    const struct itimerval never = {0};
+    struct sigaction action = {.sa_handler = on_alarm}, before;
+    sigset_t alarm_only;
+    pthread_t thread;
+    struct site site = {0};
+    open_site(&site, "127.0.0.1", 0);
+    struct reader reader = {.fd = raw_connect(&site, 4096)};
+    RUN_UNTIL(site.loop, site.accepts == 1);
+    assert_int_equal(znl_stream_write(site.accepted[0].stream, bytes, sizeof bytes), 0);
+    znl_stream_close(site.accepted[0].stream, 60000);
+    znl_listener_close(site.listener);
+    run_for(site.loop, 5);
+    assert_int_equal(send(reader.fd, "unread", 6, MSG_NOSIGNAL), 6);
+    sigemptyset(&alarm_only);
+    sigaddset(&alarm_only, SIGALRM);
+    pthread_sigmask(SIG_BLOCK, &alarm_only, NULL); /* the thread leaves them to us */
+    assert_int_equal(pthread_create(&thread, NULL, read_slowly, &reader), 0);
+    pthread_sigmask(SIG_UNBLOCK, &alarm_only, NULL);
+    sigaction(SIGALRM, &action, &before);
+    setitimer(ITIMER_REAL, &often, NULL);
+    assert_int_equal(znl_loop_close(site.loop), 0);
+    setitimer(ITIMER_REAL, &never, NULL);
+    sigaction(SIGALRM, &before, NULL);
+    pthread_join(thread, NULL);
+    assert_int_equal(reader.bytes, sizeof bytes);
+    close(reader.fd);
 }
 
 static void stream_may_close_inside_its_events(void **state)
@@ -931,6 +990,7 @@ int main(void)
             cmocka_unit_test(lingering_stream_loses_nothing),
             cmocka_unit_test(lingering_ends_when_its_time_is_over),
             cmocka_unit_test(loop_may_end_while_a_stream_lingers),
+            cmocka_unit_test(what_lingers_leaves_when_the_loop_ends),
             cmocka_unit_test(stream_may_close_inside_its_events),
             cmocka_unit_test(connections_beyond_the_limit_are_closed),
             cmocka_unit_test(accepted_stream_may_be_closed_at_once),
