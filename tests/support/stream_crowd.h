@@ -184,7 +184,7 @@ int znl_stream_write_pieces(znl_stream *stream, const znl_frame *pieces, size_t 
     return err;
 }
 
-void znl_stream_pause(znl_stream *stream, int on)
+void znl_stream_rest(znl_stream *stream, int on)
 {
     CROWD_HOLDS(!stream->is_closed);
     stream->is_paused = on != 0;
