@@ -10,6 +10,8 @@
 #define STEP_BYTES 16u
 #define CLASSES (ZNL_SLAB_BLOCK_MAX / STEP_BYTES)
 #define RANGE_BYTES_MIN ((size_t)16 << 20)
+#define RANGE_PARTS 16u     /* of all addresses that are left, the range is one at most */
+#define OPEN_CHUNKS 64u     /* can be written to from then on */
 #define IDLE_CHUNKS_MIN 16u /* kept in any case; beyond, as many as are in use */
 /* LuaJIT has 47 bits for an address. */
 #define ADDRESS_END ((uintptr_t)1 << 47)
@@ -37,7 +39,8 @@ struct znl_slab {
     chunk *current[CLASSES]; /* where the next block of the class comes from */
     chunk *partial[CLASSES];
     chunk *chunks;
-    size_t chunk_count, begun_count; /* all there may be, all that were ever used */
+    size_t chunk_count, open_count,
+            begun_count; /* all there may be, that can be used, that ever were */
     chunk *idle, *cold;
     size_t idle_count, cold_count;
     chunk none; /* current where there is no chunk: always used up */
@@ -55,24 +58,25 @@ static size_t used_chunks(const znl_slab *slab)
 
 /* --- life -------------------------------------------------------------------------------------- */
 
-/* Zeroed memory; NULL: the system refuses. MAP_NORESERVE: it costs addresses, and memory only where it
- * is touched. No huge pages: of those, a few small blocks would make 2 MiB. */
-static void *map(size_t bytes)
+/* NULL: the system refuses. MAP_NORESERVE: it costs addresses, and memory only where it is touched. */
+static void *map(size_t bytes, int protection)
 {
-    void *range = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
-            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (range == MAP_FAILED)
-        return NULL;
-    madvise(range, bytes, MADV_NOHUGEPAGE);
-    return range;
+    void *range = mmap(
+            NULL, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return range != MAP_FAILED ? range : NULL;
 }
 
+/* What cannot be written to does not count as memory, where that is limited or must not be promised twice. Addresses
+ * may be limited too: the range is a small part of those that are left. No huge pages: of those, a few small blocks
+ * would make 2 MiB. */
 static void reserve(znl_slab *slab, size_t bytes)
 {
     for (; bytes >= RANGE_BYTES_MIN; bytes /= 2) {
-        void *range = map(bytes);
+        uint8_t *range = map(bytes * RANGE_PARTS, PROT_NONE);
         if (range == NULL)
             continue;
+        munmap(range + bytes, bytes * (RANGE_PARTS - 1));
+        madvise(range, bytes, MADV_NOHUGEPAGE);
         if ((uintptr_t)range > ADDRESS_END - bytes) {
             munmap(range, bytes);
             return;
@@ -96,7 +100,7 @@ znl_slab *znl_slab_new(znl_slab_behind behind, void *user, size_t range_bytes)
     reserve(slab, range_bytes);
     slab->chunk_count = slab->range_bytes / ZNL_SLAB_CHUNK_BYTES;
     if (slab->chunk_count > 0)
-        slab->chunks = map(slab->chunk_count * sizeof *slab->chunks);
+        slab->chunks = map(slab->chunk_count * sizeof *slab->chunks, PROT_READ | PROT_WRITE);
     if (slab->chunk_count > 0 && slab->chunks == NULL) {
         znl_slab_free(slab);
         return NULL;
@@ -149,7 +153,21 @@ static void retire(znl_slab *slab, chunk *c)
     slab->cold_count++;
 }
 
-/* An empty chunk, NULL when the range is used up. */
+/* Some more of the range can be written to. True when that is so. */
+static int open_more(znl_slab *slab)
+{
+    size_t count = slab->chunk_count - slab->open_count;
+    if (count > OPEN_CHUNKS)
+        count = OPEN_CHUNKS;
+    if (count == 0 ||
+            mprotect(slab->range + slab->open_count * ZNL_SLAB_CHUNK_BYTES,
+                    count * ZNL_SLAB_CHUNK_BYTES, PROT_READ | PROT_WRITE) != 0)
+        return 0;
+    slab->open_count += count;
+    return 1;
+}
+
+/* An empty chunk, NULL when the range is used up, or no memory is left. */
 static chunk *take_empty(znl_slab *slab)
 {
     chunk *c = slab->idle;
@@ -160,7 +178,7 @@ static chunk *take_empty(znl_slab *slab)
         c = slab->cold;
         take_out(&slab->cold, c);
         slab->cold_count--;
-    } else if (slab->begun_count < slab->chunk_count) {
+    } else if (slab->begun_count < slab->open_count || open_more(slab)) {
         c = &slab->chunks[slab->begun_count++];
     }
     return c;

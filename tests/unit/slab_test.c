@@ -6,8 +6,12 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -272,6 +276,70 @@ static void blocks_never_overlap(void **state)
     free(slots);
 }
 
+/* Lets this process have so many bytes more; in pages, the first number of statm counts addresses, the sixth what can
+ * be written to. */
+static struct rlimit limit_more(__rlimit_resource_t what, size_t bytes)
+{
+    unsigned long pages[6];
+    struct rlimit before, limit;
+    FILE *file = fopen("/proc/self/statm", "r");
+    assert_non_null(file);
+    for (size_t i = 0; i < 6; i++)
+        assert_int_equal(fscanf(file, "%lu", &pages[i]), 1);
+    fclose(file);
+    assert_int_equal(getrlimit(what, &before), 0);
+    limit = before;
+    limit.rlim_cur = pages[what == RLIMIT_AS ? 0 : 5] * (size_t)sysconf(_SC_PAGESIZE) + bytes;
+    assert_int_equal(setrlimit(what, &limit), 0);
+    return before;
+}
+
+/* Where a process may have a GiB, a range of 4 GiB does not take it away from others. */
+static void little_is_taken_where_little_is_left(void **state)
+{
+    (void)state;
+    const size_t some = (size_t)1 << 30, most = some / 4 * 3;
+    static const struct {
+        __rlimit_resource_t what;
+        int protection;
+    } limits[] = {{RLIMIT_AS, PROT_NONE}, {RLIMIT_DATA, PROT_READ | PROT_WRITE}};
+    znl_slab *kept = slab;
+    for (size_t i = 0; i < 2; i++) {
+        struct rlimit before = limit_more(limits[i].what, some);
+        slab = znl_slab_new(realloc_behind, &behind, (size_t)4 << 30);
+        void *others = mmap(
+                NULL, most, limits[i].protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        assert_int_equal(setrlimit(limits[i].what, &before), 0);
+        assert_ptr_not_equal(others, MAP_FAILED);
+        munmap(others, most);
+        assert_non_null(slab);
+        void *block = take(100);
+        assert_int_equal(count().blocks, 1); /* there is a range */
+        give(block, 100);
+        znl_slab_free(slab);
+    }
+    slab = kept;
+}
+
+/* The system gives no memory for small blocks any more: they come from behind. */
+static void without_memory_blocks_come_from_behind(void **state)
+{
+    (void)state;
+    enum { BLOCKS = 3 };
+    void *blocks[BLOCKS];
+    struct rlimit before = limit_more(RLIMIT_DATA, 0);
+    for (size_t i = 0; i < BLOCKS; i++)
+        blocks[i] = take(512);
+    assert_int_equal(setrlimit(RLIMIT_DATA, &before), 0);
+    assert_int_equal(count().blocks, 0);
+    assert_int_equal(behind.blocks, BLOCKS);
+    for (size_t i = 0; i < BLOCKS; i++)
+        give(blocks[i], 512);
+    void *block = take(512);
+    assert_int_equal(count().blocks, 1);
+    give(block, 512);
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -286,6 +354,8 @@ int main(void)
             CASE(smaller_always_succeeds),
             CASE(without_a_range_all_comes_from_behind),
             CASE(blocks_never_overlap),
+            CASE(little_is_taken_where_little_is_left),
+            CASE(without_memory_blocks_come_from_behind),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
