@@ -372,6 +372,32 @@ static void heartbeats_of_libzmq_are_answered(void **state)
     stage_close(&stage);
 }
 
+/* The time to shake hands is over once they are shaken. */
+static void who_says_nothing_for_an_hour_stays(void **state)
+{
+    struct talk talk;
+    znl_clock_freeze(-1);
+    talk_open(&talk, *state);
+    for (int i = 0; i < 60; i++)
+        stage_advance(&talk.stage, 60000);
+    goes_on(&talk);
+    talk_close(&talk);
+    znl_clock_thaw();
+}
+
+/* It says that it is at its end, and need not be waited for. */
+static void error_ends_the_connection(void **state)
+{
+    struct talk talk;
+    talk_open(&talk, *state);
+    say_command(&talk.out, "ERROR", "\4over", 5);
+    say_text(&talk.out, "too late");
+    say(&talk);
+    wire_ends(talk.wire);
+    assert_int_equal(talk.router->received, 0);
+    talk_close(&talk);
+}
+
 int main(int argc, char **argv)
 {
     cmocka_set_test_filter(argc > 1 ? argv[1] : NULL); /* as "*ours*" */
@@ -387,6 +413,8 @@ int main(int argc, char **argv)
             OUR_ENGINE(endless_messages_take_no_memory),
             OUR_ENGINE(silence_after_ping_with_ttl_ends_the_connection),
             OUR_ENGINE(ping_without_ttl_sets_no_limit),
+            OUR_ENGINE(error_ends_the_connection),
+            OUR_ENGINE(who_says_nothing_for_an_hour_stays),
             EACH_ENGINE(heartbeats_of_libzmq_are_answered),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

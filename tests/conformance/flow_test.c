@@ -84,6 +84,8 @@ static void fill_and_drain(struct stage *stage, struct end *from, const char *to
         from->user = &sent;
         znl_link_want_writable(from->link, 1);
         stage_turns(stage, 10);
+        if (from->kind == END_OURS && !from->is_router)
+            assert_int_equal(from->writables, 0); /* it could not send */
     }
     set_deaf(reader, 0);
     while (heard.number < heard.shape.goal) {
@@ -316,6 +318,33 @@ static void writable_comes_again_and_again_until_unwanted(void **state)
     stage_close(&stage);
 }
 
+/* In one go nothing leaves: so many are taken as the mark says. */
+static void the_mark_is_kept(void **state)
+{
+    for (uint32_t mark = 1; mark <= 12; mark++) {
+        struct stage stage;
+        unsigned flags;
+        stage_open(&stage, *state);
+        znl_link_options options = router_options(&stage);
+        options.send_hwm = mark;
+        struct end *router = stage_end(&stage, stage.pair->router, options);
+        struct wire *wire = wire_connect(&stage, router->endpoint);
+        wire_shake(wire, "DEALER", "a");
+        const znl_frame frames[] = {znl_frame_text("a"), znl_frame_text("one of them")};
+        for (int round = 0; round < 3; round++) {
+            uint32_t taken = 0;
+            int err;
+            while ((err = end_send(router, frames, 2)) == 0)
+                taken++;
+            assert_int_equal(err, ZNL_E_BUSY);
+            assert_int_equal(taken, mark);
+            while (taken-- > 0)
+                wire_take_frame(wire, &flags);
+        }
+        stage_close(&stage);
+    }
+}
+
 int main(int argc, char **argv)
 {
     cmocka_set_test_filter(argc > 1 ? argv[1] : NULL); /* as "*ours*" */
@@ -323,6 +352,7 @@ int main(int argc, char **argv)
             EACH_PAIR(a_dealer_that_does_not_read_is_busy_alone),
             EACH_PAIR(a_router_that_does_not_read_makes_dealers_busy),
             EACH_PAIR(a_mark_of_one_is_enough),
+            OUR_ENGINE(the_mark_is_kept),
             EACH_ENGINE(a_loop_that_stands_still_takes_nothing_in),
             EACH_PAIR(a_flood_leaves_others_their_turn),
             EACH_DEALER_LINK(writable_comes_again_and_again_until_unwanted),
