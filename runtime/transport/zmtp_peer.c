@@ -75,12 +75,18 @@ static int say(znl_zmtp_peer *peer, const uint8_t *bytes, size_t size)
     return err;
 }
 
-/* The same before hands are shaken, with a word to the peer when it understands ERROR. */
+/* The same before hands are shaken, with a word to the peer when it understands ERROR. Who connects has another port
+ * each time, which would make the same refusal look new. */
 static void refuse(znl_zmtp_peer *peer, int err, const char *why, int says_so)
 {
     char text[REFUSAL_BYTES];
     uint8_t frame[ZNL_ZMTP_ERROR_BYTES_MAX];
-    snprintf(text, sizeof text, "%s: %s", znl_stream_peer(peer->stream), why);
+    const char *name = znl_stream_peer(peer->stream);
+    const char *port = strrchr(name, ':');
+    int is_tcp = strncmp(name, "unix:", 5) != 0;
+    size_t size = peer->side->is_router && is_tcp && port != NULL ? (size_t)(port - name)
+                                                                  : strlen(name);
+    snprintf(text, sizeof text, "%.*s: %s", (int)size, name, why);
     if (says_so) {
         peer->says_goodbye = 1;
         say(peer, frame, znl_zmtp_write_error(frame, why));

@@ -60,8 +60,8 @@ struct znl_zmtp_peer {
     uint8_t has_said;     /* it sent something: a greeting, or what it takes for one */
 };
 
-/* Takes the stream, also when it fails: then 0, NULL or ZNL_E_NOMEM. With an open stream hands are shaken at once, else
- * when znl_zmtp_peer_start() says that it is. */
+/* Takes the stream, also when it fails; NULL: it is set before it is open. 0 or ZNL_E_NOMEM. Hands are shaken from
+ * znl_zmtp_peer_start() on: called for a stream that is open, and by the events below when theirs opens. */
 int znl_zmtp_peer_new(znl_zmtp_peer **out, znl_zmtp_side *side, znl_stream *stream);
 void znl_zmtp_peer_start(znl_zmtp_peer *peer);
 

@@ -9,6 +9,8 @@
 
 #include "base/err.h"
 #include "base/limits.h"
+#include "conformance/pattern.h"
+#include "conformance/usage.h"
 #include "transport/endpoint.h"
 #include "transport/link.h"
 #include "transport/loop.h"
@@ -137,17 +139,6 @@ void end_expect_from(struct end *end, const char *id, const char *text);
 
 /* The dealer is known to the router, and both have heard each other. */
 void ends_meet(struct end *router, struct end *dealer, const char *id);
-
-/* Bytes that differ from frame to frame and show what is missing or out of place. */
-void pattern_fill(uint8_t *out, size_t size, uint32_t seed);
-int pattern_holds(znl_frame frame, uint32_t seed);
-
-/* Numbers that are the same in every run. */
-uint32_t next_random(uint64_t *state);
-
-/* Bytes that are allocated in this process, and descriptors that are open. */
-size_t memory_used(void);
-size_t descriptors_open(void);
 
 #define PAIRINGS 8
 extern const pairing pairings[PAIRINGS];

@@ -39,6 +39,7 @@ describe("a node", function()
       assert.is_true(#said >= 1) -- once in ten seconds, as tests/unit/refusals_test.c has it
       assert.equal("warn", said[1].level)
       assert.truthy(said[1].fields.code)
+      assert.falsy(said[1].message:find("127.0.0.1:%d"), "a port makes the same peer look new")
       local slave = znl.slave { id = "s", endpoint = master:endpoint() }
       assert(slave:start())
       eventually(function() return master:is_online("s") end)
