@@ -33,6 +33,7 @@ struct end {
     size_t goal;
     size_t stop_after; /* stop the loop at this many messages */
     int echoes;
+    int is_ordered; /* messages come with their numbers, and heard slowly at first */
     int hears_of_loss;
     unsigned lost, joined;
     int close_when_lost;
@@ -92,6 +93,13 @@ static void fill(struct end *end)
 static void on_message(void *user, const znl_frame *frames, size_t count)
 {
     struct end *end = user;
+    if (end->is_ordered) {
+        char expected[32];
+        snprintf(expected, sizeof expected, "message %zu", end->received);
+        assert_true(znl_frame_equal(frames[count - 1], znl_frame_text(expected)));
+        if (end->received < 1000)
+            usleep(200);
+    }
     end->received++;
     end->frames = count;
     end->bytes = 0;
@@ -1000,6 +1008,21 @@ static void last_messages_of_a_dealer_leave_while_it_lingers(void **state)
     close_all(loop, &router, &dealer);
 }
 
+/* While some wait to be heard, others arrive. */
+static void order_is_kept_when_hearing_takes_long(void **state)
+{
+    const char *endpoint = *state;
+    znl_loop *loop = new_loop();
+    struct end router = {.stop_after = 20000, .is_ordered = 1};
+    struct end dealer = {.goal = 20000};
+    open_router(&router, loop, endpoint);
+    open_dealer(&dealer, loop, &router, "slave-1");
+    fill(&dealer);
+    assert_true(run_for(loop, GUARD_MS));
+    assert_int_equal(router.received, 20000);
+    close_all(loop, &router, &dealer);
+}
+
 /* The peer is a bare socket: a DEALER link loses what it has not read, see link.h. */
 static void last_messages_of_a_router_leave_while_it_lingers(void **state)
 {
@@ -1151,6 +1174,7 @@ int main(void)
             cmocka_unit_test(full_queue_is_busy_then_writable),
             OVER_BOTH(link_may_close_inside_its_callback),
             OVER_BOTH(last_messages_of_a_dealer_leave_while_it_lingers),
+            OVER_BOTH(order_is_kept_when_hearing_takes_long),
             cmocka_unit_test(last_messages_of_a_router_leave_while_it_lingers),
             OVER_BOTH(busy_link_leaves_others_their_turn),
             OVER_BOTH(open_survives_each_allocation_failing),
