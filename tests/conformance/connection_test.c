@@ -4,6 +4,8 @@
 #include "conformance/stage.h"
 #include "conformance/wire.h"
 
+#include "base/clock.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -392,10 +394,52 @@ static void a_link_may_close_inside_every_event(void **state)
         }
 }
 
+/* The next connection comes after `wait_ms` and up to 200 ms more, not before. */
+static struct wire *comes_after(struct wire *listener, uint64_t wait_ms)
+{
+    stage_advance(listener->stage, wait_ms - 1);
+    stage_turns(listener->stage, 3);
+    assert_null(wire_try_accept(listener));
+    stage_advance(listener->stage, 1 + ZNL_RECONNECT_MS);
+    return wire_accept(listener);
+}
+
+static void a_dealer_waits_longer_each_time_until_hands_are_shaken(void **state)
+{
+    struct stage stage;
+    znl_clock_freeze(-1);
+    stage_open(&stage, *state);
+    struct wire *listener = wire_listen(&stage);
+    znl_link_options options = router_options(&stage);
+    options.is_router = 0;
+    options.endpoint = listener->endpoint;
+    options.routing_id = znl_frame_text("a");
+    struct end *dealer = stage_end(&stage, stage.pair->dealer, options);
+    struct wire *wire = wire_accept(listener);
+    for (size_t round = 1; round <= 2; round++) {
+        static const uint64_t waits_ms[] = {200, 400, 800, 1000, 1000};
+        for (size_t i = round - 1; i < sizeof waits_ms / sizeof *waits_ms; i++) {
+            size_t refused = dealer->refused;
+            assert_true(wire_write(wire, "what", 4));
+            STAGE_UNTIL(&stage, dealer->refused > refused);
+            wire_close(wire);
+            wire = comes_after(listener, waits_ms[i]);
+        }
+        wire_shake(wire, "ROUTER", "");
+        end_post_text(dealer, "hello"); /* it is open */
+        wire_close(wire);
+        STAGE_UNTIL(&stage, dealer->lost == round);
+        wire = comes_after(listener, 200);
+    }
+    stage_close(&stage);
+    znl_clock_thaw();
+}
+
 int main(int argc, char **argv)
 {
     cmocka_set_test_filter(argc > 1 ? argv[1] : NULL); /* as "*ours*" */
     const struct CMUnitTest tests[] = {
+            OUR_ENGINE(a_dealer_waits_longer_each_time_until_hands_are_shaken),
             EACH_DEALER_LINK(busy_until_connected_then_writable),
             EACH_DEALER_LINK(lost_and_joined_come_in_turns),
             EACH_PAIR(a_dealer_says_its_last_words),

@@ -204,8 +204,13 @@ static void one_router_has_several_endpoints(void **state)
         assert_int_equal(dealers[i].received, 1);
         znl_link_close(dealers[i].link, 0);
     }
+    char path[ZNL_ENDPOINT_BYTES_MAX]; /* of ipc, in a folder of its own */
+    snprintf(path, sizeof path, "%s", znl_link_endpoint_at(router.link, 1) + strlen("ipc://"));
+    *strrchr(path, '/') = '\0';
+    assert_int_equal(access(path, F_OK), 0);
     znl_link_close(router.link, 0);
     close_loop(loop);
+    assert_int_equal(access(path, F_OK), -1);
 }
 
 /* One is taken: none is bound, and it is told which it was. */
