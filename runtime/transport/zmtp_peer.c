@@ -335,6 +335,7 @@ static void on_resume(znl_deferred *deferred)
 {
     znl_zmtp_peer *peer =
             (znl_zmtp_peer *)(void *)((char *)deferred - offsetof(znl_zmtp_peer, resume));
+    peer->heard_ms = znl_loop_now_ms(peer->side->loop); /* and more may be in the socket */
     peer->is_busy = 1;
     znl_zmtp_reader_feed(&peer->reader, peer->backlog.data + peer->backlog_at,
             peer->backlog.size - peer->backlog_at);
