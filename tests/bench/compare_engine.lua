@@ -305,7 +305,8 @@ function M.run()
   results = {
     run = {
       rounds = opts.rounds, seconds = opts.seconds, cores = tonumber(bench.command("nproc")),
-      kernel = (bench.command("uname -sr"):gsub("(%d+%.%d+).*", "%1")), versions = bench.command(opts.build .. "/znlrun --version"),
+      kernel = (bench.command("uname -sr"):gsub("(%d+%.%d+).*", "%1")),
+      versions = bench.command(opts.build .. "/znlrun --version"),
     },
   }
   local wanted = {}
