@@ -119,6 +119,12 @@ void znl_slab_free(znl_slab *slab)
     free(slab);
 }
 
+void znl_slab_range(const znl_slab *slab, const void **begin, const void **last)
+{
+    *begin = slab->range;
+    *last = slab->range != NULL ? slab->range + slab->range_bytes - 1 : NULL;
+}
+
 /* --- lists ------------------------------------------------------------------------------------- */
 
 static void push(chunk **list, chunk *c)

@@ -36,6 +36,9 @@ void znl_slab_free(znl_slab *slab);
  * smaller never fails. NULL: no memory, or new_size is 0. */
 void *znl_slab_realloc(znl_slab *slab, void *block, size_t old_size, size_t new_size);
 
+/* Where small blocks may lie: from *begin up to and with *last. Both NULL: behind only. */
+void znl_slab_range(const znl_slab *slab, const void **begin, const void **last);
+
 typedef struct znl_slab_counters {
     size_t used_chunks; /* that hold a block */
     size_t idle_chunks; /* empty, with their memory */

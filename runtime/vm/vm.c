@@ -170,12 +170,16 @@ static int prepare(lua_State *L)
     struct home *home = (struct home *)(void *)znl_vm_of(L);
     luaL_openlibs(L);
     replace_iteration(L);
-    /* LuaJIT keeps a table of the address ranges light userdata comes from: enter heap, stack
-     * and its own memory now, so that pushing one never allocates later. */
+    /* LuaJIT keeps a table of the address ranges light userdata comes from: enter heap, stack,
+     * its own memory and that of small objects now, so that pushing one never allocates later. */
+    const void *begin, *last;
+    znl_slab_range(home->slab, &begin, &last);
     lua_pushlightuserdata(L, home);
     lua_pushlightuserdata(L, &home);
     lua_pushlightuserdata(L, L);
-    lua_pop(L, 3);
+    lua_pushlightuserdata(L, (void *)(uintptr_t)begin);
+    lua_pushlightuserdata(L, (void *)(uintptr_t)last);
+    lua_pop(L, 5);
     make_fast_refs(L);
     lua_pushcfunction(L, trampoline);
     home->trampoline_ref = luaL_ref(L, LUA_REGISTRYINDEX);

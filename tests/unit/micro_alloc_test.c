@@ -97,7 +97,7 @@ static void a_request_without_memory_leaves_no_job_behind(void **state)
 {
     (void)state;
     znl_log_configure(ZNL_LOG_OFF, ZNL_LOG_LOGFMT);
-    assert_true(scenario_attempt(short_of_memory, -1, 100000));
+    assert_true(scenario_attempt(short_of_memory, -1, 250000));
 }
 
 int main(void)
