@@ -255,6 +255,25 @@ static void count_send(znl_node *node, int err)
         node->counters.unreachable++;
 }
 
+/* Puts the frames of a message into node->out_frames behind *n others, with room for an extension; *n counts on.
+ * 0 or ZNL_E_NOMEM. */
+static int assemble(znl_node *node, const znl_message *message, const znl_frame *payload,
+        size_t count, const znl_frame *proof, size_t *n)
+{
+    int err = znl_buffer_reserve(&node->out_frames,
+            (*n + ZNL_CONTROL_LEAD_MAX + count + ZNL_CONTROL_EXTENSION_MAX) *
+                    sizeof(znl_frame));
+    if (err != 0)
+        return err;
+    znl_frame *frames = (znl_frame *)(void *)node->out_frames.data;
+    *n += znl_control_lead(
+            message->kind, message->subject, message->service, proof, frames + *n);
+    if (count > 0)
+        memcpy(frames + *n, payload, count * sizeof *frames);
+    *n += count;
+    return 0;
+}
+
 int znl_node_transmit(znl_node *node, const znl_message *message, znl_keys *keys, int announces)
 {
     znl_frame envelope[ZNL_ENVELOPE_FRAMES];
@@ -285,21 +304,14 @@ int znl_node_transmit(znl_node *node, const znl_message *message, znl_keys *keys
         if (err == 0)
             err = sign(node, keys, &what, node->proof_out, sizeof node->proof_out, &proof);
     }
+    size_t n = message->peer.size > 0;
     if (err == 0)
-        err = znl_buffer_reserve(&node->out_frames,
-                (count + 1 + ZNL_CONTROL_LEAD_MAX + ZNL_CONTROL_EXTENSION_MAX) *
-                        sizeof(znl_frame));
+        err = assemble(node, message, payload, count, keys != NULL ? &proof : NULL, &n);
     if (err != 0)
         return err;
     znl_frame *frames = (znl_frame *)(void *)node->out_frames.data;
-    size_t n = 0;
     if (message->peer.size > 0)
-        frames[n++] = message->peer;
-    n += znl_control_lead(message->kind, message->subject, message->service,
-            keys != NULL ? &proof : NULL, frames + n);
-    if (count > 0)
-        memcpy(frames + n, payload, count * sizeof *frames);
-    n += count;
+        frames[0] = message->peer;
     if (announces)
         err = announce(node, keys, proof, extension_proof, frames, &n);
     if (err == 0)
@@ -311,17 +323,8 @@ int znl_node_transmit(znl_node *node, const znl_message *message, znl_keys *keys
 
 int znl_node_compose(znl_node *node, const znl_message *message, size_t *count)
 {
-    int err = znl_buffer_reserve(&node->out_frames,
-            (message->payload_count + 1 + ZNL_CONTROL_LEAD_MAX) * sizeof(znl_frame));
-    if (err != 0)
-        return err;
-    znl_frame *frames = (znl_frame *)(void *)node->out_frames.data;
-    size_t n = 1;
-    n += znl_control_lead(message->kind, message->subject, message->service, NULL, frames + n);
-    if (message->payload_count > 0)
-        memcpy(frames + n, message->payload, message->payload_count * sizeof *frames);
-    *count = n + message->payload_count;
-    return 0;
+    *count = 1;
+    return assemble(node, message, message->payload, message->payload_count, NULL, count);
 }
 
 int znl_node_send_to(znl_node *node, znl_frame peer, size_t count)
