@@ -66,13 +66,18 @@ int znl_stream_reserve(znl_stream *stream, size_t size, uint8_t **at)
     return err;
 }
 
+/* True when the queue is what leaves next, as it lies there. */
+static int can_offer(const znl_stream *stream)
+{
+    return stream->state == ZNL_STREAM_OPEN && stream->session == NULL && stream->in_air == 0 &&
+            stream->write_error == 0 && stream->flown == stream->flying.size;
+}
+
 /* Offers what a turn has written so far, so that the peer works on it while the turn goes on. What goes
  * wrong is left to znl_stream_flush(). */
 static void offer_early(znl_stream *stream)
 {
-    if (stream->state != ZNL_STREAM_OPEN || stream->session != NULL || stream->in_air > 0 ||
-            stream->write_error != 0 || stream->flown < stream->flying.size ||
-            stream->queue.size > EARLY_MOST_BYTES)
+    if (!can_offer(stream) || stream->queue.size > EARLY_MOST_BYTES)
         return;
     znl_buffer *queue = &stream->queue;
     uv_buf_t piece = uv_buf_init((char *)queue->data, (unsigned)queue->size);
@@ -116,8 +121,7 @@ int znl_stream_write(znl_stream *stream, const void *data, size_t size)
 static size_t offer_pieces(znl_stream *stream, const znl_frame *pieces, size_t count)
 {
     uv_buf_t bufs[PIECES_MAX];
-    if (stream->state != ZNL_STREAM_OPEN || stream->session != NULL || stream->in_air > 0 ||
-            znl_stream_queued(stream) > 0 || count > PIECES_MAX)
+    if (!can_offer(stream) || stream->queue.size > 0 || count > PIECES_MAX)
         return 0;
     for (size_t i = 0; i < count; i++)
         bufs[i] = uv_buf_init((char *)(uintptr_t)pieces[i].data, (unsigned)pieces[i].size);
