@@ -42,6 +42,18 @@ struct head {
     size_t size;  /* of the body */
 };
 
+/* Bytes of the head that begins here, and of the body that it says. */
+static inline size_t head_of(const uint8_t *at)
+{
+    return at[0] & ZNL_ZMTP_LONG ? 9 : 2;
+}
+
+static inline uint64_t body_of(const uint8_t *at, size_t head_bytes)
+{
+    return head_bytes == 2 ? at[1]
+                           : (uint64_t)znl_get_be32(at + 1) << 32 | znl_get_be32(at + 5);
+}
+
 /* 1 and *head, 0 when more bytes are needed, ZNL_E_PROTO. */
 static inline int read_head(
         const uint8_t *at, size_t size, const znl_zmtp_limits *limits, struct head *head)
@@ -57,12 +69,10 @@ static inline int read_head(
     unsigned both = ZNL_ZMTP_COMMAND | ZNL_ZMTP_MORE;
     if ((head->flags & RESERVED) || (head->flags & both) == both)
         return ZNL_E_PROTO;
-    head->bytes = head->flags & ZNL_ZMTP_LONG ? 9 : 2;
+    head->bytes = head_of(at);
     if (size < head->bytes)
         return 0;
-    uint64_t body = head->bytes == 2
-            ? at[1]
-            : (uint64_t)znl_get_be32(at + 1) << 32 | znl_get_be32(at + 5);
+    uint64_t body = body_of(at, head->bytes);
     if (body > limits->max_frame_bytes ||
             (head->flags & ZNL_ZMTP_COMMAND && body > COMMAND_BYTES_MAX))
         return ZNL_E_PROTO;
@@ -176,10 +186,9 @@ static int give_held(znl_zmtp_reader *reader, znl_zmtp_scratch *scratch, znl_zmt
         return ZNL_E_NOMEM;
     }
     while (at < end) { /* all of it has been checked */
-        size_t size = at[0] & ZNL_ZMTP_LONG
-                ? (size_t)znl_get_be32(at + 1) << 32 | znl_get_be32(at + 5)
-                : at[1];
-        at += at[0] & ZNL_ZMTP_LONG ? 9 : 2;
+        size_t head_bytes = head_of(at);
+        size_t size = (size_t)body_of(at, head_bytes);
+        at += head_bytes;
         scratch->frames[++count] = znl_frame_of(at, size);
         at += size;
     }
